@@ -1,0 +1,79 @@
+"""The command line's front door.
+
+What can be answered without torch is answered here; everything else is handed on to ``lightning_cli.py``, whose imports
+alone take seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from llava_pl import __version__
+from llava_pl.types import InputError
+
+FIT_COMMANDS = ("fit", "validate", "test", "predict")
+
+HELP = """usage: llava-pl COMMAND [options]
+
+LLaVA as a PyTorch Lightning research codebase.
+
+commands
+  fit        train stage align or finetune
+  validate   measure the loss on records, or answer ScienceQA's validation questions
+  test       answer ScienceQA's test questions
+  predict    write answers to ScienceQA's test questions without scoring them
+  demo       the whole recipe in small: draw data, train both stages, evaluate, show pictures
+
+examples
+  llava-pl fit --config configs/experiment/align_7b.yaml
+  llava-pl fit --config configs/experiment/finetune_7b.yaml --model.init_from runs/align_7b/TIME/checkpoints/last.ckpt
+  llava-pl validate --config configs/experiment/scienceqa_7b.yaml --ckpt_path runs/scienceqa_7b/TIME/checkpoints/last.ckpt
+  llava-pl fit --config configs/experiment/finetune_7b.yaml --print_config
+
+options
+  -h, --help     show this page; COMMAND --help lists every option of a command
+  --version      show the version
+
+Later files and options win over earlier ones. Every run gets a folder of its own, runs/NAME/TIME.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 good, 2 wrong usage or input, 130 interrupted.
+
+    Args:
+        argv: Words after the program's name; those of the process by default.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(HELP)
+        return 0 if words else 2
+    if words[0] == "--version":
+        sys.stdout.write(f"llava_pl {__version__}\n")
+        return 0
+    if words[0] not in (*FIT_COMMANDS, "demo"):
+        commands = ", ".join((*FIT_COMMANDS, "demo"))
+        sys.stderr.write(f"llava-pl: error: unknown command {words[0]!r}; expected one of {commands}\n")
+        return 2
+    try:
+        return _run(words)
+    except InputError as error:
+        # An error from a data worker arrives with the worker's traceback around it; its last line is the message.
+        message = str(error).strip().splitlines()[-1].removeprefix("llava_pl.types.InputError: ")
+        sys.stderr.write(f"llava-pl: error: {message}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("llava-pl: interrupted\n")
+        return 130
+
+
+def _run(words: list[str]) -> int:
+    if words[0] == "demo":
+        from llava_pl.demo.run import main as run_demo
+
+        return run_demo(words[1:])
+    from llava_pl.lightning_cli import run_lightning
+
+    run_lightning(words)
+    return 0

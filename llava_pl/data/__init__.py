@@ -1,0 +1,43 @@
+"""Record to batch, in reading order: records, conversation, tokenization, image, dataset, collate, loader, datamodule.
+
+There is no ``nn.Module`` in here. The public names are loaded when first used, so that reading a file of records does
+not import Lightning.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
+    from llava_pl.data.image import ImageTransform, load_image
+    from llava_pl.data.llama_tokenizer import load_tokenizer
+    from llava_pl.data.records import read_records
+    from llava_pl.data.tokenization import encode_conversation
+
+_HOMES = {
+    "LlavaDataModule": "datamodule",
+    "ScienceQADataModule": "datamodule",
+    "ImageTransform": "image",
+    "load_image": "image",
+    "load_tokenizer": "llama_tokenizer",
+    "read_records": "records",
+    "encode_conversation": "tokenization",
+}
+
+__all__ = [
+    "read_records",
+    "load_tokenizer",
+    "encode_conversation",
+    "load_image",
+    "ImageTransform",
+    "LlavaDataModule",
+    "ScienceQADataModule",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  a module attribute may be anything
+    if name in _HOMES:
+        return getattr(import_module(f"llava_pl.data.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,60 @@
+"""Samples to a batch: padding, an explicit mask, and a last count of pictures against image tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from llava_pl.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, Batch, InputError, Sample
+
+
+def collate(
+    samples: Sequence[Sample], *, pad_token_id: int, num_image_tokens: int, padding_side: Literal["left", "right"]
+) -> Batch:
+    """Return the padded batch of some samples.
+
+    The mask says where padding is. It is never read off the ids: a pad token may be a real word of the text (LLaVA
+    pads with `<unk>`, and drops real ones from attention).
+
+    Args:
+        samples: At least one.
+        pad_token_id: Id at padding.
+        num_image_tokens: P, the image tokens per picture.
+        padding_side: "right" in training, "left" for generation.
+
+    Raises:
+        InputError: A sample's pictures and image tokens do not match; it is named.
+    """
+    for sample in samples:
+        expected, found = len(sample.pixel_values) * num_image_tokens, int((sample.input_ids == IMAGE_TOKEN_INDEX).sum())
+        if expected != found:
+            raise InputError(
+                f"sample {sample.id!r}: {found} image tokens for {len(sample.pixel_values)} pictures of "
+                f"{num_image_tokens}; expected {expected}"
+            )
+    labels = _pad([sample.labels for sample in samples], IGNORE_INDEX, padding_side)
+    batch = Batch(
+        ids=[sample.id for sample in samples],
+        input_ids=_pad([sample.input_ids for sample in samples], pad_token_id, padding_side),
+        labels=labels,
+        attention_mask=_pad([torch.ones_like(sample.input_ids) for sample in samples], 0, padding_side),
+        pixel_values=torch.cat([sample.pixel_values for sample in samples]),
+        num_tokens=sum(len(sample.input_ids) for sample in samples),
+        num_supervised=count_supervised(labels),
+    )
+    questions = [sample.question for sample in samples if sample.question is not None]
+    if questions:
+        batch["questions"] = questions
+    return batch
+
+
+def count_supervised(labels: Tensor) -> int:
+    """Return how many tokens of labels ``(B, T)`` the loss counts; a row's first has no predecessor to say it."""
+    return int((labels[:, 1:] != IGNORE_INDEX).sum())
+
+
+def _pad(rows: Sequence[Tensor], value: int, side: Literal["left", "right"]) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value, padding_side=side)

@@ -1,0 +1,268 @@
+"""Conversation to segments: which characters the model reads, and which of them it must learn to say.
+
+In: the turns of a record and the name of a template. Out: a list of `Segment`: prompt text, answer text (supervised),
+image slots. A template is data; adding one is adding an entry to `TEMPLATES`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from llava_pl.types import IMAGE_END, IMAGE_SLOT, IMAGE_START, InputError, Segment, Turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TemplateName = Literal["vicuna_v1", "plain", "llama_2", "v0", "v1_mmtag", "mpt", "chat"]
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """How turns become text.
+
+    A conversation reads ``preamble``, then for each exchange ``human[0] question human[1] gpt answer[0] text answer[1]``.
+
+    Args:
+        preamble: Text before the first turn.
+        human: What stands before and after a question.
+        gpt: What stands before an answer and is still prompt.
+        answer: What stands before and after the answer's text and is supervised with it; the second is the end mark.
+        first_human: As ``human``, for the first question, where it differs.
+        closing: Text after the last turn.
+        image: What an image slot is written as.
+        is_caption: The question is replaced by its image slot alone (stage `align`).
+    """
+
+    preamble: str
+    human: tuple[str, str]
+    gpt: str
+    answer: tuple[str, str]
+    first_human: tuple[str, str] | None = None
+    closing: str = ""
+    image: str = IMAGE_SLOT
+    is_caption: bool = False
+
+    @property
+    def stop(self) -> str:
+        """The text that ends an answer."""
+        return self.answer[1].strip()
+
+
+# The texts are what published checkpoints were trained with: a changed character is another prompt.
+_CURIOUS_USER = "A chat between a curious user and an artificial intelligence assistant. "
+_CURIOUS_HUMAN = "A chat between a curious human and an artificial intelligence assistant. "
+_POLITE = "The assistant gives helpful, detailed, and polite answers to the {}'s questions."
+_SEES = (
+    "able to understand the visual content that the user provides, "
+    "and assist the user with a variety of tasks using natural language."
+)
+
+TEMPLATES: dict[str, Template] = {
+    "vicuna_v1": Template(
+        preamble=_CURIOUS_USER + _POLITE.format("user") + " ",
+        human=("USER: ", " "),
+        gpt="ASSISTANT:",
+        answer=(" ", "</s>"),
+    ),
+    "plain": Template(preamble="", human=("", ""), gpt="", answer=("", "\n"), is_caption=True),
+    "llama_2": Template(
+        preamble="",
+        first_human=(
+            f"[INST] <<SYS>>\nYou are a helpful language and vision assistant. You are {_SEES}\n<</SYS>>\n\n",
+            " [/INST]",
+        ),
+        human=("<s>[INST] ", " [/INST]"),
+        gpt="",
+        answer=(" ", " </s>"),
+    ),
+    "v0": Template(
+        preamble=_CURIOUS_HUMAN + _POLITE.format("human") + "\n\n",
+        first_human=("### Human: ", "\n"),
+        human=(" Human: ", "\n"),
+        gpt="### Assistant:",
+        # Unlike LLaVA: its mask drifts by one token per turn (a BOS counted each time) and also teaches the model to
+        # say "### Assistant:". Here the answer and the "###" that ends it are supervised, nothing else.
+        answer=(" ", "\n###"),
+        closing=" ",
+    ),
+    "v1_mmtag": Template(
+        # LLaVA: no space between the second and the third sentence.
+        preamble=f"{_CURIOUS_USER}The assistant is {_SEES}The visual content will be provided with the following "
+        "format: <Image>visual content</Image>. ",
+        human=("USER: ", " "),
+        gpt="ASSISTANT:",
+        answer=(" ", "</s>"),
+        image=f"<Image>{IMAGE_SLOT}</Image>",
+    ),
+    "mpt": Template(
+        preamble="<|im_start|>system\nA conversation between a user and an LLM-based AI assistant. "
+        "The assistant gives helpful and honest answers.<|im_end|>",
+        human=("<|im_start|>user\n", "<|im_end|>"),
+        gpt="<|im_start|>assistant\n",
+        answer=("", "<|im_end|>"),
+    ),
+}
+
+
+def render_conversation(
+    turns: Sequence[Turn],
+    template: TemplateName,
+    *,
+    has_images: bool,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    image_start_end: bool = False,
+    is_prompt: bool = False,
+) -> list[Segment]:
+    """Return the segments of a conversation; joined, their texts are the whole prompt.
+
+    Args:
+        turns: Alternating human and gpt turns. LLaVA: turns before the first question are left out.
+        template: One of `TEMPLATES`, or "chat" for the tokenizer's own Jinja template.
+        has_images: Whether ``<image>`` marks a slot; if not it is literal text.
+        tokenizer: Needed for "chat" only.
+        image_start_end: Put ``<im_start>`` and ``<im_end>`` around each slot.
+        is_prompt: The last question is to be answered: end where the answer begins.
+
+    Raises:
+        InputError: Turns do not alternate, an answer is empty, or the template cannot hold this conversation.
+    """
+    turns = _check_alternation(turns, is_prompt=is_prompt)
+    if template != "chat" and template not in TEMPLATES:
+        raise InputError(f"template: expected one of {', '.join([*TEMPLATES, 'chat'])}, found {template!r}")
+    image = IMAGE_SLOT if template == "chat" else TEMPLATES[template].image
+    if has_images:
+        mark = image.replace(IMAGE_SLOT, f"{IMAGE_START}{IMAGE_SLOT}{IMAGE_END}") if image_start_end else image
+        turns = [Turn(turn.role, _place_image(turn.text).replace(IMAGE_SLOT, mark)) for turn in turns]
+    if template == "chat":
+        pieces = _render_chat(turns, tokenizer, is_prompt=is_prompt)
+    elif TEMPLATES[template].is_caption:
+        pieces = _render_caption(turns, TEMPLATES[template], is_prompt=is_prompt)
+    else:
+        pieces = _render_turns(turns, TEMPLATES[template], is_prompt=is_prompt)
+    return _join(_split_images(pieces) if has_images else pieces)
+
+
+def _check_alternation(turns: Sequence[Turn], *, is_prompt: bool) -> list[Turn]:
+    first = next((index for index, turn in enumerate(turns) if turn.role == "human"), len(turns))
+    for index, turn in enumerate(turns[first:], start=first):
+        expected = "human" if (index - first) % 2 == 0 else "gpt"
+        if turn.role != expected:
+            raise InputError(f"turn {index}: expected a turn from {expected!r}, found one from {turn.role!r}")
+        if turn.role == "gpt" and not turn.text:
+            raise InputError(f"turn {index}: the answer is empty; nothing can be learned from it, remove the record")
+    if is_prompt and (first == len(turns) or turns[-1].role != "human"):
+        raise InputError("conversation: expected a question as the last turn, found none to answer")
+    return list(turns[first:])
+
+
+def _place_image(text: str) -> str:
+    """Return a turn's text with its image slot on a line of its own in front, as LLaVA trains.
+
+    Unlike LLaVA, which keeps one slot however many there are, several slots stay where they are.
+    """
+    if text.count(IMAGE_SLOT) != 1:
+        return text
+    return f"{IMAGE_SLOT}\n{text.replace(IMAGE_SLOT, '').strip()}".strip()
+
+
+def _render_turns(turns: Sequence[Turn], template: Template, *, is_prompt: bool) -> list[Segment]:
+    pieces = [Segment(template.preamble, "prompt")]
+    for index in range(0, len(turns), 2):
+        before, after = (template.first_human or template.human) if index == 0 else template.human
+        question = before + turns[index].text + after
+        if index + 1 < len(turns):
+            pieces += _split_exchange(question, turns[index + 1].text.join(template.answer), template)
+        else:
+            pieces.append(Segment(question, "prompt"))
+    return [*pieces, Segment(template.gpt if is_prompt else template.closing, "prompt")]
+
+
+def _split_exchange(question: str, answer: str, template: Template) -> list[Segment]:
+    """Return the segments of a question with its answer.
+
+    LLaVA: finds answers by searching each stretch up to an end mark for the one mark before an answer. Where a question
+    holds these marks itself ("x [/INST] y </s>" teaches "y"; "ends with ASSISTANT:" teaches one more "ASSISTANT:") but
+    the search stays unambiguous, its result is kept, because labels must be the original's. Where it does not, LLaVA
+    masks the whole record; here the answer alone is supervised.
+    """
+    mark, end = f"{template.human[1]}{template.gpt} ", template.answer[1]
+    stretches = [text + end for text in f"{question}{template.gpt}{answer}".split(end)[:-1]]
+    if answer.startswith(" ") and all(stretch.count(mark) == 1 for stretch in stretches):
+        borders = [(stretch, stretch.index(mark) + len(mark) - 1) for stretch in stretches]
+    else:
+        borders = [(question + template.gpt + answer, len(question + template.gpt))]
+    return [
+        segment
+        for text, border in borders
+        for segment in (Segment(text[:border], "prompt"), Segment(text[border:], "answer"))
+    ]
+
+
+def _render_caption(turns: Sequence[Turn], template: Template, *, is_prompt: bool) -> list[Segment]:
+    if len(turns) != (1 if is_prompt else 2) or IMAGE_SLOT not in turns[0].text:
+        raise InputError(f"template 'plain': expected one question with '{IMAGE_SLOT}' and one caption; "
+                         "use another template for conversations")
+    slots = re.findall(re.escape(IMAGE_SLOT), turns[0].text)
+    pieces = [Segment("".join(slots), "prompt")]
+    if not is_prompt:
+        pieces.append(Segment(turns[1].text + template.answer[1], "answer"))
+    return pieces
+
+
+def _render_chat(
+    turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase | None, *, is_prompt: bool
+) -> list[Segment]:
+    """Return the segments of the tokenizer's own template: an answer is what a turn adds to the prompt before it.
+
+    The supervised part ends with the first special token after the answer's text (the end of turn).
+    """
+    if tokenizer is None or not tokenizer.chat_template:
+        raise InputError("template 'chat': the tokenizer has no chat template; name one of " + ", ".join(TEMPLATES))
+    messages = [{"role": "user" if t.role == "human" else "assistant", "content": t.text} for t in turns]
+    ends = "|".join(re.escape(token) for token in tokenizer.all_special_tokens)
+    pieces: list[Segment] = []
+    done = ""
+    for index, message in enumerate(messages):
+        if message["role"] == "user":
+            continue
+        prompt = _apply(tokenizer, messages[:index], add_generation_prompt=True)
+        full = _apply(tokenizer, messages[: index + 1], add_generation_prompt=False)
+        if not prompt.startswith(done) or not full.startswith(prompt):
+            raise InputError(f"template 'chat': turn {index} rewrites the text of earlier turns, so that answers "
+                             "cannot be told from prompts; name one of " + ", ".join(TEMPLATES))
+        answer = full[len(prompt) :]
+        after_text = answer.find(message["content"].strip()) + len(message["content"].strip())
+        end = re.search(ends, answer[after_text:]) if ends else None
+        length = after_text + end.end() if end else len(answer)
+        pieces += [Segment(prompt[len(done) :], "prompt"), Segment(answer[:length], "answer")]
+        done = prompt + answer[:length]
+    whole = _apply(tokenizer, messages, add_generation_prompt=is_prompt)
+    return [*pieces, Segment(whole[len(done) :], "prompt")]
+
+
+def _apply(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, add_generation_prompt: bool
+) -> str:
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))
+
+
+def _split_images(pieces: Sequence[Segment]) -> list[Segment]:
+    return [
+        Segment(text, "image" if text == IMAGE_SLOT else piece.kind)
+        for piece in pieces
+        for text in re.split(f"({re.escape(IMAGE_SLOT)})", piece.text)
+    ]
+
+
+def _join(pieces: Sequence[Segment]) -> list[Segment]:
+    """Return the pieces with neighbouring prompts as one, so that borders are where supervision begins or ends."""
+    joined: list[Segment] = []
+    for piece in pieces:
+        if joined and joined[-1].kind == piece.kind == "prompt":
+            joined[-1] = Segment(joined[-1].text + piece.text, "prompt")
+        elif piece.text:
+            joined.append(piece)
+    return joined

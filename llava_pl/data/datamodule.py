@@ -1,0 +1,250 @@
+"""Files to loaders: what `fit`, `validate`, `test` and `predict` read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from llava_pl.data.collate import collate
+from llava_pl.data.conversation import TEMPLATES, TemplateName
+from llava_pl.data.dataset import ImageSource, QuestionDataset, RecordDataset, SampleEncoder
+from llava_pl.data.image import ImageTransform
+from llava_pl.data.llama_tokenizer import load_tokenizer
+from llava_pl.data.loader import StepLoader
+from llava_pl.data.records import read_records
+from llava_pl.data.scienceqa import PromptFormat, evaluation_question, read_scienceqa, training_record
+from llava_pl.types import InputError, Record, Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class ConversationDataModule(LightningDataModule):
+    """What every data module here shares: one encoder, loaders for learning and for answering.
+
+    A subclass reads its files in `setup` and fills ``train_records`` and ``val_datasets``.
+
+    Args:
+        tokenizer: Folder or hub name of the decoder's tokenizer.
+        image_processor: Folder or hub name of the vision encoder, for its picture settings.
+        num_image_tokens: P, the image tokens per picture.
+        image_folder: Where the pictures lie.
+        template: How conversations are written.
+        image_aspect: "pad" fills pictures to a square (LLaVA-1.5), "square" crops them.
+        image_start_end: Put start and end marks around image slots.
+        respect_exif: Turn photographs upright; false reproduces the original.
+        legacy_tokenizer: For LLaMA's tokenizer: its `legacy` setting, by default that of its folder.
+        max_length: Longer training samples are cut on the right, never inside an image.
+        batch_size: Samples per device and micro batch in training.
+        eval_batch_size: Samples per device and batch in validation; `batch_size` by default.
+        num_workers: Processes that read and prepare data, per device.
+        seed: Of the order of training samples, together with the epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: str,
+        image_processor: str,
+        num_image_tokens: int,
+        image_folder: Path,
+        template: TemplateName = "vicuna_v1",
+        image_aspect: Literal["pad", "square"] = "pad",
+        image_start_end: bool = False,
+        respect_exif: bool = True,
+        legacy_tokenizer: bool | None = None,
+        max_length: int = 2048,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        num_workers: int = 4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.num_image_tokens = num_image_tokens
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.train_records: Sequence[Record] = ()
+        self.val_datasets: list[Dataset[Sample]] = []
+        self._tokenizer_path = tokenizer
+        self._image_processor = image_processor
+        self._image_folder = image_folder
+        self._template = template
+        self._image_aspect = image_aspect
+        self._image_start_end = image_start_end
+        self._respect_exif = respect_exif
+        self._legacy_tokenizer = legacy_tokenizer
+        self._max_length = max_length
+        self.encoder: SampleEncoder | None = None
+
+    def make_encoder(self) -> SampleEncoder:
+        """Return the encoder of samples, made when first asked for."""
+        if self.encoder is None:
+            if not self._image_folder.is_dir():
+                raise InputError(f"data.image_folder: {self._image_folder}: no such folder; check the path")
+            self.encoder = SampleEncoder(
+                tokenizer=load_tokenizer(self._tokenizer_path, legacy=self._legacy_tokenizer),
+                image_transform=ImageTransform.from_pretrained(self._image_processor, aspect=self._image_aspect),
+                image_folder=self._image_folder,
+                num_image_tokens=self.num_image_tokens,
+                template=self._template,
+                image_start_end=self._image_start_end,
+                respect_exif=self._respect_exif,
+                max_length=self._max_length,
+            )
+        return self.encoder
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The decoder's tokenizer."""
+        return self.make_encoder().tokenizer
+
+    @property
+    def stop(self) -> str:
+        """The text that ends an answer: the template's end mark, or the end-of-sequence token of a Jinja template."""
+        return str(self.tokenizer.eos_token) if self._template == "chat" else TEMPLATES[self._template].stop
+
+    def count_train_batches(self, world_size: int) -> int:
+        """Return the micro batches of an epoch per device, known without making a loader."""
+        return ceil(ceil(len(self.train_records) / world_size) / self.batch_size)
+
+    def train_dataloader(self) -> StepLoader:
+        """Return the loader of training batches: right-padded, in an order that seed and epoch alone decide."""
+        if not self.train_records:
+            raise InputError("data: no records to train on; give the data module a training file")
+        trainer = self.trainer
+        dataset = RecordDataset(self.train_records, self.make_encoder())
+        return StepLoader(
+            dataset,
+            batch_size=self.batch_size,
+            # Also on one device: Lightning tells it the epoch, and the order then depends on nothing else.
+            sampler=DistributedSampler(
+                dataset,
+                num_replicas=trainer.world_size if trainer else 1,
+                rank=trainer.global_rank if trainer else 0,
+                seed=self.seed,
+            ),
+            count_micro_batches=lambda: trainer.accumulate_grad_batches if trainer else 1,
+            collate_fn=self._collate("right"),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=True,
+        )
+
+    def val_dataloader(self) -> list[DataLoader[Sample]]:
+        """Return the loaders of `validate`, one for each dataset in ``val_datasets``."""
+        return [self._eval_loader(dataset) for dataset in self.val_datasets]
+
+    def _eval_loader(self, dataset: Dataset[Sample]) -> DataLoader[Sample]:
+        side: Literal["left", "right"] = "left" if isinstance(dataset, QuestionDataset) else "right"
+        return DataLoader(
+            dataset,
+            batch_size=self.eval_batch_size,
+            collate_fn=self._collate(side),
+            num_workers=self.num_workers,
+            pin_memory=True,
+        )
+
+    def _collate(self, padding_side: Literal["left", "right"]) -> partial:  # type: ignore[type-arg]
+        return partial(
+            collate,
+            pad_token_id=self.tokenizer.pad_token_id,
+            num_image_tokens=self.num_image_tokens,
+            padding_side=padding_side,
+        )
+
+
+class LlavaDataModule(ConversationDataModule):
+    """Conversations in LLaVA's JSON format: caption pairs of stage `align`, instructions of stage `finetune`.
+
+    Args:
+        records: JSON file to train on.
+        val_records: JSON file whose loss is measured in validation.
+        image_folder: Folder that the records' file names start from.
+        **settings: As for `ConversationDataModule`.
+    """
+
+    def __init__(
+        self,
+        *,
+        records: Path | None = None,
+        val_records: Path | None = None,
+        image_folder: Path,
+        **settings: object,
+    ) -> None:
+        super().__init__(image_folder=image_folder, **settings)  # type: ignore[arg-type]
+        self._records = records
+        self._val_records = val_records
+
+    def setup(self, stage: str) -> None:
+        """Read the files that a stage needs."""
+        if stage == "fit" and self._records is not None:
+            self.train_records = read_records(self._records)
+        if self._val_records is not None:
+            self.val_datasets = [RecordDataset(read_records(self._val_records), self.make_encoder())]
+
+
+class ScienceQADataModule(ConversationDataModule):
+    """ScienceQA in its official layout: `fit` learns from its problems, `validate` and `test` answer them.
+
+    Args:
+        root: Folder with `problems.json`, `pid_splits.json` and `images/`.
+        prompt_format: Order of question, context, options, lecture, explanation and answer.
+        train_split: Key of `pid_splits.json` to train on.
+        val_split: Key of `pid_splits.json` that `validate` answers.
+        test_split: Key of `pid_splits.json` that `test` and `predict` answer.
+        image_sources: Pictures to validate with; beside "true", the blindness test's "other", "grey" and "none".
+        ask_letter: Ask for the option's letter alone, as LLaVA-1.5's evaluation does.
+        **settings: As for `ConversationDataModule`.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: Path,
+        prompt_format: PromptFormat = "QCM-LEA",
+        train_split: str = "train",
+        val_split: str = "val",
+        test_split: str = "test",
+        image_sources: Sequence[ImageSource] = ("true",),
+        ask_letter: bool = False,
+        **settings: object,
+    ) -> None:
+        super().__init__(image_folder=root, **settings)  # type: ignore[arg-type]
+        self.image_sources = tuple(image_sources)
+        self._root = root
+        self._prompt_format: PromptFormat = prompt_format
+        self._train_split = train_split
+        self._val_split = val_split
+        self._test_split = test_split
+        self._ask_letter = ask_letter
+
+    def setup(self, stage: str) -> None:
+        """Read the problems that a stage needs."""
+        if stage == "fit":
+            problems = read_scienceqa(self._root, self._train_split).values()
+            self.train_records = [training_record(problem, self._prompt_format) for problem in problems]
+        if stage in ("fit", "validate"):
+            self.val_datasets = [self._ask(self._val_split, source) for source in self.image_sources]
+
+    def test_dataloader(self) -> list[DataLoader[Sample]]:
+        """Return the loaders of `test`."""
+        return [self._eval_loader(self._ask(self._test_split, source)) for source in self.image_sources]
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        """Return the loader of `predict`: the test questions with their own pictures."""
+        return self._eval_loader(self._ask(self._test_split, "true"))
+
+    def _ask(self, split: str, source: ImageSource) -> QuestionDataset:
+        questions = [
+            evaluation_question(problem, self._prompt_format, ask_letter=self._ask_letter)
+            for problem in read_scienceqa(self._root, split).values()
+        ]
+        return QuestionDataset(questions, self.make_encoder(), source)

@@ -1,0 +1,151 @@
+"""Records and questions to samples: tokens and pictures of one row.
+
+In: a `Record` to learn from, or a `Question` to answer. Out: a `Sample`. Nothing is padded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from llava_pl.data.conversation import TemplateName
+from llava_pl.data.image import ImageTransform, load_image
+from llava_pl.data.tokenization import encode_conversation
+from llava_pl.types import IMAGE_SLOT, InputError, Question, Record, Sample, Turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ImageSource = Literal["true", "other", "grey", "none"]
+"""Which picture a question is asked with: its own, that of another question, one grey colour, or none at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleEncoder:
+    """Everything that turns text and pictures into a sample.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        image_transform: Picture to ``pixel_values``.
+        image_folder: Where the pictures of records and questions lie.
+        num_image_tokens: P, the image tokens per picture.
+        template: Name of the conversation template.
+        image_start_end: Put ``<im_start>`` and ``<im_end>`` around each image slot.
+        respect_exif: Turn photographs as their EXIF orientation says.
+        max_length: Longer training samples are cut on the right; prompts are never cut.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    image_transform: ImageTransform
+    image_folder: Path
+    num_image_tokens: int
+    template: TemplateName = "vicuna_v1"
+    image_start_end: bool = False
+    respect_exif: bool = True
+    max_length: int | None = None
+
+    def encode_record(self, record: Record) -> Sample:
+        """Return a sample to learn from.
+
+        Raises:
+            InputError: A picture cannot be read or the conversation cannot be encoded; the record is named.
+        """
+        try:
+            pictures = [self.load_picture(name) for name in record.images]
+            return self._encode(record.id, record.turns, pictures, is_prompt=False)
+        except InputError as error:
+            raise InputError(f"record {record.id!r}: {error}") from error
+
+    def encode_question(self, question: Question, picture: Image.Image | None) -> Sample:
+        """Return a prompt to be answered, with the picture that is given; without one its image slot goes too.
+
+        Raises:
+            InputError: The prompt cannot be encoded; the question is named.
+        """
+        prompt = question.prompt if picture else question.prompt.replace(IMAGE_SLOT, "").strip()
+        try:
+            sample = self._encode(question.id, [Turn("human", prompt)], [picture] if picture else [], is_prompt=True)
+        except InputError as error:
+            raise InputError(f"question {question.id!r}: {error}") from error
+        return replace(sample, question=question)
+
+    def load_picture(self, name: str) -> Image.Image:
+        """Return a picture of the image folder, RGB."""
+        return load_image(self.image_folder / name, respect_exif=self.respect_exif)
+
+    def _encode(self, name: str, turns: Sequence[Turn], pictures: list[Image.Image], *, is_prompt: bool) -> Sample:
+        encoded = encode_conversation(
+            turns,
+            self.tokenizer,
+            template=self.template,
+            num_image_tokens=self.num_image_tokens if pictures else 0,
+            max_length=None if is_prompt else self.max_length,
+            image_start_end=self.image_start_end,
+            is_prompt=is_prompt,
+        )
+        size = self.image_transform.image_size
+        pixels = [self.image_transform(picture) for picture in pictures]
+        pixel_values = torch.stack(pixels) if pixels else torch.empty(0, 3, size, size)
+        return Sample(name, encoded.input_ids, encoded.labels, pixel_values)
+
+
+class RecordDataset(Dataset[Sample]):
+    """Records to learn from, encoded when they are asked for."""
+
+    def __init__(self, records: Sequence[Record], encoder: SampleEncoder) -> None:
+        self.records = records
+        self.encoder = encoder
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.encoder.encode_record(self.records[index])
+
+
+class QuestionDataset(Dataset[Sample]):
+    """Questions to answer, each with the picture that an image source chooses (the blindness test).
+
+    Args:
+        questions: What to ask.
+        encoder: Turns a question into a sample.
+        image_source: "other" shows the picture of the next question that has a different one.
+    """
+
+    def __init__(
+        self, questions: Sequence[Question], encoder: SampleEncoder, image_source: ImageSource = "true"
+    ) -> None:
+        self.questions = questions
+        self.encoder = encoder
+        self.image_source = image_source
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.encoder.encode_question(self.questions[index], self._picture(index))
+
+    def _picture(self, index: int) -> Image.Image | None:
+        name = self.questions[index].image
+        if name is None or self.image_source == "none":
+            return None
+        if self.image_source == "grey":
+            size = self.encoder.image_transform.image_size
+            return Image.new("RGB", (size, size), (128, 128, 128))
+        return self.encoder.load_picture(name if self.image_source == "true" else self._other_image(index))
+
+    def _other_image(self, index: int) -> str:
+        own = self.questions[index].image
+        for offset in range(1, len(self.questions)):
+            other = self.questions[(index + offset) % len(self.questions)].image
+            if other is not None and other != own:
+                return other
+        raise InputError(
+            f"image_sources: 'other' needs two different pictures, found only {own!r} in {len(self.questions)} questions"
+        )

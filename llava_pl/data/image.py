@@ -1,0 +1,213 @@
+"""Picture file -> RGB picture -> pixel values.
+
+In: the file name that a record or a question gives. Out: float32 ``(C, H, W)``, one entry of a sample's
+``pixel_values``. ``data/dataset.py`` stacks them; the vision encoder is the next to read them.
+
+Every number equals what the original gets from Pillow and the CLIP processor of transformers 4, bit for bit. The
+departures are marked ``Unlike LLaVA``.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from PIL import Image, ImageOps
+
+# Not CLIPImageProcessor: that one is backed by torchvision, whose resizing differs by 1/255, and warns without it.
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from llava_pl.types import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Mean and deviation per channel of CLIP's training pictures, on a scale of 0 to 1 (OpenAI's released processor)."""
+
+MAX_PIXELS = 2 * 89_478_485
+"""Largest picture made on the way to the encoder, the size at which Pillow refuses to open a file (2.7 GiB at work)."""
+
+
+def load_image(path: str | Path, *, respect_exif: bool = True) -> Image.Image:
+    """Returns the picture in a file as RGB, upright.
+
+    The format is recognised by content, never by extension. Colours equal ``Image.open(path).convert("RGB")``, with
+    the quirks that the published weights were trained on: alpha is dropped, so the hidden colour of a transparent
+    pixel shows (in palettes too; nothing is composited), and 16-bit grey is clipped at 255, not scaled, so that it is
+    mostly white. Of an animation, the first frame is returned. The file is closed.
+
+    Args:
+        path: The picture file.
+        respect_exif: Turn the picture as its EXIF orientation says; damaged EXIF data is ignored. False reproduces
+            the original, which shows the model such photographs lying on their side.
+
+    Raises:
+        InputError: There is no readable file, it is not a picture, it is incomplete, or it is so large that Pillow
+            warns of a decompression bomb (``PIL.Image.MAX_IMAGE_PIXELS``).
+    """
+    path = Path(path)
+    try:
+        file = path.open("rb")
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        found = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"cannot open picture {path}: expected a file, found: {found}; "
+            "check the image folder and the file name in the record"
+        ) from error
+    with file, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(file) as picture:
+                picture.load()
+                # Unlike LLaVA: photographs of phones are turned upright; there they stay as the sensor lay.
+                return _to_rgb(_turn_upright(picture) if respect_exif else picture)
+        except Exception as error:  # on damaged files Pillow raises anything from OSError to struct.error
+            found = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InputError(
+                f"cannot read picture {path}: expected a complete picture of at most {Image.MAX_IMAGE_PIXELS} pixels, "
+                f"found {path.stat().st_size} bytes ({found}); replace or shrink the file, or drop its record"
+            ) from error
+
+
+def pad_to_square(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """Returns the picture, in RGB, in the middle of a square as wide as its longer side.
+
+    Of an odd number of rows (columns) to add, the extra one goes below (to the right).
+
+    Args:
+        picture: Of any mode.
+        colour: Red, green and blue of what is added, 0 to 255.
+
+    >>> pad_to_square(Image.new("RGB", (1, 4)), (122, 116, 104)).size
+    (4, 4)
+    """
+    picture, side = _to_rgb(picture), max(picture.size)
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return square
+
+
+class ImageTransform:
+    """Turns a picture into pixel values, float32 ``(3, image_size, image_size)``.
+
+    CLIP's preprocessing: shortest edge resized to ``image_size`` (bicubic), centre crop, values scaled to 0 to 1,
+    ``(value - mean) / std`` per channel.
+
+    Args:
+        image_size: Height and width that the vision encoder reads, in pixels.
+        aspect: "pad" fills the picture to a square first, so that all of it is seen (LLaVA-1.5); "square" lets the
+            centre crop cut off what a square does not hold.
+        image_mean: Mean per channel, 0 to 1. Rounded down to whole levels it is ``pad_colour``, the colour of what
+            "pad" adds: close to zero once normalised.
+        image_std: Standard deviation per channel.
+
+    Raises:
+        InputError: ``aspect`` or ``image_size`` is none of the above.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 336,
+        aspect: Literal["pad", "square"] = "pad",
+        *,
+        image_mean: Sequence[float] = CLIP_MEAN,
+        image_std: Sequence[float] = CLIP_STD,
+    ) -> None:
+        if aspect not in ("pad", "square") or image_size < 1:
+            raise InputError(
+                "image transform: expected aspect pad or square and image_size of at least 1, "
+                f"found {aspect!r} and {image_size}; correct the data settings"
+            )
+        self.image_size = image_size
+        self.aspect = aspect
+        red, green, blue = (int(mean * 255) for mean in image_mean)
+        self.pad_colour = (red, green, blue)
+        self.processor = CLIPImageProcessorPil(
+            size={"shortest_edge": image_size},
+            crop_size={"height": image_size, "width": image_size},
+            image_mean=list(image_mean),
+            image_std=list(image_std),
+        )
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, aspect: Literal["pad", "square"] = "pad") -> ImageTransform:
+        """Returns the transform that a vision encoder was trained with.
+
+        Reads ``preprocessor_config.json``, of transformers 5 or older. A folder that has only the ``config.json`` of
+        a CLIP model gives CLIP's values at that model's size.
+
+        Args:
+            path: Folder or hub id of the encoder.
+            aspect: As in the constructor; the files of an encoder do not say.
+
+        Raises:
+            InputError: Neither file can be read, or they do not describe a CLIP encoder of square pictures.
+        """
+        expected = f"image transform of {path}: expected preprocessor_config.json of a CLIP encoder of square pictures"
+        step = "check the path of the vision encoder"
+        try:
+            config_path = Path(path) / "config.json"
+            if config_path.is_file() and not any(config_path.parent.glob("*processor_config.json")):
+                config = json.loads(config_path.read_text(encoding="utf-8"))
+                # transformers leaves defaults out of nested configs; this one is CLIPVisionConfig's.
+                size = config.get("vision_config", config).get("image_size", 224)
+                settings = {"image_processor_type": config.get("model_type"), "size": size, "crop_size": size}
+            else:
+                settings, _ = CLIPImageProcessorPil.get_image_processor_dict(path)
+        except (OSError, ValueError, AttributeError) as error:  # AttributeError: JSON, but no object
+            raise InputError(f"{expected}, found none that can be read ({type(error).__name__}); {step}") from error
+        # Files of transformers before 4.26 name the type by another key, if at all.
+        kind = str(settings.get("image_processor_type") or settings.get("feature_extractor_type", "CLIP"))
+        processor = CLIPImageProcessorPil.from_dict(settings)
+        crop = processor.crop_size
+        if not kind.upper().startswith("CLIP") or not processor.do_center_crop or crop["height"] != crop["width"]:
+            found = f"type {kind}, do_center_crop {processor.do_center_crop}, crop_size {dict(crop)}"
+            raise InputError(f"{expected}, found {found}; {step}")
+        transform = cls(crop["height"], aspect, image_mean=processor.image_mean, image_std=processor.image_std)
+        transform.processor = processor
+        return transform
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        """Returns the pixel values of a picture of any mode, float32 ``(3, image_size, image_size)``.
+
+        Raises:
+            InputError: The picture is so elongated that squaring or resizing it would exhaust memory.
+        """
+        short, long = sorted(picture.size)
+        num_pixels = long**2 if self.aspect == "pad" else self.image_size**2 * long // short
+        if num_pixels > MAX_PIXELS:
+            raise InputError(
+                f"picture of {picture.width} x {picture.height} pixels: expected at most {MAX_PIXELS} pixels once "
+                f"prepared with aspect {self.aspect!r}, found {num_pixels}; crop or shrink it, or drop its record"
+            )
+        picture = pad_to_square(picture, self.pad_colour) if self.aspect == "pad" else _to_rgb(picture)
+        # Unlike LLaVA: pictures 1 or 3 pixels high work. There the processor takes the height for the channels: it
+        # refuses the former and garbles the latter. Given a Pillow picture, this one knows that channels come last.
+        pixel_values: Tensor = self.processor.preprocess(picture, return_tensors="pt")["pixel_values"][0]
+        return pixel_values
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    """Returns a copy in RGB, without transparency."""
+    if picture.mode == "P":
+        # The same colours as straight to RGB, without Pillow's warning about palettes with many transparent entries.
+        picture = picture.convert("RGBA")
+    picture = picture.convert("RGB")
+    # LLaVA: transparency is dropped. Pillow keeps a note of the transparent colour in RGB pictures; left there, the
+    # processor of transformers 5 would put white in its place.
+    picture.info.pop("transparency", None)
+    return picture
+
+
+def _turn_upright(picture: Image.Image) -> Image.Image:
+    """Returns the picture turned as its EXIF orientation says; as stored where the metadata is damaged."""
+    # TypeError, struct.error or SyntaxError on damaged metadata; the pixels are sound, since they are loaded already.
+    with suppress(Exception):
+        return ImageOps.exif_transpose(picture)
+    return picture

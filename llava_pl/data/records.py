@@ -1,0 +1,125 @@
+"""JSON to records: the first step of the data flow.
+
+In: a file in LLaVA's JSON format, a list of ``{"id", "image", "conversations"}``. Out: validated `Record` objects, which
+the rest of the package trusts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_pl.types import IMAGE_SLOT, InputError, Record, Turn
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """Return the records of a LLaVA JSON file in order.
+
+    Raises:
+        InputError: The file is missing, is no JSON list, or a record is malformed; the message names file, index,
+            id and field.
+    """
+    entries = read_json(path)
+    if not isinstance(entries, list):
+        raise InputError(f"{path}: expected a JSON list of records, found {_describe(entries)}")
+    return [parse_record(entry, where=f"{path}: record {index}") for index, entry in enumerate(entries)]
+
+
+def read_json(path: str | Path) -> Any:  # noqa: ANN401  JSON is any type until it is validated
+    """Return the content of a JSON file.
+
+    Raises:
+        InputError: The file is missing, is a folder, is not UTF-8, or is no JSON; line and column are named.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected UTF-8 text, found byte {error.object[error.start]:#04x} "
+                         f"at offset {error.start}") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: invalid JSON at line {error.lineno}, column {error.colno}: {error.msg}") from error
+
+
+def parse_record(entry: Any, *, where: str) -> Record:  # noqa: ANN401
+    """Return the record that a JSON entry describes.
+
+    Image slots must match the images: a record with pictures has one slot for each, all in human turns. A record
+    without pictures may hold ``<image>`` as literal text.
+
+    Args:
+        entry: A parsed JSON value; ``image`` may be a string, a list of strings, null or absent.
+        where: File and index, put in front of every message.
+
+    Raises:
+        InputError: A field is missing, of a wrong type, or slots and images do not match.
+
+    >>> parse_record({"id": 7, "image": "a.png", "conversations": [
+    ...     {"from": "human", "value": "<image>\\nWhat?"}, {"from": "gpt", "value": "A dog."}]}, where="x.json: record 0")
+    Record(id='7', turns=(Turn(role='human', text='<image>\\nWhat?'), Turn(role='gpt', text='A dog.')), images=('a.png',))
+    """
+    if not isinstance(entry, Mapping):
+        raise InputError(f"{where}: expected an object, found {_describe(entry)}")
+    if not isinstance(entry.get("id"), str | int):
+        raise InputError(f"{where}: field 'id': expected a string or an integer, found {_describe(entry.get('id'))}")
+    where = f"{where} (id {entry['id']!r})"
+    images = _parse_images(entry.get("image"), where)
+    turns = parse_turns(entry.get("conversations"), where=where)
+    _check_slots(turns, images, where)
+    return Record(id=str(entry["id"]), turns=turns, images=images)
+
+
+def parse_turns(conversations: Any, *, where: str = "conversation") -> tuple[Turn, ...]:  # noqa: ANN401
+    """Return the turns of a ``conversations`` field, or of a sequence of turns.
+
+    Raises:
+        InputError: Not a non-empty list of ``{"from": "human" | "gpt", "value": text}``.
+    """
+    if not isinstance(conversations, Sequence) or isinstance(conversations, str) or not conversations:
+        raise InputError(f"{where}: field 'conversations': expected a non-empty list, found {_describe(conversations)}")
+    return tuple(_parse_turn(turn, f"{where}: turn {index}") for index, turn in enumerate(conversations))
+
+
+def _parse_turn(turn: Any, where: str) -> Turn:  # noqa: ANN401
+    if isinstance(turn, Turn):
+        return turn
+    if not isinstance(turn, Mapping):
+        raise InputError(f"{where}: expected an object with 'from' and 'value', found {_describe(turn)}")
+    role, text = turn.get("from"), turn.get("value")
+    if role not in ("human", "gpt"):
+        raise InputError(f"{where}: field 'from': expected 'human' or 'gpt', found {role!r}")
+    if not isinstance(text, str):
+        raise InputError(f"{where}: field 'value': expected a string, found {_describe(text)}")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InputError(f"{where}: field 'value': holds a lone surrogate, which no tokenizer can read; repair the text")
+    return Turn(role=role, text=text)
+
+
+def _parse_images(image: Any, where: str) -> tuple[str, ...]:  # noqa: ANN401
+    images = () if image is None else (image,) if isinstance(image, str) else image
+    if not isinstance(images, list | tuple) or not all(isinstance(name, str) and name for name in images):
+        raise InputError(f"{where}: field 'image': expected a file name or a list of them, found {_describe(image)}")
+    return tuple(images)
+
+
+def _check_slots(turns: tuple[Turn, ...], images: tuple[str, ...], where: str) -> None:
+    if not images:
+        return
+    slots = sum(turn.text.count(IMAGE_SLOT) for turn in turns)
+    if slots != len(images):
+        raise InputError(f"{where}: {slots} '{IMAGE_SLOT}' marks for {len(images)} images; expected one mark for each")
+    for index, turn in enumerate(turns):
+        if turn.role == "gpt" and IMAGE_SLOT in turn.text:
+            raise InputError(f"{where}: turn {index}: an answer holds '{IMAGE_SLOT}'; only questions may show pictures")
+
+
+def _describe(value: object) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, list | tuple | dict) and not value:
+        return f"an empty {type(value).__name__}"
+    text = repr(value)
+    return f"{type(value).__name__} {text[:40]}{'...' if len(text) > 40 else ''}"

@@ -1,0 +1,138 @@
+"""Segments to token ids and labels, grown in one pass so that they cannot disagree.
+
+In: the segments of a conversation. Out: ``input_ids`` and ``labels`` of equal length, where each image slot has already
+become the P image tokens that its picture will fill: every length is known before a batch reaches a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from llava_pl.data.conversation import TemplateName, render_conversation
+from llava_pl.data.records import parse_turns
+from llava_pl.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, InputError, Segment, Turn
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedConversation:
+    """A conversation as the model reads it.
+
+    Args:
+        input_ids: int64 ``(T,)``; IMAGE_TOKEN_INDEX where an image token stands.
+        labels: int64 ``(T,)``; the id where the token is supervised, IGNORE_INDEX elsewhere.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+
+
+def encode_conversation(
+    conversations: Sequence[Turn | Mapping[str, str]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    template: TemplateName,
+    num_image_tokens: int,
+    max_length: int | None = None,
+    image_start_end: bool = False,
+    is_prompt: bool = False,
+) -> EncodedConversation:
+    """Return ids and labels of a conversation; each answer and its end mark are supervised, nothing else.
+
+    Unlike LLaVA, which measures re-tokenized pieces and masks a whole record when their lengths do not add up, the
+    supervised tokens are those that lie in the answers' characters.
+
+    Args:
+        conversations: Turns, or entries ``{"from", "value"}`` of a LLaVA JSON file.
+        tokenizer: A fast tokenizer.
+        template: Name of a template.
+        num_image_tokens: P, the image tokens per picture; 0 when the record has no picture, so that ``<image>`` is
+            literal text.
+        max_length: Longer conversations are cut on the right, never inside an image.
+        image_start_end: Put ``<im_start>`` and ``<im_end>`` around each slot.
+        is_prompt: The last turn is a question to be answered: ids end where the answer begins.
+
+    Raises:
+        InputError: A turn is malformed, turns do not alternate, an answer is empty, or an image would be cut.
+    """
+    segments = render_conversation(
+        parse_turns(conversations),
+        template,
+        has_images=num_image_tokens > 0,
+        tokenizer=tokenizer,
+        image_start_end=image_start_end,
+        is_prompt=is_prompt,
+    )
+    # A Jinja template writes the BOS itself.
+    encoded = encode_segments(segments, tokenizer, num_image_tokens=num_image_tokens, adds_bos=template != "chat")
+    return encoded if max_length is None else _truncate(encoded, max_length)
+
+
+def encode_segments(
+    segments: Sequence[Segment], tokenizer: PreTrainedTokenizerBase, *, num_image_tokens: int, adds_bos: bool = True
+) -> EncodedConversation:
+    """Return the ids and labels of rendered segments.
+
+    The text between two image slots is tokenized as a whole, because SentencePiece joins across segments.
+    """
+    stretches: list[list[Segment]] = [[]]
+    for segment in segments:
+        if segment.kind == "image":
+            stretches.append([])
+        else:
+            stretches[-1].append(segment)
+    ids: list[int] = []
+    labels: list[int] = []
+    for number, stretch in enumerate(stretches):
+        if number > 0:
+            ids += [IMAGE_TOKEN_INDEX] * num_image_tokens
+            labels += [IGNORE_INDEX] * num_image_tokens
+        # LLaVA: the stretch after an image is tokenized as a text of its own (with its dummy prefix) less the BOS.
+        tokens = _encode_text(stretch, tokenizer, keeps_special=adds_bos and number == 0)
+        ids += [token for token, _ in tokens]
+        labels += [token if is_supervised else IGNORE_INDEX for token, is_supervised in tokens]
+    return EncodedConversation(torch.tensor(ids, dtype=torch.int64), torch.tensor(labels, dtype=torch.int64))
+
+
+def _encode_text(
+    stretch: Sequence[Segment], tokenizer: PreTrainedTokenizerBase, *, keeps_special: bool
+) -> list[tuple[int, bool]]:
+    """Return each token of a stretch and whether it is supervised: whether it begins inside an answer."""
+    encoding = tokenizer(
+        "".join(segment.text for segment in stretch),
+        add_special_tokens=keeps_special,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+    )
+    ends = list(accumulate(len(segment.text) for segment in stretch))
+    offsets = encoding["offset_mapping"]
+    if any(start < end < stop for start, stop in offsets for end in ends):
+        # A token reaches across a border (byte-level BPE merges the line breaks of "assistant\n" + "\nYes"). While
+        # answering, the prompt is tokenized alone; so it is here.
+        return [
+            token
+            for number, segment in enumerate(stretch)
+            for token in _encode_text([segment], tokenizer, keeps_special=keeps_special and number == 0)
+        ]
+    answers = [end for end, segment in zip(ends, stretch, strict=True) if segment.kind == "answer"]
+    starts = [end - len(segment.text) for end, segment in zip(ends, stretch, strict=True) if segment.kind == "answer"]
+    is_supervised = [
+        not is_added and any(first <= start < last for first, last in zip(starts, answers, strict=True))
+        for (start, _), is_added in zip(offsets, encoding["special_tokens_mask"], strict=True)
+    ]
+    return list(zip(encoding["input_ids"], is_supervised, strict=True))
+
+
+def _truncate(encoded: EncodedConversation, max_length: int) -> EncodedConversation:
+    lost_image_tokens = int((encoded.input_ids[max_length:] == IMAGE_TOKEN_INDEX).sum())
+    if lost_image_tokens:
+        raise InputError(
+            f"max_length: {max_length} positions end inside or before an image ({lost_image_tokens} image tokens would "
+            f"be lost); expected at least {int((encoded.input_ids == IMAGE_TOKEN_INDEX).nonzero().max()) + 1}"
+        )
+    return EncodedConversation(encoded.input_ids[:max_length], encoded.labels[:max_length])

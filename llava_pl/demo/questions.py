@@ -1,0 +1,142 @@
+"""Questions about a scene, and the conversations and captions made of them.
+
+Second step of the demo: a Scene comes in, LLaVA conversations go out. The text follows ScienceQA as LLaVA asks it: the
+question, a context, lettered options; and the answer says what it saw before it names the letter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from llava_pl.demo.shapes import CELLS, COLOURS, COUNTS, KINDS, Scene
+from llava_pl.types import IMAGE_SLOT
+
+Topic = Literal["colour", "count", "existence", "position"]
+TOPICS: tuple[Topic, ...] = get_args(Topic)
+
+CAPTION_PROMPT = "Describe the picture."
+
+_NUM_POSITION_CHOICES = 4
+_MULTIPLE_CHOICE_SHARE = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeQuestion:
+    """One question about a scene, with its options in random order.
+
+    Args:
+        topic: What it asks for.
+        text: The question itself.
+        choices: The options; the first is letter A.
+        answer: Index of the right option.
+    """
+
+    topic: Topic
+    text: str
+    choices: tuple[str, ...]
+    answer: int
+
+    @property
+    def reason(self) -> str:
+        """What is seen, as a sentence: the answer to the open question and the solution of the lettered one.
+
+        >>> ShapeQuestion("existence", "Is there a red square?", ("no", "yes"), 1).reason
+        'yes.'
+        """
+        return f"{self.choices[self.answer]}."
+
+    @property
+    def lettered_prompt(self) -> str:
+        r"""The question as LLaVA asks ScienceQA's (format QCM), without a hint.
+
+        >>> ShapeQuestion("existence", "Is there a red square?", ("no", "yes"), 1).lettered_prompt
+        'Is there a red square?\nContext: N/A\nOptions: (A) no (B) yes'
+        """
+        options = " ".join(f"({chr(ord('A') + i)}) {choice}" for i, choice in enumerate(self.choices))
+        return f"{self.text}\nContext: N/A\nOptions: {options}"
+
+    @property
+    def lettered_answer(self) -> str:
+        """The answer as LLaVA trains ScienceQA's (format LEA): reason, then letter.
+
+        The order matters: a decoder this small rarely learns to name a letter straight away, but does once it has
+        written down what the letter stands for.
+
+        >>> ShapeQuestion("existence", "Is there a red square?", ("no", "yes"), 1).lettered_answer
+        'yes. The answer is B.'
+        """
+        return f"{self.reason} The answer is {chr(ord('A') + self.answer)}."
+
+
+def ask(scene: Scene, topic: Topic, rng: np.random.Generator) -> ShapeQuestion:
+    """Ask one question about a scene.
+
+    What is asked for is drawn so that the question alone tells nothing: colours and cells are uniform, every number of
+    shapes is as frequent, and half of the existence questions are about a shape that is not there.
+
+    Args:
+        scene: What the picture shows.
+        topic: The kind of question.
+        rng: Source of chance; advanced.
+    """
+    if topic == "count":
+        return _shuffled(topic, "How many shapes are there?", str(len(scene.shapes)), map(str, COUNTS), rng)
+    if topic == "existence":
+        present = [shape.name for shape in scene.shapes]
+        absent = [name for kind in KINDS for colour in COLOURS if (name := f"{colour} {kind}") not in present]
+        truth = bool(rng.integers(2))
+        name = str(rng.choice(present if truth else absent))
+        return _shuffled(topic, f"Is there a {name}?", "yes" if truth else "no", ("yes", "no"), rng)
+    shape = scene.singles[rng.integers(len(scene.singles))]
+    if topic == "colour":
+        return _shuffled(topic, f"What colour is the {shape.kind}?", shape.colour, COLOURS, rng)
+    others = [cell for i, cell in enumerate(CELLS) if i != shape.cell]
+    wrong = [others[i] for i in rng.permutation(len(others))[: _NUM_POSITION_CHOICES - 1]]
+    return _shuffled(topic, f"Where is the {shape.kind}?", CELLS[shape.cell], [CELLS[shape.cell], *wrong], rng)
+
+
+def describe(scene: Scene, rng: np.random.Generator) -> str:
+    """Caption of a scene: every shape with its place, in random order."""
+    parts = [f"a {shape.name} at the {CELLS[shape.cell]}" for shape in scene.shapes]
+    *first, last = (parts[i] for i in rng.permutation(len(parts)))
+    return f"{', '.join(first)} and {last}."
+
+
+def converse(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """One question of each topic in random order, most of them lettered, with their answers."""
+    pairs = []
+    for i in rng.permutation(len(TOPICS)):
+        question = ask(scene, TOPICS[i], rng)
+        if rng.random() < _MULTIPLE_CHOICE_SHARE:
+            pairs.append((question.lettered_prompt, question.lettered_answer))
+        else:
+            pairs.append((question.text, question.reason))
+    return pairs
+
+
+def to_record(name: str, image: str, pairs: list[tuple[str, str]]) -> dict[str, object]:
+    """An entry of a LLaVA JSON file, with the picture in front of the first question.
+
+    Args:
+        name: Identifier of the record.
+        image: File name of the picture, relative to the image folder.
+        pairs: What the human and the model say, in order.
+    """
+    turns = []
+    for i, (question, answer) in enumerate(pairs):
+        turns.append({"from": "human", "value": question if i else f"{IMAGE_SLOT}\n{question}"})
+        turns.append({"from": "gpt", "value": answer})
+    return {"id": name, "image": image, "conversations": turns}
+
+
+def _shuffled(
+    topic: Topic, text: str, right: str, choices: Iterable[str], rng: np.random.Generator
+) -> ShapeQuestion:
+    """A question with its options in random order."""
+    options = list(choices)
+    options = [options[i] for i in rng.permutation(len(options))]
+    return ShapeQuestion(topic, text, tuple(options), options.index(right))

@@ -1,0 +1,75 @@
+"""Answers of a whole evaluation: counted per loader, gathered from all ranks, written to files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llava_pl.data.dataset import ImageSource
+from llava_pl.evaluation.parsing import Parser
+from llava_pl.evaluation.scienceqa import AnswerRow, ScienceQAAccuracy, write_answers
+from llava_pl.types import Question
+
+
+class QuestionScores(nn.Module):
+    """Scores and answers of one pass over one or more loaders of questions.
+
+    Args:
+        image_sources: Which picture each loader asks with; names its metrics and its file.
+        parser: How letters are read off answers.
+    """
+
+    def __init__(self, image_sources: Sequence[ImageSource], *, parser: Parser) -> None:
+        super().__init__()
+        self.image_sources = tuple(image_sources)
+        self.metrics = nn.ModuleList([ScienceQAAccuracy(parser) for _ in image_sources])
+        self.rows: list[dict[str, AnswerRow]] = [{} for _ in image_sources]
+
+    @classmethod
+    def for_loaders(cls, loaders: Any, *, parser: Parser) -> QuestionScores:  # noqa: ANN401  Lightning's collections
+        """Return empty scores for the loaders of an evaluation; loaders of records take part with no questions."""
+        loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
+        return cls([getattr(loader.dataset, "image_source", "true") for loader in loaders], parser=parser)
+
+    def update(self, loader: int, questions: Sequence[Question], texts: Sequence[str]) -> None:
+        """Count the answers to some questions of a loader."""
+        metric: Any = self.metrics[loader]
+        metric.update(questions, texts)
+        for question, text in zip(questions, texts, strict=True):
+            self.rows[loader][question.id] = AnswerRow(question_id=question.id, prompt=question.prompt, text=text)
+
+    def finish(self, folder: Path, *, name: str) -> dict[str, Tensor]:
+        """Write one answer file per loader and return all metrics, over all ranks.
+
+        Args:
+            folder: Where the files go: ``scienceqa-{name}.jsonl``, with the image source in the name unless "true".
+            name: Stage and step of the evaluation.
+        """
+        values: dict[str, Tensor] = {}
+        for source, module, own in zip(self.image_sources, self.metrics, self.rows, strict=True):
+            rows, metric = _gather(own), module
+            if not rows:
+                continue
+            suffix = "" if source == "true" else f"_{source}_image"
+            computed: Any = metric.compute()  # type: ignore[operator]
+            values |= {key.replace("accuracy", f"accuracy{suffix}", 1): value for key, value in computed.items()
+                       if not suffix or key.startswith("accuracy")}
+            if not _is_distributed() or torch.distributed.get_rank() == 0:
+                write_answers(folder / f"scienceqa-{name}{suffix}.jsonl", rows.values())
+        return values
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _gather(own: dict[str, AnswerRow]) -> dict[str, AnswerRow]:
+    if not _is_distributed():
+        return own
+    gathered: list[dict[str, AnswerRow]] = [{}] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, own)
+    return {question_id: row for rows in gathered for question_id, row in rows.items()}

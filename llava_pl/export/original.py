@@ -1,0 +1,103 @@
+"""The original LLaVA's layout on disk: its names and settings, and what they are called here.
+
+Original spellings (`mm_projector`, `mm_vision_tower`, ...) live in this file alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor
+
+from llava_pl.data.records import read_json
+from llava_pl.models.vision_encoder import SelectFeature
+from llava_pl.types import InputError
+
+PROJECTOR_FILE = "mm_projector.bin"
+PROJECTOR_PREFIX = "model.mm_projector."
+VISION_PREFIX = "model.vision_tower.vision_tower."
+EMBEDDING_NAME = "model.embed_tokens.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class OriginalConfig:
+    """What the original's `config.json` says beside the decoder's own settings.
+
+    Args:
+        vision_encoder: Name or folder of the vision tower.
+        projector: Kind of projector.
+        select_layer: Which hidden state of the encoder is used.
+        select_feature: Which of its positions are used.
+        aspect: How pictures become square.
+        image_start_end: Whether image slots stand between start and end marks.
+        decoder: The settings of the LLaMA decoder.
+    """
+
+    vision_encoder: str
+    projector: str
+    select_layer: int
+    select_feature: SelectFeature
+    aspect: str
+    image_start_end: bool
+    decoder: dict[str, Any]
+
+
+def is_original(folder: Path) -> bool:
+    """Whether a folder holds a model in the original's layout; its name plays no part."""
+    config = folder / "config.json"
+    return config.is_file() and "mm_vision_tower" in read_json(config)
+
+
+def read_original_config(folder: Path) -> OriginalConfig:
+    """Return the settings in a folder's `config.json`.
+
+    Raises:
+        InputError: The file is missing, or is not of the original's LLaMA variant.
+    """
+    config = read_json(folder / "config.json")
+    if config.get("model_type") not in ("llava_llama", "llava", "llama") or "mm_vision_tower" not in config:
+        raise InputError(
+            f"{folder / 'config.json'}: expected model_type 'llava_llama' with mm_vision_tower, "
+            f"found {config.get('model_type')!r}"
+        )
+    return OriginalConfig(
+        vision_encoder=config["mm_vision_tower"],
+        projector=config.get("mm_projector_type", "linear"),
+        select_layer=config.get("mm_vision_select_layer", -1),
+        select_feature=cast("SelectFeature", config.get("mm_vision_select_feature", "patch")),
+        aspect=config.get("image_aspect_ratio", "square"),
+        image_start_end=config.get("mm_use_im_start_end", False),
+        decoder={key: value for key, value in config.items() if not key.startswith(("mm_", "image_", "model_type"))},
+    )
+
+
+def projector_weights(weights: Mapping[str, Tensor], where: str | Path) -> dict[str, Tensor]:
+    """Return the projector's tensors under this project's names.
+
+    Raises:
+        InputError: There are none.
+    """
+    found = _strip(weights, PROJECTOR_PREFIX) or _strip(weights, PROJECTOR_PREFIX.removeprefix("model."))
+    if not found:
+        raise InputError(f"{where}: expected tensors named '{PROJECTOR_PREFIX}*', found {_sample(weights)}")
+    return found
+
+
+def decoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the language model's tensors, which keep their names."""
+    return {
+        name: tensor
+        for name, tensor in weights.items()
+        if not name.startswith((PROJECTOR_PREFIX, VISION_PREFIX)) and name != "model.image_newline"
+    }
+
+
+def _strip(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+
+
+def _sample(weights: Mapping[str, Tensor]) -> str:
+    return f"{len(weights)} others, such as {next(iter(weights))!r}" if weights else "none at all"

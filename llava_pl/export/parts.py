@@ -1,0 +1,120 @@
+"""Folders to model parts: vision encoder, decoder and projector, each from its own place on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, LlamaConfig
+from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers.utils import logging
+
+from llava_pl.export.original import decoder_weights, is_original, projector_weights, read_original_config
+from llava_pl.export.weights import read_weights
+from llava_pl.models.decoder import CausalDecoder
+from llava_pl.models.vision_encoder import SelectFeature, VisionEncoder, count_layers_to_run
+from llava_pl.types import InputError
+
+
+def read_vision_config(path: str | Path) -> CLIPVisionConfig:
+    """Return the settings of a CLIP encoder, from a vision-only or a whole CLIP folder or hub name.
+
+    Raises:
+        InputError: There is no CLIP configuration.
+    """
+    config = _read_config(path, "vision_encoder.path")
+    config = getattr(config, "vision_config", config)
+    if not isinstance(config, CLIPVisionConfig):
+        raise InputError(f"vision_encoder.path: {path}: expected a CLIP vision model, found {config.model_type!r}")
+    return config
+
+
+def load_vision_encoder(
+    path: str | Path,
+    *,
+    select_layer: int = -2,
+    select_feature: SelectFeature = "patch",
+    dtype: torch.dtype = torch.float32,
+) -> VisionEncoder:
+    """Return the encoder with the layers above the selected one left out.
+
+    Raises:
+        InputError: The folder is no CLIP model, tensors are missing, or the layer does not exist.
+    """
+    config = read_vision_config(path)
+    config.num_hidden_layers = count_layers_to_run(config.num_hidden_layers, select_layer)
+    # Text part, projection and upper layers are expected to be left over; only missing tensors matter.
+    model = _from_pretrained(CLIPVisionModel, path, "vision_encoder.path", config=config, dtype=dtype)
+    return VisionEncoder(model, select_feature)  # type: ignore[arg-type]
+
+
+def load_decoder(
+    path: str | Path, *, dtype: torch.dtype = torch.float32, attn_implementation: str = "sdpa"
+) -> CausalDecoder:
+    """Return the language model of a transformers folder or hub name, or of a folder in the original's layout.
+
+    Raises:
+        InputError: No such model, or tensors are missing.
+    """
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
+    if is_original(Path(path)):
+        config = LlamaConfig.from_dict(read_original_config(Path(path)).decoder)
+        weights = decoder_weights(read_weights(path))
+        return CausalDecoder(
+            _from_pretrained(LlamaForCausalLM, None, f"decoder.path: {path}", config=config, state_dict=weights, **options)
+        )
+    _read_config(path, "decoder.path")
+    return CausalDecoder(_from_pretrained(AutoModelForCausalLM, path, "decoder.path", **options))
+
+
+def load_projector_weights(projector: nn.Module, path: str | Path) -> None:
+    """Copy the projector's weights out of an original `mm_projector.bin` or model folder; dtype and device stay.
+
+    Raises:
+        InputError: Names or shapes are not the projector's.
+    """
+    copy_weights(projector, projector_weights(read_weights(path), path), where=path)
+
+
+def copy_weights(module: nn.Module, weights: dict[str, torch.Tensor], *, where: str | Path) -> None:
+    """Copy tensors into a module's parameters of the same names, each exactly once.
+
+    Raises:
+        InputError: A name is missing or unexpected, or a shape differs.
+    """
+    own = dict(module.state_dict())
+    missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if missing or unexpected:
+        raise InputError(f"{where}: tensors do not fit: missing {missing or 'none'}, unexpected {unexpected or 'none'}")
+    for name, tensor in own.items():
+        if tensor.shape != weights[name].shape:
+            raise InputError(
+                f"{where}: tensor {name!r}: expected shape {tuple(tensor.shape)}, found {tuple(weights[name].shape)}"
+            )
+        tensor.copy_(weights[name])
+
+
+def _read_config(path: str | Path, field: str) -> Any:  # noqa: ANN401  any of transformers' configuration classes
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{field}: {path}: expected a model folder or hub name, but {reason}") from error
+
+
+def _from_pretrained(model_class: Any, path: str | Path | None, field: str, **options: Any) -> PreTrainedModel:  # noqa: ANN401
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # transformers lists left-over tensors, which are looked at below
+    try:
+        model, info = model_class.from_pretrained(path, output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{field}: {path}: the model cannot be loaded: {reason}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    if info["missing_keys"] or info["mismatched_keys"]:
+        names = sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))
+        raise InputError(f"{field}: {path}: {len(names)} tensors are missing or of another shape, such as {names[0]!r}")
+    return model  # type: ignore[no-any-return]

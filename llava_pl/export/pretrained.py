@@ -1,0 +1,123 @@
+"""A folder to a model that can be asked: weights, tokenizer, picture transform and template together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from llava_pl.data.conversation import TemplateName
+from llava_pl.data.image import ImageTransform
+from llava_pl.data.llama_tokenizer import load_tokenizer
+from llava_pl.export.original import EMBEDDING_NAME, PROJECTOR_FILE, is_original, read_original_config
+from llava_pl.export.parts import load_decoder, load_projector_weights, load_vision_encoder
+from llava_pl.export.weights import read_weights
+from llava_pl.models.decoder import CausalDecoder
+from llava_pl.models.llava import LlavaModel
+from llava_pl.models.projector import build_projector
+from llava_pl.types import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """A loaded model and what belongs to it.
+
+    Args:
+        model: The weights, in eval mode.
+        tokenizer: None when neither the folder nor its base holds one.
+        image_transform: Pictures to ``pixel_values``, as the model was trained.
+        template: Name of the conversation template.
+    """
+
+    model: LlavaModel
+    tokenizer: PreTrainedTokenizerBase | None
+    image_transform: ImageTransform
+    template: TemplateName
+
+
+def load_pretrained(
+    path: str | Path,
+    *,
+    vision_encoder: str | Path | None = None,
+    base: str | Path | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Pretrained:
+    """Return the model of a folder in the original LLaVA's layout.
+
+    A whole model (`config.json` with safetensors or `.bin` weights), or a stage-1 folder with `mm_projector.bin`, which
+    needs its language model as `base`. What a folder is, its files decide, never its name.
+
+    Args:
+        path: The folder.
+        vision_encoder: The encoder's folder or hub name; by default what `config.json` names, looked for beside the
+            folder first. LLaVA: these weights are used even when the model's file holds a copy.
+        base: The language model of a stage-1 folder.
+        dtype: Of the weights.
+
+    Raises:
+        InputError: The folder is no LLaVA model, or a part is missing or does not fit.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; expected one with config.json of a LLaVA model")
+    if not is_original(path):
+        raise InputError(f"{path}: expected a config.json with 'mm_vision_tower' (the original LLaVA's layout), found none")
+    config = read_original_config(path)
+    is_projector_only = (path / PROJECTOR_FILE).is_file()
+    if is_projector_only and base is None:
+        raise InputError(f"{path}: holds a projector alone; give the language model it was trained with as base=")
+    encoder_path = vision_encoder or _beside(path, config.vision_encoder)
+    encoder = load_vision_encoder(
+        encoder_path, select_layer=config.select_layer, select_feature=config.select_feature, dtype=dtype
+    )
+    decoder_path = Path(base) if is_projector_only and base is not None else path
+    decoder = load_decoder(decoder_path, dtype=dtype)
+    projector = build_projector(config.projector, vision_width=encoder.width, decoder_width=decoder.width).to(dtype)
+    if is_projector_only:
+        load_projector_weights(projector, path / PROJECTOR_FILE)
+        _restore_embeddings(decoder, path / PROJECTOR_FILE)
+    elif config.projector != "identity":
+        load_projector_weights(projector, path)
+    return Pretrained(
+        model=LlavaModel(encoder, projector, decoder).eval(),
+        tokenizer=_find_tokenizer(path, decoder_path),
+        image_transform=ImageTransform.from_pretrained(
+            encoder_path, aspect="pad" if config.aspect == "pad" else "square"
+        ),
+        template="plain" if is_projector_only else "vicuna_v1",
+    )
+
+
+def _beside(folder: Path, name: str) -> str | Path:
+    beside = folder.parent / name
+    return beside if beside.is_dir() else name
+
+
+def _restore_embeddings(decoder: CausalDecoder, path: Path) -> None:
+    """Put back the word embeddings that stage 1 trains when image slots have start and end marks.
+
+    The two new rows are the last; a base without them grows by two, as the original does.
+    """
+    embeddings = read_weights(path).get(EMBEDDING_NAME)
+    if embeddings is None:
+        return
+    own = decoder.model.get_input_embeddings().weight
+    if own.shape[0] < embeddings.shape[0]:
+        decoder.model.resize_token_embeddings(embeddings.shape[0], mean_resizing=False)
+        head = decoder.model.get_output_embeddings().weight.data
+        head[own.shape[0] :] = head[: own.shape[0]].mean(dim=0)
+        own = decoder.model.get_input_embeddings().weight
+    if own.shape != embeddings.shape:
+        raise InputError(
+            f"{path}: tensor {EMBEDDING_NAME!r}: expected shape {tuple(own.shape)}, found {tuple(embeddings.shape)}"
+        )
+    own.data.copy_(embeddings)
+
+
+def _find_tokenizer(*folders: Path) -> PreTrainedTokenizerBase | None:
+    for folder in folders:
+        if any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
+            return load_tokenizer(folder)
+    return None

@@ -1,0 +1,88 @@
+"""Weight files to named tensors, without ever running what a file brings along.
+
+In: a folder or file in safetensors or torch format, whole or in shards. Out: a dictionary of tensors on the CPU.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from llava_pl.data.records import read_json
+from llava_pl.types import InputError
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of a weights file or of the weights files in a folder.
+
+    Raises:
+        InputError: Nothing to read, a shard is missing or lies outside the folder, or a file is broken or holds
+            objects other than tensors.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _read_file(path)
+    for name in WEIGHT_FILES:
+        if (path / name).is_file():
+            return _read_shards(path / name) if name.endswith(".json") else _read_file(path / name)
+    raise InputError(f"{path}: no weights found; expected a weights file or a folder with {', '.join(WEIGHT_FILES)}")
+
+
+def read_torch_file(path: Path) -> Any:  # noqa: ANN401  a checkpoint holds nested containers of plain values
+    """Return the content of a torch file, read with ``weights_only=True``.
+
+    Raises:
+        InputError: The file is broken, or wants to run code.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; check the path") from error
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[-1] if "Unsupported" not in str(error) else "it holds objects that run code"
+        raise InputError(
+            f"{path}: refused: expected a file of plain tensors, but {reason}; convert it with trusted tools"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a torch file ({str(error).splitlines()[0]})") from error
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: broken safetensors file ({error}); fetch it again") from error
+    content = read_torch_file(path)
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise InputError(f"{path}: expected a dictionary of tensors, found {type(content).__name__} of other things")
+    return cast("dict[str, Tensor]", content)
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise InputError(f"{index}: expected a field 'weight_map' from tensor names to shard files, found none")
+    weights: dict[str, Tensor] = {}
+    for shard in sorted(set(weight_map.values())):
+        if Path(shard).name != shard:
+            raise InputError(f"{index}: shard {shard!r} lies outside the folder; expected a plain file name")
+        if not (index.parent / shard).is_file():
+            raise InputError(f"{index}: shard {shard!r} is missing; fetch it again")
+        weights |= _read_file(index.parent / shard)
+    if missing := sorted(weight_map.keys() - weights.keys()):
+        raise InputError(f"{index}: {len(missing)} tensors are in no shard, such as {missing[0]!r}")
+    return weights

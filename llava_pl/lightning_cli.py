@@ -1,0 +1,141 @@
+"""LightningCLI for LLaVA: linked arguments, one folder per run, the command line above the checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+
+from llava_pl.data.datamodule import ConversationDataModule
+from llava_pl.training.callbacks import PlanTable, Throughput
+from llava_pl.training.module import LlavaModule
+
+RUN_DIR_VARIABLE = "LLAVA_PL_RUN_DIR"
+
+
+class OneLineParser(LightningArgumentParser):
+    """A parser whose errors are one line that names key, place and choices."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the message on one line and exit with status 2."""
+        del ex
+        sys.stderr.write(f"llava-pl: error: {' '.join(str(message).split())}\n")
+        sys.exit(2)
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes the merged configuration into the run's folder, where it can be given to `--config` again."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write ``config.yaml``."""
+        path = Path(trainer.default_root_dir) / "config.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, str(path), skip_none=False, overwrite=True, multifile=False)
+
+
+class LlavaCLI(LightningCLI):
+    """`fit`, `validate`, `test` and `predict` of a `LlavaModule` and a data module of llava_pl."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's folder, and link what model and data must agree on."""
+        parser.add_argument("--name", type=str, default="run", help="Name of the run: its folder is runs/NAME/TIME.")
+        parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of the run, instead of runs/NAME/TIME.")
+        parser.link_arguments("model.decoder.path", "data.init_args.tokenizer")
+        parser.link_arguments("model.vision_encoder.path", "data.init_args.image_processor")
+        parser.link_arguments("model.num_image_tokens", "data.init_args.num_image_tokens", apply_on="instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration alone: stock Lightning lets the checkpoint's values overrule the command line."""
+
+    def before_instantiate_classes(self) -> None:
+        """Give the run its folder."""
+        config = self.config[self.config.subcommand]
+        if config.trainer.default_root_dir is None:
+            config.trainer.default_root_dir = str(_run_dir(config.run_dir, config.name))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401  Trainer's own arguments
+        """Return the trainer, with a CSV log and checkpoints in the run's folder unless the configuration has others."""
+        config = self.config_init[self.config_init.subcommand].trainer
+        run_dir = Path(config.default_root_dir)
+        if config.logger in (None, True):
+            _keep_old_metrics(run_dir)
+            kwargs["logger"] = CSVLogger(save_dir=run_dir, name="", version="")
+        extra: list[Callback] = [PlanTable(), Throughput()]
+        given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
+        if config.enable_checkpointing is not False and not any(isinstance(c, ModelCheckpoint) for c in given):
+            extra.append(
+                ModelCheckpoint(
+                    dirpath=run_dir / "checkpoints",
+                    filename="step={step}",
+                    auto_insert_metric_name=False,
+                    save_last="link",
+                    save_on_train_epoch_end=True,
+                )
+            )
+        self.config_init[self.config_init.subcommand].trainer.callbacks = [c for c in given if c is not None] + extra
+        return super().instantiate_trainer(**kwargs)
+
+
+def run_lightning(words: list[str]) -> None:
+    """Parse and run a Lightning command.
+
+    Args:
+        words: The command and its options.
+
+    Raises:
+        InputError: What the user gave is wrong.
+        SystemExit: The parser refused the words (status 2), or printed help or a configuration (status 0).
+    """
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "litlogger" not in r.getMessage())
+    argv, sys.argv = sys.argv, [sys.argv[0]]
+    try:
+        LlavaCLI(
+            LlavaModule,
+            ConversationDataModule,
+            subclass_mode_data=True,
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            seed_everything_default=0,
+            trainer_defaults={"enable_model_summary": False},
+            parser_class=OneLineParser,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=words,
+        )
+    finally:
+        sys.argv = argv
+
+
+def _run_dir(given: str | None, name: str) -> Path:
+    """Return the folder of this run; processes that a strategy starts again inherit it through the environment."""
+    if given is not None:
+        return Path(given)
+    if RUN_DIR_VARIABLE in os.environ and "LOCAL_RANK" in os.environ:
+        return Path(os.environ[RUN_DIR_VARIABLE])
+    stamp = Path("runs") / name / time.strftime("%Y-%m-%d_%H-%M-%S")
+    run_dir, number = stamp, 1
+    while run_dir.exists():
+        number += 1
+        run_dir = stamp.with_name(f"{stamp.name}-{number}")
+    os.environ[RUN_DIR_VARIABLE] = str(run_dir)
+    return run_dir
+
+
+def _keep_old_metrics(run_dir: Path) -> None:
+    """Move an earlier run's log aside: CSVLogger would delete it."""
+    metrics = run_dir / "metrics.csv"
+    number = 1
+    while (old := run_dir / f"metrics-{number}.csv").exists():
+        number += 1
+    if metrics.exists():
+        metrics.rename(old)

@@ -1,0 +1,1 @@
+"""Tensors to loss: vision encoder, projector, splice, decoder, loss. No Lightning, no file paths, no JSON."""

@@ -1,0 +1,128 @@
+"""The whole model: vision encoder, projector, splice, decoder, loss, in the order in which data flows through them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llava_pl.models.decoder import CausalDecoder
+from llava_pl.models.loss import supervised_loss
+from llava_pl.models.splice import splice
+from llava_pl.models.vision_encoder import VisionEncoder
+from llava_pl.types import IMAGE_TOKEN_INDEX, LossOutput
+
+
+@dataclass(frozen=True, slots=True)
+class LlavaOutput:
+    """What a forward pass returns.
+
+    Args:
+        logits: float ``(B, T, V)`` when no labels were given, else None.
+        loss_output: Sum and number of supervised tokens when labels were given, else None.
+    """
+
+    logits: Tensor | None = None
+    loss_output: LossOutput | None = None
+
+    @property
+    def loss(self) -> Tensor | None:
+        """Mean loss over the batch's supervised tokens (zero without any), None when no labels were given."""
+        return None if self.loss_output is None else self.loss_output.mean
+
+
+class LlavaModel(nn.Module):
+    """A language model that sees.
+
+    Args:
+        vision_encoder: Pictures to patch features.
+        projector: Patch features to image features.
+        decoder: Embeddings to hidden states and logits.
+    """
+
+    def __init__(self, vision_encoder: VisionEncoder, projector: nn.Module, decoder: CausalDecoder) -> None:
+        super().__init__()
+        self.vision_encoder = vision_encoder
+        self.projector = projector
+        self.decoder = decoder
+
+    @property
+    def num_image_tokens(self) -> int:
+        """P, the image tokens per picture."""
+        return self.vision_encoder.num_image_tokens
+
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """Return the image features ``(N, P, D)`` of pictures ``(N, C, H, W)``."""
+        patch_features = self.vision_encoder(pixel_values)
+        weight = next(self.projector.parameters(), patch_features)
+        features: Tensor = self.projector(patch_features.to(weight.dtype))
+        return features
+
+    def embed(self, input_ids: Tensor, pixel_values: Tensor | None) -> Tensor:
+        """Return the embeddings ``(B, T, D)`` of words and pictures.
+
+        A batch without pictures runs neither encoder nor projector.
+        """
+        is_image = input_ids == IMAGE_TOKEN_INDEX
+        inputs_embeds = self.decoder.embed(input_ids.masked_fill(is_image, 0))
+        if pixel_values is None or len(pixel_values) == 0:
+            pixel_values = None
+            image_features = inputs_embeds.new_empty(0, self.num_image_tokens, inputs_embeds.shape[-1])
+        else:
+            image_features = self.encode_images(pixel_values)
+        inputs_embeds = splice(inputs_embeds, image_features, is_image)
+        if pixel_values is None and self.training:
+            # A zero gradient, not None: Adam's momentum goes on moving the projector as in the original, and DDP does
+            # not wait forever for a rank without pictures.
+            inputs_embeds = inputs_embeds + 0.0 * sum(p.sum() for p in self.projector.parameters())
+        return inputs_embeds
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> LlavaOutput:
+        """Return the loss when labels are given, the logits of all positions when they are not.
+
+        Args:
+            input_ids: int64 ``(B, T)``, image slots already expanded to P times IMAGE_TOKEN_INDEX.
+            pixel_values: float ``(N, C, H, W)``, the pictures of all rows in order; None or N = 0 without any.
+            attention_mask: int64 or bool ``(B, T)``, zero at padding, on either side; None when there is none.
+            position_ids: int64 ``(B, T)``; counted over the attended positions when None.
+            labels: int64 ``(B, T)``, IGNORE_INDEX where nothing is supervised.
+
+        Raises:
+            ValueError: Image tokens and pictures do not match.
+        """
+        inputs_embeds = self.embed(input_ids, pixel_values)
+        if position_ids is None and attention_mask is not None:
+            position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        hidden = self.decoder.hidden_states(inputs_embeds, attention_mask, position_ids)
+        if labels is None:
+            return LlavaOutput(logits=self.decoder.logits(hidden))
+        return LlavaOutput(loss_output=supervised_loss(hidden, labels, self.decoder.logits))
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> Tensor:
+        """Return the ids that follow the prompts, int64 ``(B, T_new)``, without the prompts.
+
+        Args:
+            input_ids: int64 ``(B, T)``, padded on the left, image slots expanded.
+            pixel_values: As in `forward`.
+            attention_mask: int64 ``(B, T)``; all ones when None.
+            **options: As for transformers' ``generate``; ``max_new_tokens=20`` and ``do_sample=False`` for 20 greedy
+                tokens.
+        """
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return self.decoder.generate(self.embed(input_ids, pixel_values), attention_mask, **options)

@@ -1,0 +1,73 @@
+"""What a run says about itself: the trainable plan at its start, its speed on the way."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.table import Table
+
+from llava_pl.training.stages import summarize_parts
+from llava_pl.types import Batch
+
+
+class PlanTable(Callback):
+    """Shows at the start of training what is trained: part, trainable and all parameters, dtype, learning rate."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the table, on the first rank."""
+        if not trainer.is_global_zero:
+            return
+        config: Any = pl_module.optim_config
+        rates = {"projector": config.projector_learning_rate or config.learning_rate}
+        table = Table(title=f"stage {pl_module.stage}")
+        table.add_column("part")
+        for column in ("trainable", "total", "dtype", "learning rate"):
+            table.add_column(column, justify="right")
+        for row in summarize_parts(pl_module.model):  # type: ignore[arg-type]
+            rate = f"{rates.get(row.part, config.learning_rate):g}" if row.num_trainable else "frozen"
+            table.add_row(row.part, f"{row.num_trainable:,}", f"{row.num_parameters:,}", row.dtypes, rate)
+        Console().print(table)
+
+
+class Throughput(Callback):
+    """Logs tokens and images per second over the whole world, since the last time it logged.
+
+    Time is read on the host. A device works behind it, but over a logging interval the difference averages out.
+    """
+
+    def __init__(self) -> None:
+        self._start = 0.0
+        self._num_tokens = 0
+        self._num_images = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._restart()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock again: validation is no training time."""
+        self._restart()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int  # noqa: ANN401
+    ) -> None:
+        """Count the batch, and log after each interval."""
+        self._num_tokens += batch["num_tokens"]
+        self._num_images += len(batch["pixel_values"])
+        if trainer.fit_loop.epoch_loop._should_accumulate() or trainer.global_step % trainer.log_every_n_steps:
+            return
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        scale = trainer.world_size / seconds
+        pl_module.log_dict(
+            {"perf/tokens_per_s": self._num_tokens * scale, "perf/images_per_s": self._num_images * scale},
+            prog_bar=True,
+        )
+        self._restart()
+
+    def _restart(self) -> None:
+        self._start = time.perf_counter()
+        self._num_tokens = self._num_images = 0

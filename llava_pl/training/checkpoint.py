@@ -1,0 +1,80 @@
+"""What a checkpoint holds: the trained weights, and nothing that can be had elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llava_pl.export.original import is_original, projector_weights
+from llava_pl.export.weights import read_torch_file, read_weights
+from llava_pl.models.llava import LlavaModel
+from llava_pl.types import InputError
+
+
+def keep_trained(state_dict: dict[str, Any], model: LlavaModel, prefix: str) -> dict[str, Any]:
+    """Return the entries of a state dict that belong to trainable parameters; frozen ones are on disk already."""
+    trained = {prefix + name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {name: value for name, value in state_dict.items() if name in trained}
+
+
+def check_trained(state_dict: dict[str, Any], model: LlavaModel, prefix: str, *, is_resumed: bool) -> None:
+    """Check that a checkpoint's weights are parameters of the model, and all of the trained ones when resuming.
+
+    Lightning loads with ``strict=False`` here, because frozen weights are absent; without this check a renamed
+    parameter would be dropped without a word.
+
+    Raises:
+        InputError: Unexpected or missing names.
+    """
+    own = dict(model.named_parameters())
+    unexpected = sorted(name for name in state_dict if name.removeprefix(prefix) not in own)
+    missing = sorted(name for name, p in own.items() if p.requires_grad and prefix + name not in state_dict)
+    if unexpected or (missing and is_resumed):
+        raise InputError(
+            f"checkpoint: its trained weights do not fit this model: {len(missing)} missing"
+            f"{_example(missing)}, {len(unexpected)} unexpected{_example(unexpected)}; "
+            "check model.stage and the parts that the run was made with"
+        )
+
+
+def load_initial_weights(model: LlavaModel, path: str | Path) -> None:
+    """Copy trained weights of an earlier run into the model.
+
+    Args:
+        model: Whose parameters are overwritten; dtype and device stay.
+        path: A checkpoint of this project (its weights only, no optimizer state), or an original `mm_projector.bin` or
+            model folder (its projector).
+
+    Raises:
+        InputError: Nothing to load, or tensors do not fit.
+    """
+    path = Path(path)
+    if path.is_dir() and not is_original(path):
+        raise InputError(f"model.init_from: {path}: expected a .ckpt file, mm_projector.bin or a LLaVA folder")
+    if path.suffix == ".ckpt":
+        weights = _checkpoint_weights(path)
+    else:
+        found = projector_weights(read_weights(path), path)
+        weights = {f"projector.{name}": tensor for name, tensor in found.items()}
+    own = dict(model.named_parameters())
+    for name, tensor in weights.items():
+        if name not in own or own[name].shape != tensor.shape:
+            expected = f"shape {tuple(own[name].shape)}" if name in own else "no such parameter in this model"
+            raise InputError(f"model.init_from: {path}: {name}: found shape {tuple(tensor.shape)}, expected {expected}")
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            own[name].copy_(tensor)
+
+
+def _checkpoint_weights(path: Path) -> dict[str, Tensor]:
+    content = read_torch_file(path)
+    if not isinstance(content, dict) or not content.get("state_dict"):
+        raise InputError(f"model.init_from: {path}: expected a Lightning checkpoint with a 'state_dict', found none")
+    return {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
+
+
+def _example(names: list[str]) -> str:
+    return f" (such as {names[0]!r})" if names else ""

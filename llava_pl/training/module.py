@@ -1,0 +1,242 @@
+"""The Lightning module: one model, two stages, and ScienceQA through `validate`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
+from torch.optim import Optimizer
+
+from llava_pl.evaluation.generation import GenerationConfig, generate_answers
+from llava_pl.evaluation.parsing import Parser
+from llava_pl.evaluation.questions import QuestionScores
+from llava_pl.export.parts import read_vision_config
+from llava_pl.models.llava import LlavaModel
+from llava_pl.models.vision_encoder import count_image_tokens
+from llava_pl.training.checkpoint import check_trained, keep_trained, load_initial_weights
+from llava_pl.training.normalization import LossNormalization, normalize_loss
+from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule
+from llava_pl.training.parts import DTYPES, DecoderConfig, VisionEncoderConfig, build_model
+from llava_pl.training.schedule import count_optimizer_steps
+from llava_pl.training.stages import PLANS, Stage, apply_plan
+from llava_pl.types import Batch, InputError, LossOutput
+
+
+class LlavaModule(LightningModule):
+    """LLaVA in training and evaluation.
+
+    Args:
+        stage: "align" trains the projector alone, "finetune" projector and decoder.
+        vision_encoder: The frozen encoder.
+        decoder: The language model.
+        optim: Learning rates, weight decay and warm-up.
+        projector: Kind of projector: "linear", "mlp{N}x_gelu" or "identity".
+        init_from: Trained weights to start from: a checkpoint of an earlier run, an original `mm_projector.bin` or
+            LLaVA folder.
+        loss_normalization: "global" weighs every supervised token of the global batch alike, "micro_batch" is the
+            original's mean of means.
+        frozen_dtype: Dtype that frozen parts are held in; trained weights are always float32.
+        generation: How questions are answered in evaluation.
+        parser: How letters are read off answers: "llava" as the original, "strict" without its traps.
+    """
+
+    def __init__(
+        self,
+        *,
+        stage: Stage,
+        vision_encoder: VisionEncoderConfig,
+        decoder: DecoderConfig,
+        optim: OptimConfig,
+        projector: str = "mlp2x_gelu",
+        init_from: str | None = None,
+        loss_normalization: LossNormalization = "global",
+        frozen_dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        generation: GenerationConfig = GenerationConfig(),  # noqa: B008  frozen, so a shared default is safe
+        parser: Parser = "llava",
+    ) -> None:
+        super().__init__()
+        # Plain values only: a checkpoint with dataclasses inside could not be read with weights_only=True.
+        self.save_hyperparameters(
+            {
+                "stage": stage,
+                "vision_encoder": asdict(vision_encoder),
+                "decoder": asdict(decoder),
+                "optim": asdict(optim),
+                "projector": projector,
+                "init_from": init_from,
+                "loss_normalization": loss_normalization,
+                "frozen_dtype": frozen_dtype,
+                "generation": asdict(generation),
+                "parser": parser,
+            }
+        )
+        self.stage: Stage = stage
+        self.vision_encoder_config = vision_encoder
+        self.decoder_config = decoder
+        self.optim_config = optim
+        self.projector_kind = projector
+        self.init_from = init_from
+        self.loss_normalization: LossNormalization = loss_normalization
+        self.frozen_dtype = DTYPES[frozen_dtype]
+        self.generation = generation
+        self.parser: Parser = parser
+        self.num_unsupervised_batches = 0
+        self.strict_loading = False  # frozen weights are not in a checkpoint; see on_load_checkpoint
+        self.model: LlavaModel = cast("LlavaModel", None)
+
+    @property
+    def num_image_tokens(self) -> int:
+        """P, the image tokens per picture; the data module is linked to it."""
+        config = read_vision_config(self.vision_encoder_config.path)
+        return count_image_tokens(config, self.vision_encoder_config.select_feature)
+
+    def configure_model(self) -> None:
+        """Build the layers, once: under a sharding strategy Lightning calls this where memory is already divided."""
+        if self.model is not None:
+            return
+        model = build_model(
+            self.vision_encoder_config, self.projector_kind, self.decoder_config, frozen_dtype=self.frozen_dtype
+        )
+        if self.init_from is not None:
+            load_initial_weights(model, self.init_from)
+        apply_plan(model, PLANS[self.stage])
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                # Half-precision weights would round small updates away; autocast takes care of the speed.
+                parameter.data = parameter.data.float()
+        self.model = model
+
+    def forward(self, batch: Batch) -> LossOutput:
+        """Return sum and number of supervised tokens of a batch."""
+        output = self.model(
+            input_ids=batch["input_ids"],
+            pixel_values=batch["pixel_values"],
+            attention_mask=batch["attention_mask"],
+            labels=batch["labels"],
+        )
+        return cast("LossOutput", output.loss_output)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a micro batch, scaled as the normalization asks."""
+        loss = normalize_loss(
+            self(batch),
+            batch,
+            normalization=self.loss_normalization,
+            num_micro_batches=self.trainer.accumulate_grad_batches,
+            world_size=self.trainer.world_size,
+            sum_over_ranks=self._sum_over_ranks,
+        )
+        self._check(loss, batch)
+        self._log_step_loss(loss.detach())
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Answer a batch of questions, or add a batch of records to the mean loss."""
+        if "questions" in batch:
+            self._answer(batch, dataloader_idx)
+        elif batch["num_supervised"]:
+            # Weighted by tokens, so that the mean does not depend on how rows fell into batches.
+            loss = self(batch).mean
+            self.log("val/loss", loss, batch_size=batch["num_supervised"], sync_dist=True, add_dataloader_idx=False)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Answer a batch of questions."""
+        self._answer(batch, dataloader_idx)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
+        """Return the answers to a batch of questions."""
+        return self._answer(batch, dataloader_idx)
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's own union of many forms
+        """Return AdamW and its schedule, one step of it for each optimizer step."""
+        optimizer = build_optimizer(self.model, self.optim_config)
+        schedule = build_schedule(
+            optimizer, num_steps=count_optimizer_steps(self.trainer), warmup_share=self.optim_config.warmup_share
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Put frozen parts back into eval mode: Lightning has just set the whole module to training."""
+        apply_plan(self.model, PLANS[self.stage])
+        self._step_loss = torch.zeros((), device=self.device)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the gradient norm before clipping, and the learning rates."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+        self.log_dict({f"lr/{group['name']}": float(group["lr"]) for group in optimizer.param_groups})
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting answers."""
+        self.scores = QuestionScores.for_loaders(self.trainer.val_dataloaders, parser=self.parser).to(self.device)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores and write the answers."""
+        self._finish_answers("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Start counting answers."""
+        self.scores = QuestionScores.for_loaders(self.trainer.test_dataloaders, parser=self.parser).to(self.device)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores and write the answers."""
+        self._finish_answers("test")
+
+    def on_predict_epoch_start(self) -> None:
+        """Start collecting answers."""
+        self.scores = QuestionScores.for_loaders(self.trainer.predict_dataloaders, parser=self.parser).to(self.device)
+
+    def on_predict_epoch_end(self) -> None:
+        """Write the answers."""
+        self._finish_answers("predict")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the trained weights alone."""
+        checkpoint["state_dict"] = keep_trained(checkpoint["state_dict"], self.model, "model.")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the weights fit before Lightning copies them."""
+        is_resumed = self.trainer.state.fn == "fit"
+        check_trained(checkpoint["state_dict"], self.model, "model.", is_resumed=is_resumed)
+
+    def _sum_over_ranks(self, number: int) -> Tensor:
+        return cast("Tensor", self.trainer.strategy.reduce(torch.tensor(number, device=self.device), reduce_op="sum"))
+
+    def _check(self, loss: Tensor, batch: Batch) -> None:
+        if batch["num_supervised"] == 0:
+            self.num_unsupervised_batches += 1
+            rank_zero_warn(
+                f"batch of samples {', '.join(batch['ids'])} supervises nothing ({self.num_unsupervised_batches} such "
+                "batches so far); it adds a zero to the loss"
+            )
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"train/loss is {loss.item()} at step {self.trainer.global_step} on samples {', '.join(batch['ids'])}; "
+                "training stops before it can spoil the weights. Lower the learning rate, or look at these samples"
+            )
+
+    def _log_step_loss(self, loss: Tensor) -> None:
+        """Log the loss of a whole optimizer step: what its micro batches returned, divided as Lightning divides."""
+        self._step_loss += loss / self.trainer.accumulate_grad_batches
+        if not self.trainer.fit_loop.epoch_loop._should_accumulate():
+            self.log("train/loss", self._step_loss, prog_bar=True, sync_dist=True)
+            self._step_loss = torch.zeros_like(self._step_loss)
+
+    def _answer(self, batch: Batch, dataloader_idx: int) -> list[str]:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        texts = generate_answers(self.model, batch, data.tokenizer, self.generation, stop=data.stop)
+        self.scores.update(dataloader_idx, batch["questions"], texts)
+        return texts
+
+    def _finish_answers(self, stage: str) -> None:
+        if self.trainer.sanity_checking:
+            return
+        folder = Path(self.trainer.default_root_dir) / "predictions"
+        metrics = self.scores.finish(folder, name=f"{stage}-step{self.trainer.global_step}")
+        if stage != "predict":
+            self.log_dict({f"{stage}/scienceqa/{name}": value for name, value in metrics.items()})

@@ -1,0 +1,65 @@
+"""Configuration to model: each part from its own place on disk, then the weights of an earlier stage over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from llava_pl.export.parts import load_decoder, load_vision_encoder
+from llava_pl.models.llava import LlavaModel
+from llava_pl.models.projector import build_projector
+from llava_pl.models.vision_encoder import SelectFeature
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class VisionEncoderConfig:
+    """The frozen eye.
+
+    Args:
+        path: Folder or hub name of a CLIP model.
+        select_layer: Which hidden state to use; negative counts from the last layer. LLaVA-1.5: -2.
+        select_feature: "patch", or "cls_patch" with the class token in front.
+    """
+
+    path: str
+    select_layer: int = -2
+    select_feature: SelectFeature = "patch"
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderConfig:
+    """The language model.
+
+    Args:
+        path: Folder or hub name of a decoder of the LLaMA family, or a folder in the original LLaVA's layout.
+        attention: Implementation of attention, as transformers names it ("flash_attention_2" needs the extra [flash]).
+    """
+
+    path: str
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+
+
+def build_model(
+    vision_encoder: VisionEncoderConfig, projector: str, decoder: DecoderConfig, *, frozen_dtype: torch.dtype
+) -> LlavaModel:
+    """Return the model with pre-trained encoder and decoder and a fresh projector.
+
+    Args:
+        vision_encoder: Where the encoder comes from.
+        projector: Kind of projector.
+        decoder: Where the decoder comes from.
+        frozen_dtype: Dtype that weights are read in; trained parts are raised to float32 afterwards.
+    """
+    encoder = load_vision_encoder(
+        vision_encoder.path,
+        select_layer=vision_encoder.select_layer,
+        select_feature=vision_encoder.select_feature,
+        dtype=frozen_dtype,
+    )
+    language = load_decoder(decoder.path, dtype=frozen_dtype, attn_implementation=decoder.attention)
+    bridge = build_projector(projector, vision_width=encoder.width, decoder_width=language.width)
+    return LlavaModel(encoder, bridge, language)

@@ -1,0 +1,35 @@
+"""How many optimizer steps a run will take, known before its first batch."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from lightning import Trainer
+
+from llava_pl.types import InputError
+
+
+def count_optimizer_steps(trainer: Trainer) -> int:
+    """Return the optimizer steps of the whole run, from the data module's own count.
+
+    Never from ``trainer.estimated_stepping_batches``: reading it builds the loader early, and Lightning then forgets
+    the position within the epoch when a run is resumed.
+
+    Raises:
+        InputError: The run ends neither by steps nor by epochs, or the data module cannot count.
+    """
+    bounds = []
+    if trainer.max_steps >= 0:
+        bounds.append(trainer.max_steps)
+    data = getattr(trainer, "datamodule", None)
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0 and hasattr(data, "count_train_batches"):
+        num_batches = data.count_train_batches(trainer.world_size)
+        limit = trainer.limit_train_batches
+        num_batches = min(num_batches, limit) if isinstance(limit, int) else int(num_batches * (limit or 0))
+        bounds.append(trainer.max_epochs * ceil(num_batches / trainer.accumulate_grad_batches))
+    if not bounds:
+        raise InputError(
+            "trainer: the learning-rate schedule needs the number of steps; set trainer.max_steps, or trainer.max_epochs "
+            "with a data module that has count_train_batches"
+        )
+    return max(1, min(bounds))

@@ -1,0 +1,161 @@
+"""The vocabulary that every other module speaks.
+
+Dimension letters used in shapes throughout the package:
+
+| letter | meaning |
+| --- | --- |
+| B | rows of a batch |
+| T | positions in a row, image tokens included |
+| N | images in a batch |
+| P | image tokens per image (576 for ViT-L/14 at 336 pixels) |
+| C H W | channels, height and width of a picture |
+| D_v | width of the vision encoder |
+| D | width of the decoder |
+| V | size of the vocabulary |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IGNORE_INDEX = -100
+"""Label of a position that the loss does not count."""
+
+IMAGE_TOKEN_INDEX = -200
+"""Id of a position that an image fills; it is no word of any vocabulary."""
+
+IMAGE_SLOT = "<image>"
+"""The mark in a prompt that stands for one picture."""
+
+IMAGE_START = "<im_start>"
+IMAGE_END = "<im_end>"
+"""Marks put around each image slot by models trained with `mm_use_im_start_end`."""
+
+Role = Literal["human", "gpt"]
+
+
+class InputError(ValueError):
+    """Something that the user gave is wrong.
+
+    The message is one line: what is wrong, where, what was expected, what was found, and the next step. The command
+    line prints that line alone and exits with status 2.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a conversation."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One validated entry of a LLaVA JSON file.
+
+    Args:
+        id: Name of the record, unique or not.
+        turns: The messages in order.
+        images: File names relative to the image folder, in the order of the image slots.
+    """
+
+    id: str
+    turns: tuple[Turn, ...]
+    images: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a rendered conversation.
+
+    Args:
+        text: The characters, ``<image>`` for an image slot.
+        kind: "prompt" is read, "answer" is read and supervised, "image" is filled by one picture.
+    """
+
+    text: str
+    kind: Literal["prompt", "answer", "image"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One multiple-choice question of an evaluation.
+
+    Args:
+        id: The identifier in the official files.
+        prompt: What the model is asked; holds an image slot when there is a picture.
+        choices: The options in order; the first is letter A.
+        answer: Index of the right option.
+        image: File name relative to the data folder, None without a picture.
+        categories: Names of the groups that its score counts in, beside ``all``.
+    """
+
+    id: str
+    prompt: str
+    choices: tuple[str, ...]
+    answer: int
+    image: str | None = None
+    categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The tensors of one record.
+
+    Args:
+        id: Identifier of the record or question.
+        input_ids: int64 ``(T,)``; IMAGE_TOKEN_INDEX where an image token stands.
+        labels: int64 ``(T,)``; IGNORE_INDEX where nothing is supervised.
+        pixel_values: float32 ``(N, C, H, W)``; N is 0 without a picture.
+        question: What an evaluation asks, None in training.
+    """
+
+    id: str
+    input_ids: Tensor
+    labels: Tensor
+    pixel_values: Tensor
+    question: Question | None = None
+
+
+class Batch(TypedDict, total=False):
+    """Padded samples; a plain dictionary, so that Lightning and torch can move and pin it.
+
+    ``input_ids``, ``labels`` and ``attention_mask`` are int64 ``(B, T)``; ``pixel_values`` is float32 ``(N, C, H, W)``
+    with the pictures of all rows in order (N may be 0). Counts are plain integers, known without asking the device:
+    ``num_tokens`` attended and ``num_supervised`` positions of this micro batch, and ``num_step_supervised`` of all
+    micro batches on this rank that share its optimizer step (training only). ``questions`` is present in evaluation
+    only.
+    """
+
+    ids: list[str]
+    input_ids: Tensor
+    labels: Tensor
+    attention_mask: Tensor
+    pixel_values: Tensor
+    num_tokens: int
+    num_supervised: int
+    num_step_supervised: int
+    questions: list[Question]
+
+
+@dataclass(frozen=True, slots=True)
+class LossOutput:
+    """The loss of a batch, not yet divided.
+
+    Args:
+        total: float scalar, sum of the cross entropy over the supervised tokens; differentiable, zero without any.
+        num_supervised: int64 scalar, how many tokens were supervised.
+    """
+
+    total: Tensor
+    num_supervised: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean over the supervised tokens; zero, not NaN, when there are none."""
+        return self.total / self.num_supervised.clamp(min=1)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class GenerationConfig:
     """How answers are generated; greedily, so that they can be compared.
 

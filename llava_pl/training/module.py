@@ -161,8 +161,7 @@ class LlavaModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Put frozen parts back into eval mode: Lightning has just set the whole module to training."""
-        apply_plan(self.model, PLANS[self.stage])
+        """Start adding up the loss of the first step."""
         self._step_loss = torch.zeros((), device=self.device)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:

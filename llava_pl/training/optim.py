@@ -12,7 +12,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OptimConfig:
     """How weights are updated.
 

@@ -15,7 +15,7 @@ from llava_pl.models.vision_encoder import SelectFeature
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class VisionEncoderConfig:
     """The frozen eye.
 
@@ -30,7 +30,7 @@ class VisionEncoderConfig:
     select_feature: SelectFeature = "patch"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DecoderConfig:
     """The language model.
 

@@ -16,8 +16,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger
 
 from llava_pl.data.datamodule import ConversationDataModule
-from llava_pl.training.callbacks import PlanTable, Throughput
+from llava_pl.training.callbacks import PlanTable, ScoreTable, Throughput
 from llava_pl.training.module import LlavaModule
+from llava_pl.types import InputError
 
 RUN_DIR_VARIABLE = "LLAVA_PL_RUN_DIR"
 
@@ -57,8 +58,13 @@ class LlavaCLI(LightningCLI):
         """Leave the configuration alone: stock Lightning lets the checkpoint's values overrule the command line."""
 
     def before_instantiate_classes(self) -> None:
-        """Give the run its folder."""
+        """Give the run its folder, before anything expensive is loaded."""
         config = self.config[self.config.subcommand]
+        checkpoint = config.get("ckpt_path")
+        if checkpoint not in (None, "last", "best", "hpc", "registry") and not Path(checkpoint).exists():
+            raise InputError(f"ckpt_path: {checkpoint}: no such file; check the path")
+        if "verbose" in config:
+            config.verbose = False  # ScoreTable shows the same numbers in a form that fits the screen
         if config.trainer.default_root_dir is None:
             config.trainer.default_root_dir = str(_run_dir(config.run_dir, config.name))
 
@@ -69,7 +75,7 @@ class LlavaCLI(LightningCLI):
         if config.logger in (None, True):
             _keep_old_metrics(run_dir)
             kwargs["logger"] = CSVLogger(save_dir=run_dir, name="", version="")
-        extra: list[Callback] = [PlanTable(), Throughput()]
+        extra: list[Callback] = [PlanTable(), ScoreTable(), Throughput()]
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         if config.enable_checkpointing is not False and not any(isinstance(c, ModelCheckpoint) for c in given):
             extra.append(
@@ -95,8 +101,7 @@ def run_lightning(words: list[str]) -> None:
         InputError: What the user gave is wrong.
         SystemExit: The parser refused the words (status 2), or printed help or a configuration (status 0).
     """
-    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "litlogger" not in r.getMessage())
+    _silence()
     argv, sys.argv = sys.argv, [sys.argv[0]]
     try:
         LlavaCLI(
@@ -114,6 +119,19 @@ def run_lightning(words: list[str]) -> None:
         )
     finally:
         sys.argv = argv
+
+
+def _silence() -> None:
+    """Keep known noise off the terminal, so that a warning that is left means something."""
+    for message in (
+        ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning on torch 2.13
+        ".*module\\(s\\) in eval mode at the start of training.*",  # frozen parts are meant to be
+        "Total length of `list` across ranks is zero.*",  # a run without validation data
+        ".*does not have many workers.*",
+        "You have overridden `transfer_batch_to_device` in `LightningModule`.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "litlogger" not in r.getMessage())
 
 
 def _run_dir(given: str | None, name: str) -> Path:

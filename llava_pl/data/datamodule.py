@@ -8,6 +8,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
@@ -135,7 +136,7 @@ class ConversationDataModule(LightningDataModule):
             collate_fn=self._collate("right"),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=True,
+            pin_memory=torch.cuda.is_available(),
         )
 
     def val_dataloader(self) -> list[DataLoader[Sample]]:
@@ -149,7 +150,7 @@ class ConversationDataModule(LightningDataModule):
             batch_size=self.eval_batch_size,
             collate_fn=self._collate(side),
             num_workers=self.num_workers,
-            pin_memory=True,
+            pin_memory=torch.cuda.is_available(),
         )
 
     def _collate(self, padding_side: Literal["left", "right"]) -> partial:  # type: ignore[type-arg]
@@ -200,7 +201,7 @@ class ScienceQADataModule(ConversationDataModule):
         train_split: Key of `pid_splits.json` to train on.
         val_split: Key of `pid_splits.json` that `validate` answers.
         test_split: Key of `pid_splits.json` that `test` and `predict` answer.
-        image_sources: Pictures to validate with; beside "true", the blindness test's "other", "grey" and "none".
+        image_sources: Pictures to validate with; beside "own", the blindness test's "other", "grey" and "none".
         ask_letter: Ask for the option's letter alone, as LLaVA-1.5's evaluation does.
         **settings: As for `ConversationDataModule`.
     """
@@ -213,7 +214,7 @@ class ScienceQADataModule(ConversationDataModule):
         train_split: str = "train",
         val_split: str = "val",
         test_split: str = "test",
-        image_sources: Sequence[ImageSource] = ("true",),
+        image_sources: Sequence[ImageSource] = ("own",),
         ask_letter: bool = False,
         **settings: object,
     ) -> None:
@@ -240,7 +241,7 @@ class ScienceQADataModule(ConversationDataModule):
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """Return the loader of `predict`: the test questions with their own pictures."""
-        return self._eval_loader(self._ask(self._test_split, "true"))
+        return self._eval_loader(self._ask(self._test_split, "own"))
 
     def _ask(self, split: str, source: ImageSource) -> QuestionDataset:
         questions = [

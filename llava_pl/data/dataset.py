@@ -22,7 +22,7 @@ from llava_pl.types import IMAGE_SLOT, InputError, Question, Record, Sample, Tur
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ImageSource = Literal["true", "other", "grey", "none"]
+ImageSource = Literal["own", "other", "grey", "none"]
 """Which picture a question is asked with: its own, that of another question, one grey colour, or none at all."""
 
 
@@ -119,7 +119,7 @@ class QuestionDataset(Dataset[Sample]):
     """
 
     def __init__(
-        self, questions: Sequence[Question], encoder: SampleEncoder, image_source: ImageSource = "true"
+        self, questions: Sequence[Question], encoder: SampleEncoder, image_source: ImageSource = "own"
     ) -> None:
         self.questions = questions
         self.encoder = encoder
@@ -138,7 +138,7 @@ class QuestionDataset(Dataset[Sample]):
         if self.image_source == "grey":
             size = self.encoder.image_transform.image_size
             return Image.new("RGB", (size, size), (128, 128, 128))
-        return self.encoder.load_picture(name if self.image_source == "true" else self._other_image(index))
+        return self.encoder.load_picture(name if self.image_source == "own" else self._other_image(index))
 
     def _other_image(self, index: int) -> str:
         own = self.questions[index].image

@@ -33,7 +33,7 @@ class QuestionScores(nn.Module):
     def for_loaders(cls, loaders: Any, *, parser: Parser) -> QuestionScores:  # noqa: ANN401  Lightning's collections
         """Return empty scores for the loaders of an evaluation; loaders of records take part with no questions."""
         loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
-        return cls([getattr(loader.dataset, "image_source", "true") for loader in loaders], parser=parser)
+        return cls([getattr(loader.dataset, "image_source", "own") for loader in loaders], parser=parser)
 
     def update(self, loader: int, questions: Sequence[Question], texts: Sequence[str]) -> None:
         """Count the answers to some questions of a loader."""
@@ -46,20 +46,22 @@ class QuestionScores(nn.Module):
         """Write one answer file per loader and return all metrics, over all ranks.
 
         Args:
-            folder: Where the files go: ``scienceqa-{name}.jsonl``, with the image source in the name unless "true".
+            folder: Where the files go: ``scienceqa-{name}.jsonl``, ``scienceqa-{name}-other-image.jsonl``, ...
             name: Stage and step of the evaluation.
+
+        Returns:
+            Metrics by name; those of another image source than "own" begin with ``{source}_image/``.
         """
         values: dict[str, Tensor] = {}
-        for source, module, own in zip(self.image_sources, self.metrics, self.rows, strict=True):
-            rows, metric = _gather(own), module
+        for source, metric, own in zip(self.image_sources, self.metrics, self.rows, strict=True):
+            rows = _gather(own)
             if not rows:
                 continue
-            suffix = "" if source == "true" else f"_{source}_image"
-            computed: Any = metric.compute()  # type: ignore[operator]
-            values |= {key.replace("accuracy", f"accuracy{suffix}", 1): value for key, value in computed.items()
-                       if not suffix or key.startswith("accuracy")}
+            prefix, ending = ("", "") if source == "own" else (f"{source}_image/", f"-{source}-image")
+            computed: dict[str, Tensor] = metric.compute()  # type: ignore[operator]  # ModuleList forgets the type
+            values |= {prefix + key: value for key, value in computed.items()}
             if not _is_distributed() or torch.distributed.get_rank() == 0:
-                write_answers(folder / f"scienceqa-{name}{suffix}.jsonl", rows.values())
+                write_answers(folder / f"scienceqa-{name}{ending}.jsonl", rows.values())
         return values
 
 

@@ -105,8 +105,9 @@ def _read_config(path: str | Path, field: str) -> Any:  # noqa: ANN401  any of t
 
 
 def _from_pretrained(model_class: Any, path: str | Path | None, field: str, **options: Any) -> PreTrainedModel:  # noqa: ANN401
-    verbosity = logging.get_verbosity()
+    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # transformers lists left-over tensors, which are looked at below
+    logging.disable_progress_bar()
     try:
         model, info = model_class.from_pretrained(path, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError) as error:
@@ -114,6 +115,8 @@ def _from_pretrained(model_class: Any, path: str | Path | None, field: str, **op
         raise InputError(f"{field}: {path}: the model cannot be loaded: {reason}") from error
     finally:
         logging.set_verbosity(verbosity)
+        if has_bar:
+            logging.enable_progress_bar()
     if info["missing_keys"] or info["mismatched_keys"]:
         names = sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))
         raise InputError(f"{field}: {path}: {len(names)} tensors are missing or of another shape, such as {names[0]!r}")

@@ -86,6 +86,7 @@ class LlavaModule(LightningModule):
         self.generation = generation
         self.parser: Parser = parser
         self.num_unsupervised_batches = 0
+        self.checkpoint_step = 0
         self.strict_loading = False  # frozen weights are not in a checkpoint; see on_load_checkpoint
         self.model: LlavaModel = cast("LlavaModel", None)
 
@@ -160,6 +161,11 @@ class LlavaModule(LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move the tensors of a batch; Lightning's own walk refuses the frozen dataclasses beside them."""
+        moved = {key: value.to(device, non_blocking=True) for key, value in batch.items() if isinstance(value, Tensor)}
+        return cast("Batch", {**batch, **moved})
+
     def on_train_start(self) -> None:
         """Start adding up the loss of the first step."""
         self._step_loss = torch.zeros((), device=self.device)
@@ -202,6 +208,7 @@ class LlavaModule(LightningModule):
         """Check that the weights fit before Lightning copies them."""
         is_resumed = self.trainer.state.fn == "fit"
         check_trained(checkpoint["state_dict"], self.model, "model.", is_resumed=is_resumed)
+        self.checkpoint_step = checkpoint["global_step"]
 
     def _sum_over_ranks(self, number: int) -> Tensor:
         return cast("Tensor", self.trainer.strategy.reduce(torch.tensor(number, device=self.device), reduce_op="sum"))
@@ -236,6 +243,9 @@ class LlavaModule(LightningModule):
         if self.trainer.sanity_checking:
             return
         folder = Path(self.trainer.default_root_dir) / "predictions"
-        metrics = self.scores.finish(folder, name=f"{stage}-step{self.trainer.global_step}")
-        if stage != "predict":
+        # Outside of `fit` the trainer counts from zero; what is evaluated is the step of the checkpoint.
+        step = self.trainer.global_step if self.trainer.state.fn == "fit" else self.checkpoint_step
+        metrics = self.scores.finish(folder, name=f"{stage}-step{step}")
+        if stage != "predict" and metrics:
+            metrics["checkpoint_step"] = torch.tensor(float(step))
             self.log_dict({f"{stage}/scienceqa/{name}": value for name, value in metrics.items()})

@@ -49,7 +49,9 @@ class LlavaCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's folder, and link what model and data must agree on."""
         parser.add_argument("--name", type=str, default="run", help="Name of the run: its folder is runs/NAME/TIME.")
-        parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of the run, instead of runs/NAME/TIME.")
+        parser.add_argument(
+            "--run_dir", type=str | None, default=None, help="Folder of the run, instead of runs/NAME/TIME."
+        )
         parser.link_arguments("model.decoder.path", "data.init_args.tokenizer")
         parser.link_arguments("model.vision_encoder.path", "data.init_args.image_processor")
         parser.link_arguments("model.num_image_tokens", "data.init_args.num_image_tokens", apply_on="instantiate")
@@ -69,7 +71,7 @@ class LlavaCLI(LightningCLI):
             config.trainer.default_root_dir = str(_run_dir(config.run_dir, config.name))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401  Trainer's own arguments
-        """Return the trainer, with a CSV log and checkpoints in the run's folder unless the configuration has others."""
+        """Return the trainer, with a CSV log and checkpoints in the run's folder unless the configuration says else."""
         config = self.config_init[self.config_init.subcommand].trainer
         run_dir = Path(config.default_root_dir)
         if config.logger in (None, True):
@@ -77,7 +79,11 @@ class LlavaCLI(LightningCLI):
             kwargs["logger"] = CSVLogger(save_dir=run_dir, name="", version="")
         extra: list[Callback] = [PlanTable(), ScoreTable(), Throughput()]
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
-        if config.enable_checkpointing is not False and not any(isinstance(c, ModelCheckpoint) for c in given):
+        if (
+            self.subcommand == "fit"
+            and config.enable_checkpointing is not False
+            and not any(isinstance(c, ModelCheckpoint) for c in given)
+        ):
             extra.append(
                 ModelCheckpoint(
                     dirpath=run_dir / "checkpoints",

@@ -51,9 +51,9 @@ def tiny_parts(tmp_path_factory) -> Path:
         hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=16, patch_size=8
     )
     CLIPVisionModel(vision).save_pretrained(folder / "encoder")
-    CLIPImageProcessorPil(
-        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
-    ).save_pretrained(folder / "encoder")
+    CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(
+        folder / "encoder"
+    )
     characters = ["<unk>", "<s>", "</s>", *(chr(code) for code in range(32, 127)), "\n"]
     tokenizer = Tokenizer(models.WordLevel({c: i for i, c in enumerate(characters)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")

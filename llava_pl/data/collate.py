@@ -29,7 +29,10 @@ def collate(
         InputError: A sample's pictures and image tokens do not match; it is named.
     """
     for sample in samples:
-        expected, found = len(sample.pixel_values) * num_image_tokens, int((sample.input_ids == IMAGE_TOKEN_INDEX).sum())
+        expected, found = (
+            len(sample.pixel_values) * num_image_tokens,
+            int((sample.input_ids == IMAGE_TOKEN_INDEX).sum()),
+        )
         if expected != found:
             raise InputError(
                 f"sample {sample.id!r}: {found} image tokens for {len(sample.pixel_values)} pictures of "
@@ -57,4 +60,4 @@ def count_supervised(labels: Tensor) -> int:
 
 
 def _pad(rows: Sequence[Tensor], value: int, side: Literal["left", "right"]) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value, padding_side=side)
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value, padding_side=side)

@@ -23,7 +23,8 @@ TemplateName = Literal["vicuna_v1", "plain", "llama_2", "v0", "v1_mmtag", "mpt",
 class Template:
     """How turns become text.
 
-    A conversation reads ``preamble``, then for each exchange ``human[0] question human[1] gpt answer[0] text answer[1]``.
+    A conversation reads ``preamble``, then for each exchange ``human[0]`` question ``human[1]``, ``gpt``, ``answer[0]``
+    text ``answer[1]``.
 
     Args:
         preamble: Text before the first turn.
@@ -203,8 +204,10 @@ def _split_exchange(question: str, answer: str, template: Template) -> list[Segm
 
 def _render_caption(turns: Sequence[Turn], template: Template, *, is_prompt: bool) -> list[Segment]:
     if len(turns) != (1 if is_prompt else 2) or IMAGE_SLOT not in turns[0].text:
-        raise InputError(f"template 'plain': expected one question with '{IMAGE_SLOT}' and one caption; "
-                         "use another template for conversations")
+        raise InputError(
+            f"template 'plain': expected one question with '{IMAGE_SLOT}' and one caption; "
+            "use another template for conversations"
+        )
     slots = re.findall(re.escape(IMAGE_SLOT), turns[0].text)
     pieces = [Segment("".join(slots), "prompt")]
     if not is_prompt:
@@ -212,9 +215,7 @@ def _render_caption(turns: Sequence[Turn], template: Template, *, is_prompt: boo
     return pieces
 
 
-def _render_chat(
-    turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase | None, *, is_prompt: bool
-) -> list[Segment]:
+def _render_chat(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase | None, *, is_prompt: bool) -> list[Segment]:
     """Return the segments of the tokenizer's own template: an answer is what a turn adds to the prompt before it.
 
     The supervised part ends with the first special token after the answer's text (the end of turn).
@@ -231,8 +232,10 @@ def _render_chat(
         prompt = _apply(tokenizer, messages[:index], add_generation_prompt=True)
         full = _apply(tokenizer, messages[: index + 1], add_generation_prompt=False)
         if not prompt.startswith(done) or not full.startswith(prompt):
-            raise InputError(f"template 'chat': turn {index} rewrites the text of earlier turns, so that answers "
-                             "cannot be told from prompts; name one of " + ", ".join(TEMPLATES))
+            raise InputError(
+                f"template 'chat': turn {index} rewrites the text of earlier turns, so that answers "
+                "cannot be told from prompts; name one of " + ", ".join(TEMPLATES)
+            )
         answer = full[len(prompt) :]
         after_text = answer.find(message["content"].strip()) + len(message["content"].strip())
         end = re.search(ends, answer[after_text:]) if ends else None
@@ -243,9 +246,7 @@ def _render_chat(
     return [*pieces, Segment(whole[len(done) :], "prompt")]
 
 
-def _apply(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, add_generation_prompt: bool
-) -> str:
+def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))
 
 

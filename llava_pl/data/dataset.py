@@ -146,6 +146,4 @@ class QuestionDataset(Dataset[Sample]):
             other = self.questions[(index + offset) % len(self.questions)].image
             if other is not None and other != own:
                 return other
-        raise InputError(
-            f"image_sources: 'other' needs two different pictures, found only {own!r} in {len(self.questions)} questions"
-        )
+        raise InputError(f"image_sources: 'other' needs two different pictures, found only {own!r}")

@@ -1,7 +1,7 @@
 """JSON to records: the first step of the data flow.
 
-In: a file in LLaVA's JSON format, a list of ``{"id", "image", "conversations"}``. Out: validated `Record` objects, which
-the rest of the package trusts.
+In: a file in LLaVA's JSON format, a list of ``{"id", "image", "conversations"}``. Out: validated `Record` objects,
+which the rest of the package trusts.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ def read_json(path: str | Path) -> Any:  # noqa: ANN401  JSON is any type until 
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected UTF-8 text, found byte {error.object[error.start]:#04x} "
-                         f"at offset {error.start}") from error
+        raise InputError(
+            f"{path}: expected UTF-8 text, found byte {error.object[error.start]:#04x} at offset {error.start}"
+        ) from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: invalid JSON at line {error.lineno}, column {error.colno}: {error.msg}") from error
 
 
 def parse_record(entry: Any, *, where: str) -> Record:  # noqa: ANN401
-    """Return the record that a JSON entry describes.
+    r"""Return the record that a JSON entry describes.
 
     Image slots must match the images: a record with pictures has one slot for each, all in human turns. A record
     without pictures may hold ``<image>`` as literal text.
@@ -57,9 +58,10 @@ def parse_record(entry: Any, *, where: str) -> Record:  # noqa: ANN401
     Raises:
         InputError: A field is missing, of a wrong type, or slots and images do not match.
 
-    >>> parse_record({"id": 7, "image": "a.png", "conversations": [
-    ...     {"from": "human", "value": "<image>\\nWhat?"}, {"from": "gpt", "value": "A dog."}]}, where="x.json: record 0")
-    Record(id='7', turns=(Turn(role='human', text='<image>\\nWhat?'), Turn(role='gpt', text='A dog.')), images=('a.png',))
+    >>> turns = [{"from": "human", "value": "<image> What?"}, {"from": "gpt", "value": "A dog."}]
+    >>> record = parse_record({"id": 7, "image": "a.png", "conversations": turns}, where="x.json: record 0")
+    >>> record.id, record.images, record.turns[1]
+    ('7', ('a.png',), Turn(role='gpt', text='A dog.'))
     """
     if not isinstance(entry, Mapping):
         raise InputError(f"{where}: expected an object, found {_describe(entry)}")
@@ -94,7 +96,9 @@ def _parse_turn(turn: Any, where: str) -> Turn:  # noqa: ANN401
     if not isinstance(text, str):
         raise InputError(f"{where}: field 'value': expected a string, found {_describe(text)}")
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise InputError(f"{where}: field 'value': holds a lone surrogate, which no tokenizer can read; repair the text")
+        raise InputError(
+            f"{where}: field 'value': holds a lone surrogate, which no tokenizer can read; repair the text"
+        )
     return Turn(role=role, text=text)
 
 

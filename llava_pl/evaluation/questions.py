@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -29,15 +29,9 @@ class QuestionScores(nn.Module):
         self.metrics = nn.ModuleList([ScienceQAAccuracy(parser) for _ in image_sources])
         self.rows: list[dict[str, AnswerRow]] = [{} for _ in image_sources]
 
-    @classmethod
-    def for_loaders(cls, loaders: Any, *, parser: Parser) -> QuestionScores:  # noqa: ANN401  Lightning's collections
-        """Return empty scores for the loaders of an evaluation; loaders of records take part with no questions."""
-        loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
-        return cls([getattr(loader.dataset, "image_source", "own") for loader in loaders], parser=parser)
-
     def update(self, loader: int, questions: Sequence[Question], texts: Sequence[str]) -> None:
         """Count the answers to some questions of a loader."""
-        metric: Any = self.metrics[loader]
+        metric = cast("ScienceQAAccuracy", self.metrics[loader])
         metric.update(questions, texts)
         for question, text in zip(questions, texts, strict=True):
             self.rows[loader][question.id] = AnswerRow(question_id=question.id, prompt=question.prompt, text=text)

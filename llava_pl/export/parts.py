@@ -7,8 +7,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, LlamaConfig
-from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 from llava_pl.export.original import decoder_weights, is_original, projector_weights, read_original_config
@@ -63,7 +70,9 @@ def load_decoder(
         config = LlamaConfig.from_dict(read_original_config(Path(path)).decoder)
         weights = decoder_weights(read_weights(path))
         return CausalDecoder(
-            _from_pretrained(LlamaForCausalLM, None, f"decoder.path: {path}", config=config, state_dict=weights, **options)
+            _from_pretrained(
+                LlamaForCausalLM, None, f"decoder.path: {path}", config=config, state_dict=weights, **options
+            )
         )
     _read_config(path, "decoder.path")
     return CausalDecoder(_from_pretrained(AutoModelForCausalLM, path, "decoder.path", **options))
@@ -106,8 +115,8 @@ def _read_config(path: str | Path, field: str) -> Any:  # noqa: ANN401  any of t
 
 def _from_pretrained(model_class: Any, path: str | Path | None, field: str, **options: Any) -> PreTrainedModel:  # noqa: ANN401
     verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # transformers lists left-over tensors, which are looked at below
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers lists left-over tensors, which are looked at below
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model, info = model_class.from_pretrained(path, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError) as error:
@@ -116,7 +125,7 @@ def _from_pretrained(model_class: Any, path: str | Path | None, field: str, **op
     finally:
         logging.set_verbosity(verbosity)
         if has_bar:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     if info["missing_keys"] or info["mismatched_keys"]:
         names = sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))
         raise InputError(f"{field}: {path}: {len(names)} tensors are missing or of another shape, such as {names[0]!r}")

@@ -63,7 +63,9 @@ def load_pretrained(
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; expected one with config.json of a LLaVA model")
     if not is_original(path):
-        raise InputError(f"{path}: expected a config.json with 'mm_vision_tower' (the original LLaVA's layout), found none")
+        raise InputError(
+            f"{path}: expected a config.json with 'mm_vision_tower' (the original LLaVA's layout), found none"
+        )
     config = read_original_config(path)
     is_projector_only = (path / PROJECTOR_FILE).is_file()
     if is_projector_only and base is None:
@@ -103,12 +105,11 @@ def _restore_embeddings(decoder: CausalDecoder, path: Path) -> None:
     embeddings = read_weights(path).get(EMBEDDING_NAME)
     if embeddings is None:
         return
-    own = decoder.model.get_input_embeddings().weight
-    if own.shape[0] < embeddings.shape[0]:
-        decoder.model.resize_token_embeddings(embeddings.shape[0], mean_resizing=False)
-        head = decoder.model.get_output_embeddings().weight.data
-        head[own.shape[0] :] = head[: own.shape[0]].mean(dim=0)
-        own = decoder.model.get_input_embeddings().weight
+    num_words = decoder.embedding.num_embeddings
+    if num_words < len(embeddings):
+        decoder.model.resize_token_embeddings(len(embeddings), mean_resizing=False)
+        decoder.head.weight.data[num_words:] = decoder.head.weight.data[:num_words].mean(dim=0)
+    own = decoder.embedding.weight
     if own.shape != embeddings.shape:
         raise InputError(
             f"{path}: tensor {EMBEDDING_NAME!r}: expected shape {tuple(own.shape)}, found {tuple(embeddings.shape)}"

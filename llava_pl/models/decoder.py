@@ -26,7 +26,9 @@ class Decoder(Protocol):
         """Return the word embeddings ``(B, T, D)`` of ids ``(B, T)``."""
         ...
 
-    def hidden_states(self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> Tensor:
+    def hidden_states(
+        self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None
+    ) -> Tensor:
         """Return the last hidden states ``(B, T, D)``."""
         ...
 
@@ -60,13 +62,25 @@ class CausalDecoder(nn.Module):
     @property
     def width(self) -> int:
         """D, the width of an embedding."""
-        return int(self.model.get_input_embeddings().weight.shape[1])
+        return self.embedding.embedding_dim
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The table of word embeddings, weight ``(V, D)``."""
+        return cast("nn.Embedding", self.model.get_input_embeddings())
+
+    @property
+    def head(self) -> nn.Linear:
+        """The map from hidden rows to logits, weight ``(V, D)``."""
+        return cast("nn.Linear", self.model.get_output_embeddings())  # type: ignore[no-untyped-call]
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Return the word embeddings ``(B, T, D)`` of ids ``(B, T)``."""
-        return cast("Tensor", self.model.get_input_embeddings()(input_ids))
+        return cast("Tensor", self.embedding(input_ids))
 
-    def hidden_states(self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> Tensor:
+    def hidden_states(
+        self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None
+    ) -> Tensor:
         """Return the last hidden states ``(B, T, D)``.
 
         The cache is off: transformers would otherwise build one in training, and with it ignore restarted positions.
@@ -78,7 +92,7 @@ class CausalDecoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits ``(..., V)`` of hidden rows ``(..., D)``."""
-        return cast("Tensor", self.model.get_output_embeddings()(hidden))
+        return cast("Tensor", self.head(hidden))
 
     @torch.inference_mode()
     def generate(self, inputs_embeds: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
@@ -89,4 +103,5 @@ class CausalDecoder(nn.Module):
             attention_mask: int64 ``(B, T)``.
             **options: As for transformers' ``generate`` (``max_new_tokens``, ``do_sample``, ``eos_token_id``, ...).
         """
-        return cast("Tensor", self.model.generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **options))
+        generate: Any = self.model.generate  # transformers' own type is a tensor or one of many outputs
+        return cast("Tensor", generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **options))

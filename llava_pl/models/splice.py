@@ -1,7 +1,7 @@
 """Image features into the sequence: the one place where pictures and words meet.
 
-In: ``inputs_embeds`` ``(B, T, D)`` of the words, ``image_features`` ``(N, P, D)``. Out: ``inputs_embeds`` with the image
-tokens filled in.
+In: ``inputs_embeds`` ``(B, T, D)`` of the words, ``image_features`` ``(N, P, D)``. Out: ``inputs_embeds`` with the
+image tokens filled in.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ def splice(inputs_embeds: Tensor, image_features: Tensor, is_image: Tensor) -> T
                 f"({image_features.shape[0]} pictures of {image_features.shape[1]}); expected equal numbers"
             )
     else:
-        torch._assert_async(num_image_tokens == num_features, "splice: image tokens and image features differ in number")
+        torch._assert_async(
+            num_image_tokens == num_features, "splice: image tokens and image features differ in number"
+        )
     # (N, P, D) and the true positions of (B, T) are both in row-major order, so features land in reading order.
     return inputs_embeds.masked_scatter(is_image.unsqueeze(-1), image_features.to(inputs_embeds.dtype))

@@ -33,8 +33,15 @@ def count_layers_to_run(num_layers: int, select_layer: int) -> int:
 
 
 def count_image_tokens(config: CLIPVisionConfig, select_feature: SelectFeature) -> int:
-    """Return P, the image tokens per picture: its patches, and the class token with "cls_patch"."""
-    return int((config.image_size // config.patch_size) ** 2) + (select_feature == "cls_patch")
+    """Return P, the image tokens per picture: its patches, and the class token with "cls_patch".
+
+    Raises:
+        InputError: Pictures or patches are not square.
+    """
+    image_size, patch_size = config.image_size, config.patch_size
+    if not isinstance(image_size, int) or not isinstance(patch_size, int):
+        raise InputError(f"vision_encoder: expected square pictures and patches, found {image_size} and {patch_size}")
+    return (image_size // patch_size) ** 2 + (select_feature == "cls_patch")
 
 
 class VisionEncoder(nn.Module):

@@ -57,7 +57,9 @@ class ScoreTable(Callback):
             table.add_column(source.rstrip("/").replace("_", " ") or "own image", justify="right")
         for group in dict.fromkeys(key.partition("accuracy")[2] for key in scores):
             found = [scores.get(f"{source}accuracy{group}") for source in sources]
-            table.add_row(group.lstrip("/") or "all", *(f"{score:.2f}" if score is not None else "-" for score in found))
+            table.add_row(
+                group.lstrip("/") or "all", *(f"{score:.2f}" if score is not None else "-" for score in found)
+            )
         for name in ("count", "unparsed"):
             table.add_row(name, *(str(int(metrics[f"{source}{name}"])) for source in sources))
         Console().print(table)
@@ -83,12 +85,17 @@ class Throughput(Callback):
         self._restart()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int  # noqa: ANN401
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         """Count the batch, and log after each interval."""
         self._num_tokens += batch["num_tokens"]
         self._num_images += len(batch["pixel_values"])
-        if trainer.fit_loop.epoch_loop._should_accumulate() or trainer.global_step % trainer.log_every_n_steps:
+        if trainer.fit_loop.epoch_loop._should_accumulate() or trainer.global_step % self._interval(trainer):
             return
         seconds = max(time.perf_counter() - self._start, 1e-9)
         scale = trainer.world_size / seconds
@@ -97,6 +104,10 @@ class Throughput(Callback):
             prog_bar=True,
         )
         self._restart()
+
+    @staticmethod
+    def _interval(trainer: Trainer) -> int:
+        return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]  # set by Lightning's logger connector
 
     def _restart(self) -> None:
         self._start = time.perf_counter()

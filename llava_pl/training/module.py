@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
 from llava_pl.evaluation.generation import GenerationConfig, generate_answers
 from llava_pl.evaluation.parsing import Parser
-from llava_pl.evaluation.questions import QuestionScores
 from llava_pl.export.parts import read_vision_config
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.vision_encoder import count_image_tokens
+from llava_pl.training.answering import ScoreQuestions
 from llava_pl.training.checkpoint import check_trained, keep_trained, load_initial_weights
 from llava_pl.training.normalization import LossNormalization, normalize_loss
 from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule
@@ -86,7 +86,6 @@ class LlavaModule(LightningModule):
         self.generation = generation
         self.parser: Parser = parser
         self.num_unsupervised_batches = 0
-        self.checkpoint_step = 0
         self.strict_loading = False  # frozen weights are not in a checkpoint; see on_load_checkpoint
         self.model: LlavaModel = cast("LlavaModel", None)
 
@@ -136,22 +135,28 @@ class LlavaModule(LightningModule):
         self._log_step_loss(loss.detach())
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def configure_callbacks(self) -> list[Callback]:
+        """Return what scores the answers of `validate` and `test`; Lightning adds it to the trainer's callbacks."""
+        return [ScoreQuestions(self.parser)]
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[str]] | None:
         """Answer a batch of questions, or add a batch of records to the mean loss."""
         if "questions" in batch:
-            self._answer(batch, dataloader_idx)
-        elif batch["num_supervised"]:
+            return {"texts": self.predict_step(batch, batch_idx)}
+        if batch["num_supervised"]:
             # Weighted by tokens, so that the mean does not depend on how rows fell into batches.
             loss = self(batch).mean
             self.log("val/loss", loss, batch_size=batch["num_supervised"], sync_dist=True, add_dataloader_idx=False)
+        return None
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[str]]:
         """Answer a batch of questions."""
-        self._answer(batch, dataloader_idx)
+        return {"texts": self.predict_step(batch, batch_idx)}
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
         """Return the answers to a batch of questions."""
-        return self._answer(batch, dataloader_idx)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        return generate_answers(self.model, batch, data.tokenizer, self.generation, stop=data.stop)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's own union of many forms
         """Return AdamW and its schedule, one step of it for each optimizer step."""
@@ -176,30 +181,6 @@ class LlavaModule(LightningModule):
         self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
         self.log_dict({f"lr/{group['name']}": float(group["lr"]) for group in optimizer.param_groups})
 
-    def on_validation_epoch_start(self) -> None:
-        """Start counting answers."""
-        self.scores = QuestionScores.for_loaders(self.trainer.val_dataloaders, parser=self.parser).to(self.device)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores and write the answers."""
-        self._finish_answers("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Start counting answers."""
-        self.scores = QuestionScores.for_loaders(self.trainer.test_dataloaders, parser=self.parser).to(self.device)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the scores and write the answers."""
-        self._finish_answers("test")
-
-    def on_predict_epoch_start(self) -> None:
-        """Start collecting answers."""
-        self.scores = QuestionScores.for_loaders(self.trainer.predict_dataloaders, parser=self.parser).to(self.device)
-
-    def on_predict_epoch_end(self) -> None:
-        """Write the answers."""
-        self._finish_answers("predict")
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trained weights alone."""
         checkpoint["state_dict"] = keep_trained(checkpoint["state_dict"], self.model, "model.")
@@ -208,7 +189,6 @@ class LlavaModule(LightningModule):
         """Check that the weights fit before Lightning copies them."""
         is_resumed = self.trainer.state.fn == "fit"
         check_trained(checkpoint["state_dict"], self.model, "model.", is_resumed=is_resumed)
-        self.checkpoint_step = checkpoint["global_step"]
 
     def _sum_over_ranks(self, number: int) -> Tensor:
         return cast("Tensor", self.trainer.strategy.reduce(torch.tensor(number, device=self.device), reduce_op="sum"))
@@ -232,20 +212,3 @@ class LlavaModule(LightningModule):
         if not self.trainer.fit_loop.epoch_loop._should_accumulate():
             self.log("train/loss", self._step_loss, prog_bar=True, sync_dist=True)
             self._step_loss = torch.zeros_like(self._step_loss)
-
-    def _answer(self, batch: Batch, dataloader_idx: int) -> list[str]:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        texts = generate_answers(self.model, batch, data.tokenizer, self.generation, stop=data.stop)
-        self.scores.update(dataloader_idx, batch["questions"], texts)
-        return texts
-
-    def _finish_answers(self, stage: str) -> None:
-        if self.trainer.sanity_checking:
-            return
-        folder = Path(self.trainer.default_root_dir) / "predictions"
-        # Outside of `fit` the trainer counts from zero; what is evaluated is the step of the checkpoint.
-        step = self.trainer.global_step if self.trainer.state.fn == "fit" else self.checkpoint_step
-        metrics = self.scores.finish(folder, name=f"{stage}-step{step}")
-        if stage != "predict" and metrics:
-            metrics["checkpoint_step"] = torch.tensor(float(step))
-            self.log_dict({f"{stage}/scienceqa/{name}": value for name, value in metrics.items()})

@@ -63,9 +63,7 @@ def build_parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[s
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
     """Return AdamW over the trainable parameters."""
-    return AdamW(
-        build_parameter_groups(model, config), lr=config.learning_rate, betas=config.betas, eps=config.eps
-    )
+    return AdamW(build_parameter_groups(model, config), lr=config.learning_rate, betas=config.betas, eps=config.eps)
 
 
 def build_schedule(optimizer: Optimizer, *, num_steps: int, warmup_share: float) -> LambdaLR:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
+from typing import Any
 
 from lightning import Trainer
 
@@ -21,7 +22,7 @@ def count_optimizer_steps(trainer: Trainer) -> int:
     bounds = []
     if trainer.max_steps >= 0:
         bounds.append(trainer.max_steps)
-    data = getattr(trainer, "datamodule", None)
+    data: Any = getattr(trainer, "datamodule", None)
     if trainer.max_epochs is not None and trainer.max_epochs >= 0 and hasattr(data, "count_train_batches"):
         num_batches = data.count_train_batches(trainer.world_size)
         limit = trainer.limit_train_batches
@@ -29,7 +30,7 @@ def count_optimizer_steps(trainer: Trainer) -> int:
         bounds.append(trainer.max_epochs * ceil(num_batches / trainer.accumulate_grad_batches))
     if not bounds:
         raise InputError(
-            "trainer: the learning-rate schedule needs the number of steps; set trainer.max_steps, or trainer.max_epochs "
-            "with a data module that has count_train_batches"
+            "trainer: the learning-rate schedule needs the number of steps; set trainer.max_steps, or "
+            "trainer.max_epochs with a data module that has count_train_batches"
         )
     return max(1, min(bounds))

@@ -48,7 +48,7 @@ def pretrained(golden) -> Pretrained:
 
 
 def expand(golden, name, num_image_tokens):
-    """Return a case as this project's collator would hand it on: slots expanded, pictures of text-only rows left out."""
+    """Return a case as the collator would hand it on: slots expanded, pictures of text-only rows left out."""
     case, arrays = golden.expected["cases"][name], golden.arrays
     ids = arrays[f"{name}/in/input_ids"].astype(np.int64)
     mask = arrays.get(f"{name}/in/attention_mask", np.ones_like(ids)).astype(bool)
@@ -174,7 +174,9 @@ def test_gradients_equal_original(golden, mode):
 
 
 def test_stage_1_folder_gives_the_same_model(golden, pretrained):
-    stage_1 = load_pretrained(golden.folder / f"stage1-{golden.variant}", base=golden.folder / f"llava-{golden.variant}")
+    stage_1 = load_pretrained(
+        golden.folder / f"stage1-{golden.variant}", base=golden.folder / f"llava-{golden.variant}"
+    )
     expected = pretrained.model.state_dict()
     names = golden.expected["mm_projector_bin_keys"]
     assert stage_1.model.state_dict().keys() == expected.keys()

@@ -35,7 +35,6 @@ class Recorder(Callback):
         self.norms.append(torch.nn.utils.get_total_norm(gradients).item())
 
 
-
 def read_samples(folder, run, num_image_tokens):
     with np.load(folder / "images.npz") as archive:
         pool = torch.from_numpy(archive["image_pool"].astype(np.float32))
@@ -78,7 +77,9 @@ def run(request, golden_path, tmp_path_factory):
     loader = DataLoader(
         [samples[index] for index in expected["order_of_sample_indices"]],
         batch_size=4,
-        collate_fn=lambda rows: collate(rows, pad_token_id=0, num_image_tokens=module.num_image_tokens, padding_side="right"),
+        collate_fn=lambda rows: collate(
+            rows, pad_token_id=0, num_image_tokens=module.num_image_tokens, padding_side="right"
+        ),
     )
     recorder = Recorder()
     trainer = Trainer(

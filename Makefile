@@ -1,0 +1,40 @@
+# Every target sets itself up: on a machine with Python 3.11+ and make, `make demo` and `make test` are all it takes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# One lock for CPU and CUDA: pip takes the build of torch that its index offers for this machine.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"make: expected Python 3.11 or newer, found {sys.version.split()[0]}; name one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+.PHONY: install demo test test-slow test-gpu lint clean
+
+install: $(STAMP)
+
+demo: $(STAMP)  ## the whole recipe in small, about five minutes
+	$(BIN)/llava-pl demo
+
+test: $(STAMP)  ## the default tier, under eight minutes on two cores
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
+
+test-slow: $(STAMP)  ## minutes of work each: the demo over several seeds
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(STAMP)  ## what needs a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

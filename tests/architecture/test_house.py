@@ -1,0 +1,78 @@
+"""Guards: the house drifts from its plan: layers, size of files, names, tests that do not mirror the package."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGE = REPOSITORY / "llava_pl"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+MAX_LINES = 300
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_file_is_small_and_opens_with_its_place(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= MAX_LINES
+    assert text.isascii()
+    assert ast.get_docstring(ast.parse(text)), "a module says what comes in and what goes out"
+    assert path.stem not in ("utils", "common", "helpers")
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if not p.name.startswith("__")], ids=relative)
+def test_module_has_a_test_at_the_mirrored_path(path):
+    mirrored = REPOSITORY / "tests" / path.relative_to(PACKAGE).with_name(f"test_{path.name}")
+    assert mirrored.is_file()
+
+
+def test_tests_mirror_modules():
+    for path in (REPOSITORY / "tests").glob("*/test_*.py"):
+        if path.parent.name in ("parity", "configs", "integration", "architecture"):
+            continue
+        module = PACKAGE / path.parent.name / path.name.removeprefix("test_")
+        assert module.is_file(), f"{relative(path)} tests {relative(module)}, which does not exist"
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "tests").rglob("test_*.py")), ids=relative)
+def test_test_file_names_the_risk_it_guards(path):
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_layers_hold():
+    result = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import sys, llava_pl, llava_pl.cli, llava_pl.types; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
+
+
+TRANSFORMERS_HOMES = re.compile(
+    r"llava_pl/(models/(decoder|vision_encoder)|data/(tokenization|image|llama_tokenizer)|export/\w+|demo/\w+)\.py"
+)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_transformers_is_imported_in_its_few_places(path):
+    imported = {
+        name.partition(".")[0]
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
+    }
+    assert "transformers" not in imported or TRANSFORMERS_HOMES.fullmatch(relative(path))

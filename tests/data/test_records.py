@@ -1,0 +1,248 @@
+"""Guards against a malformed record that trains silently, and against a message that does not say which one it is.
+
+One bad entry among 665,298 must be found from one line: file, index, id, field, what was expected and what was found.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llava_pl.data.records import parse_record, parse_turns, read_json, read_records
+from llava_pl.types import InputError, Record, Turn
+
+ASKED = Turn("human", "<image>\nWhat?")
+ANSWERED = Turn("gpt", "A dog.")
+CONVERSATIONS = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A dog."}]
+
+
+def entry(**fields: object) -> dict[str, object]:
+    """A valid entry with other fields; the value `...` removes one."""
+    merged = {"id": "a", "image": "a.png", "conversations": CONVERSATIONS} | fields
+    return {name: value for name, value in merged.items() if value is not Ellipsis}
+
+
+def turns(*texts: str) -> list[dict[str, str]]:
+    return [{"from": ("human", "gpt")[index % 2], "value": text} for index, text in enumerate(texts)]
+
+
+def message(entry: object) -> str:
+    with pytest.raises(InputError) as caught:
+        parse_record(entry, where="x.json: record 3")
+    return str(caught.value)
+
+
+def file_message(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        read_records(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        pytest.param({}, Record("a", (ASKED, ANSWERED), ("a.png",)), id="id_is_text"),
+        pytest.param({"id": 7}, Record("7", (ASKED, ANSWERED), ("a.png",)), id="id_is_number"),
+        pytest.param({"image": ["a.png"]}, Record("a", (ASKED, ANSWERED), ("a.png",)), id="image_is_list"),
+        # Without a picture, <image> is literal text.
+        pytest.param({"image": None}, Record("a", (ASKED, ANSWERED), ()), id="image_is_null"),
+        pytest.param({"image": ...}, Record("a", (ASKED, ANSWERED), ()), id="image_is_absent"),
+        pytest.param({"image": []}, Record("a", (ASKED, ANSWERED), ()), id="image_is_empty_list"),
+        pytest.param({"model": "gpt-4"}, Record("a", (ASKED, ANSWERED), ("a.png",)), id="unknown_field"),
+    ],
+)
+def test_valid_forms(fields, expected):
+    assert parse_record(entry(**fields), where="x.json: record 0") == expected
+
+
+def test_several_images_keep_the_order_of_the_file():
+    fields = entry(image=["b.png", "a.png"], conversations=turns("<image>", "one", "<image>", "two"))
+    assert parse_record(fields, where="x").images == ("b.png", "a.png")
+
+
+def test_text_only_record_may_hold_the_mark_in_an_answer():
+    fields = entry(image=..., conversations=turns("Which mark?", "It is <image><image>."))
+    expected = (Turn("human", "Which mark?"), Turn("gpt", "It is <image><image>."))
+    assert parse_record(fields, where="x") == Record("a", expected, ())
+
+
+def test_file_is_read_in_order_with_text_beyond_ascii(tmp_path):
+    path = tmp_path / "records.json"
+    entries = [entry(id=2), entry(id="caf\u00e9", image=None, conversations=turns("\u4f60\u597d", "\U0001f600"))]
+    path.write_text(json.dumps(entries, ensure_ascii=False), encoding="utf-8")
+    assert read_records(path) == read_records(str(path)) == [
+        Record("2", (ASKED, ANSWERED), ("a.png",)),
+        Record("caf\u00e9", (Turn("human", "\u4f60\u597d"), Turn("gpt", "\U0001f600")), ()),
+    ]
+
+
+def test_escaped_surrogate_pair_is_one_character(tmp_path):
+    path = tmp_path / "records.json"
+    path.write_text(json.dumps([entry(image=None, conversations=turns("a", "\U0001f600"))]))
+    assert "\\ud83d\\ude00" in path.read_text()
+    assert read_records(path)[0].turns[1].text == "\U0001f600"
+
+
+def test_missing_file(tmp_path):
+    path = tmp_path / "none.json"
+    assert file_message(path) == f"{path}: cannot be read (No such file or directory); check the path"
+
+
+def test_folder_in_place_of_a_file(tmp_path):
+    assert file_message(tmp_path) == f"{tmp_path}: cannot be read (Is a directory); check the path"
+
+
+def test_file_is_not_utf8(tmp_path):
+    path = tmp_path / "records.json"
+    path.write_bytes(b'[{"id": "caf\xe9"}]')
+    assert file_message(path) == f"{path}: expected UTF-8 text, found byte 0xe9 at offset 12"
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "reason"),
+    [
+        ('[\n  {"id": 1,}\n]', "line 2, column 12", "Illegal trailing comma before end of object"),
+        ('[{"id": 1}', "line 1, column 11", "Expecting ',' delimiter"),
+        ("", "line 1, column 1", "Expecting value"),
+        ('{"id": 1}\n{"id": 2}\n', "line 2, column 1", "Extra data"),
+    ],
+    ids=["comma", "cut_off", "empty", "json_lines"],
+)
+def test_invalid_json_names_line_and_column(tmp_path, text, place, reason):
+    path = tmp_path / "records.json"
+    path.write_text(text)
+    found = file_message(path)
+    assert found.startswith(f"{path}: invalid JSON at {place}: ")
+    # Python 3.13 words the first one anew, and points at the comma.
+    assert found.endswith(reason) or text.startswith("[\n")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '[{"id": ' + "1" * 5000 + "}]"], ids=["nested", "long_number"])
+def test_json_that_the_parser_gives_up_on(tmp_path, text):
+    """These raise RecursionError and a plain ValueError in `json`, which is still the user's file being wrong."""
+    path = tmp_path / "records.json"
+    path.write_text(text)
+    assert file_message(path).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [('{"id": 1}', "dict {'id': 1}"), ("null", "nothing"), ('"a"', "str 'a'"), ("{}", "an empty dict")],
+)
+def test_file_is_not_a_list(tmp_path, text, found):
+    path = tmp_path / "records.json"
+    path.write_text(text)
+    assert file_message(path) == f"{path}: expected a JSON list of records, found {found}"
+
+
+def test_malformed_record_is_found_in_its_file(tmp_path):
+    path = tmp_path / "records.json"
+    path.write_text(json.dumps([entry(), entry(), entry(id="bad", conversations=...)]))
+    assert file_message(path) == (
+        f"{path}: record 2 (id 'bad'): field 'conversations': expected a non-empty list, found nothing"
+    )
+
+
+def test_empty_list_holds_no_records(tmp_path):
+    path = tmp_path / "records.json"
+    path.write_text("[]")
+    assert read_records(path) == []
+    assert read_json(path) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [(None, "nothing"), (["id", 1], "list ['id', 1]"), ("a", "str 'a'"), (3, "int 3")],
+)
+def test_entry_is_not_an_object(value, found):
+    assert message(value) == f"x.json: record 3: expected an object, found {found}"
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [(..., "nothing"), (None, "nothing"), (1.5, "float 1.5"), ([], "an empty list")]
+)
+def test_no_id(value, found):
+    expected = f"x.json: record 3: field 'id': expected a string or an integer, found {found}"
+    assert message(entry(id=value)) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (5, "int 5"),
+        ({"path": "a.png"}, "dict {'path': 'a.png'}"),
+        (["a.png", None], "list ['a.png', None]"),
+        ("", "str ''"),
+        ([""], "list ['']"),
+        (False, "bool False"),
+    ],
+)
+def test_image_is_of_a_wrong_type(value, found):
+    expected = f"x.json: record 3 (id 'a'): field 'image': expected a file name or a list of them, found {found}"
+    assert message(entry(image=value)) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (..., "nothing"),
+        (None, "nothing"),
+        ([], "an empty list"),
+        ("Hello", "str 'Hello'"),
+        ({"from": "human"}, "dict {'from': 'human'}"),
+    ],
+)
+def test_conversations_are_missing_or_empty(value, found):
+    expected = f"x.json: record 3 (id 'a'): field 'conversations': expected a non-empty list, found {found}"
+    assert message(entry(conversations=value)) == expected
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        ({"from": "user", "value": "a"}, "field 'from': expected 'human' or 'gpt', found 'user'"),
+        ({"value": "a"}, "field 'from': expected 'human' or 'gpt', found None"),
+        ({"from": ["gpt"], "value": "a"}, "field 'from': expected 'human' or 'gpt', found ['gpt']"),
+        ({"from": "gpt", "value": 5}, "field 'value': expected a string, found int 5"),
+        ({"from": "gpt"}, "field 'value': expected a string, found nothing"),
+        (
+            {"from": "gpt", "value": "a\ud83d"},
+            "field 'value': holds a lone surrogate, which no tokenizer can read; repair the text",
+        ),
+        (["gpt", "a"], "expected an object with 'from' and 'value', found list ['gpt', 'a']"),
+    ],
+    ids=["role", "no_role", "role_is_list", "value", "no_value", "surrogate", "list"],
+)
+def test_turn_is_malformed(turn, reason):
+    assert message(entry(conversations=[CONVERSATIONS[0], turn])) == f"x.json: record 3 (id 'a'): turn 1: {reason}"
+    with pytest.raises(InputError) as caught:
+        parse_turns([Turn("human", "a"), turn])
+    assert str(caught.value) == f"conversation: turn 1: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("image", "texts", "counts"),
+    [
+        ("a.png", ("What?", "A dog."), "0 '<image>' marks for 1 images"),
+        ("a.png", ("<image><image>", "A dog."), "2 '<image>' marks for 1 images"),
+        (["a.png", "b.png"], ("<image>", "A dog."), "1 '<image>' marks for 2 images"),
+        ("a.png", ("<image>", "An <image>."), "2 '<image>' marks for 1 images"),
+        ("a.png", ("<IMAGE>", "A dog."), "0 '<image>' marks for 1 images"),
+    ],
+)
+def test_slots_do_not_match_images(image, texts, counts):
+    expected = f"x.json: record 3 (id 'a'): {counts}; expected one mark for each"
+    assert message(entry(image=image, conversations=turns(*texts))) == expected
+
+
+def test_slot_in_an_answer():
+    found = message(entry(conversations=turns("Which mark?", "It is <image>.")))
+    assert found == "x.json: record 3 (id 'a'): turn 1: an answer holds '<image>'; only questions may show pictures"
+
+
+def test_long_values_are_cut_short_and_stay_on_one_line():
+    found = message(entry(image={"bytes": "line\n" * 1000}))
+    assert "\n" not in found
+    assert found.endswith("found dict {'bytes': 'line\\nline\\nline\\nline\\nline\\...")
+    assert len(found) < 200

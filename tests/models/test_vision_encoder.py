@@ -1,0 +1,115 @@
+"""Guards: another layer of the encoder than the selected one is used, or layers above it are run for nothing."""
+
+import pytest
+import torch
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from llava_pl.export.parts import load_vision_encoder
+from llava_pl.models.vision_encoder import VisionEncoder, count_image_tokens, count_layers_to_run
+from llava_pl.types import InputError
+
+PICTURES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_parts) -> CLIPVisionModel:
+    return CLIPVisionModel.from_pretrained(tiny_parts / "encoder").eval()
+
+
+def tiny_config(**changes) -> CLIPVisionConfig:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    return CLIPVisionConfig(**{**sizes, "image_size": 16, "patch_size": 8, **changes})
+
+
+@pytest.mark.parametrize("select_layer", [-4, -3, -2, -1, 0, 1, 2, 3])
+def test_equals_hidden_state_of_the_whole_model_bit_for_bit(tiny_parts, whole, select_layer):
+    encoder = load_vision_encoder(tiny_parts / "encoder", select_layer=select_layer).eval()
+    with torch.no_grad():
+        expected = whole(PICTURES, output_hidden_states=True).hidden_states[select_layer]
+        features = encoder(PICTURES)
+    assert features.shape == (2, 4, 16)
+    assert torch.equal(features, expected[:, 1:])
+
+
+@pytest.mark.parametrize(("select_layer", "num_layers"), [(-4, 0), (0, 0), (1, 1), (-2, 2), (-1, 3), (3, 3)])
+def test_runs_and_keeps_only_the_layers_it_needs(tiny_parts, select_layer, num_layers):
+    encoder = load_vision_encoder(tiny_parts / "encoder", select_layer=select_layer)
+    layers = [module for module in encoder.modules() if type(module).__name__ == "CLIPEncoderLayer"]
+    runs = []
+    for layer in layers:
+        layer.register_forward_hook(lambda module, *_: runs.append(module))
+    with torch.no_grad():
+        encoder(PICTURES)
+    assert runs == layers
+    assert len(layers) == num_layers
+
+
+def test_cls_patch_keeps_the_class_token_in_front(tiny_parts, whole):
+    encoder = load_vision_encoder(tiny_parts / "encoder", select_layer=-1, select_feature="cls_patch").eval()
+    with torch.no_grad():
+        features = encoder(PICTURES)
+        expected = whole(PICTURES, output_hidden_states=True).hidden_states[-1]
+    assert features.shape == (2, 5, 16)
+    assert torch.equal(features, expected)
+
+
+@pytest.mark.parametrize(("select_feature", "expected"), [("patch", 4), ("cls_patch", 5)])
+def test_number_of_image_tokens_is_what_a_picture_gives(tiny_parts, select_feature, expected):
+    encoder = load_vision_encoder(tiny_parts / "encoder", select_feature=select_feature)
+    with torch.no_grad():
+        assert encoder(PICTURES).shape[1] == encoder.num_image_tokens == expected
+
+
+def test_image_tokens_of_llava_1_5():
+    config = CLIPVisionConfig(image_size=336, patch_size=14)
+    assert (count_image_tokens(config, "patch"), count_image_tokens(config, "cls_patch")) == (576, 577)
+
+
+def test_width_and_dtype_are_the_encoder_s(tiny_parts):
+    encoder = load_vision_encoder(tiny_parts / "encoder", dtype=torch.bfloat16)
+    with torch.no_grad():
+        features = encoder(PICTURES)
+    assert encoder.width == features.shape[-1] == 16
+    assert features.dtype == torch.bfloat16
+
+
+def test_pictures_do_not_influence_each_other(tiny_parts):
+    encoder = load_vision_encoder(tiny_parts / "encoder").eval()
+    with torch.no_grad():
+        together, alone = encoder(PICTURES), torch.cat([encoder(picture[None]) for picture in PICTURES])
+    # The largest difference seen was 3e-7 (another batch size, another order of summing); features are of order 1.
+    torch.testing.assert_close(together, alone, atol=5e-6, rtol=0)
+
+
+@pytest.mark.parametrize("select_layer", [-5, 4, 24])
+def test_a_layer_that_does_not_exist_is_refused(tiny_parts, select_layer):
+    message = f"vision_encoder.select_layer: expected -4 to 3 for an encoder of 3 layers, found {select_layer}"
+    with pytest.raises(InputError, match=message):
+        load_vision_encoder(tiny_parts / "encoder", select_layer=select_layer)
+
+
+@pytest.mark.parametrize(
+    ("select_layer", "expected"), [(-25, 0), (-24, 1), (-2, 23), (-1, 24), (0, 0), (1, 1), (23, 23), (24, 24)]
+)
+def test_count_of_layers(select_layer, expected):
+    assert count_layers_to_run(24, select_layer) == expected
+
+
+@pytest.mark.parametrize("select_layer", [-26, 25])
+def test_count_of_layers_out_of_range(select_layer):
+    with pytest.raises(InputError, match=f"found {select_layer}"):
+        count_layers_to_run(24, select_layer)
+
+
+def test_pictures_that_are_not_square_are_refused():
+    config = tiny_config()
+    config.image_size = [16, 24]
+    with pytest.raises(InputError, match=r"expected square pictures and patches, found \[16, 24\] and 8"):
+        count_image_tokens(config, "patch")
+
+
+def test_features_are_those_of_the_model_that_is_given():
+    torch.manual_seed(1)
+    model = CLIPVisionModel(tiny_config(num_hidden_layers=1)).eval()
+    with torch.no_grad():
+        assert torch.equal(VisionEncoder(model)(PICTURES), model(PICTURES).last_hidden_state[:, 1:])

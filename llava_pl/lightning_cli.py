@@ -40,7 +40,9 @@ class SaveRunConfig(SaveConfigCallback):
         """Write ``config.yaml``."""
         path = Path(trainer.default_root_dir) / "config.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, str(path), skip_none=False, overwrite=True, multifile=False)
+        config = self.config.clone()
+        config.run_dir = None  # the next run from this file gets a folder of its own
+        self.parser.save(config, str(path), skip_unset=False, overwrite=True, multifile=False)
 
 
 class LlavaCLI(LightningCLI):
@@ -60,41 +62,31 @@ class LlavaCLI(LightningCLI):
         """Leave the configuration alone: stock Lightning lets the checkpoint's values overrule the command line."""
 
     def before_instantiate_classes(self) -> None:
-        """Give the run its folder, before anything expensive is loaded."""
+        """Choose the run's folder, before anything expensive is loaded."""
         config = self.config[self.config.subcommand]
         checkpoint = config.get("ckpt_path")
         if checkpoint not in (None, "last", "best", "hpc", "registry") and not Path(checkpoint).exists():
             raise InputError(f"ckpt_path: {checkpoint}: no such file; check the path")
         if "verbose" in config:
             config.verbose = False  # ScoreTable shows the same numbers in a form that fits the screen
-        if config.trainer.default_root_dir is None:
-            config.trainer.default_root_dir = str(_run_dir(config.run_dir, config.name))
+        self.run_dir = _choose_run_dir(config.run_dir or config.trainer.default_root_dir, config.name)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401  Trainer's own arguments
         """Return the trainer, with a CSV log and checkpoints in the run's folder unless the configuration says else."""
         config = self.config_init[self.config_init.subcommand].trainer
-        run_dir = Path(config.default_root_dir)
         if config.logger in (None, True):
-            _keep_old_metrics(run_dir)
-            kwargs["logger"] = CSVLogger(save_dir=run_dir, name="", version="")
-        extra: list[Callback] = [PlanTable(), ScoreTable(), Throughput()]
+            _keep_old_metrics(self.run_dir)
+            kwargs["logger"] = CSVLogger(save_dir=self.run_dir, name="", version="")
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
-        if (
-            self.subcommand == "fit"
-            and config.enable_checkpointing is not False
-            and not any(isinstance(c, ModelCheckpoint) for c in given)
-        ):
-            extra.append(
-                ModelCheckpoint(
-                    dirpath=run_dir / "checkpoints",
-                    filename="step={step}",
-                    auto_insert_metric_name=False,
-                    save_last="link",
-                    save_on_train_epoch_end=True,
-                )
-            )
-        self.config_init[self.config_init.subcommand].trainer.callbacks = [c for c in given if c is not None] + extra
-        return super().instantiate_trainer(**kwargs)
+        callbacks: list[Callback] = [callback for callback in given if callback is not None]
+        callbacks += [PlanTable(), ScoreTable(), Throughput()]
+        if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
+            if self.subcommand == "fit" and config.enable_checkpointing is not False:
+                callbacks.append(_checkpoint_callback(self.run_dir))
+            else:
+                kwargs["enable_checkpointing"] = False
+        config.callbacks = callbacks
+        return super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
 
 
 def run_lightning(words: list[str]) -> None:
@@ -134,13 +126,15 @@ def _silence() -> None:
         ".*module\\(s\\) in eval mode at the start of training.*",  # frozen parts are meant to be
         "Total length of `list` across ranks is zero.*",  # a run without validation data
         ".*does not have many workers.*",
+        "Be aware that when using `ckpt_path`.*",  # an evaluation saves no checkpoints
+        "Experiment logs directory .* exists and is not empty.*",  # see _keep_old_metrics
         "You have overridden `transfer_batch_to_device` in `LightningModule`.*",
     ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "litlogger" not in r.getMessage())
 
 
-def _run_dir(given: str | None, name: str) -> Path:
+def _choose_run_dir(given: str | None, name: str) -> Path:
     """Return the folder of this run; processes that a strategy starts again inherit it through the environment."""
     if given is not None:
         return Path(given)
@@ -153,6 +147,17 @@ def _run_dir(given: str | None, name: str) -> Path:
         run_dir = stamp.with_name(f"{stamp.name}-{number}")
     os.environ[RUN_DIR_VARIABLE] = str(run_dir)
     return run_dir
+
+
+def _checkpoint_callback(run_dir: Path) -> ModelCheckpoint:
+    """Return what saves the newest weights after each epoch and at the end, and links to them as ``last.ckpt``."""
+    return ModelCheckpoint(
+        dirpath=run_dir / "checkpoints",
+        filename="step={step}",
+        auto_insert_metric_name=False,
+        save_last="link",
+        save_on_train_epoch_end=True,
+    )
 
 
 def _keep_old_metrics(run_dir: Path) -> None:

@@ -41,13 +41,27 @@ class ShapeQuestion:
     answer: int
 
     @property
+    def letter(self) -> str:
+        """The letter of the right option."""
+        return chr(ord("A") + self.answer)
+
+    @property
     def reason(self) -> str:
-        """What is seen, as a sentence: the answer to the open question and the solution of the lettered one.
+        """What is seen, as the answer to the open question.
 
         >>> ShapeQuestion("existence", "Is there a red square?", ("no", "yes"), 1).reason
-        'yes.'
+        'yes'
         """
-        return f"{self.choices[self.answer]}."
+        return self.choices[self.answer]
+
+    @property
+    def solution(self) -> str:
+        """What is seen and which option that is.
+
+        >>> ShapeQuestion("existence", "Is there a red square?", ("no", "yes"), 1).solution
+        'yes (B).'
+        """
+        return f"{self.reason} ({self.letter})."
 
     @property
     def lettered_prompt(self) -> str:
@@ -63,13 +77,13 @@ class ShapeQuestion:
     def lettered_answer(self) -> str:
         """The answer as LLaVA trains ScienceQA's (format LEA): reason, then letter.
 
-        The order matters: a decoder this small rarely learns to name a letter straight away, but does once it has
-        written down what the letter stands for.
+        The order matters: a decoder this small seldom learns to name a letter straight away, but does when the words
+        that the letter stands for are the last thing it has written.
 
         >>> ShapeQuestion("existence", "Is there a red square?", ("no", "yes"), 1).lettered_answer
-        'yes. The answer is B.'
+        'yes (B). The answer is B.'
         """
-        return f"{self.reason} The answer is {chr(ord('A') + self.answer)}."
+        return f"{self.solution} The answer is {self.letter}."
 
 
 def ask(scene: Scene, topic: Topic, rng: np.random.Generator) -> ShapeQuestion:
@@ -114,7 +128,7 @@ def converse(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
         if rng.random() < _MULTIPLE_CHOICE_SHARE:
             pairs.append((question.lettered_prompt, question.lettered_answer))
         else:
-            pairs.append((question.text, question.reason))
+            pairs.append((question.text, f"{question.reason}."))
     return pairs
 
 

@@ -102,20 +102,17 @@ def test_file_is_not_utf8(tmp_path):
 @pytest.mark.parametrize(
     ("text", "place", "reason"),
     [
-        ('[\n  {"id": 1,}\n]', "line 2, column 12", "Illegal trailing comma before end of object"),
+        ('[\n  {"id" 1}\n]', "line 2, column 9", "Expecting ':' delimiter"),
         ('[{"id": 1}', "line 1, column 11", "Expecting ',' delimiter"),
         ("", "line 1, column 1", "Expecting value"),
         ('{"id": 1}\n{"id": 2}\n', "line 2, column 1", "Extra data"),
     ],
-    ids=["comma", "cut_off", "empty", "json_lines"],
+    ids=["colon", "cut_off", "empty", "json_lines"],
 )
 def test_invalid_json_names_line_and_column(tmp_path, text, place, reason):
     path = tmp_path / "records.json"
     path.write_text(text)
-    found = file_message(path)
-    assert found.startswith(f"{path}: invalid JSON at {place}: ")
-    # Python 3.13 words the first one anew, and points at the comma.
-    assert found.endswith(reason) or text.startswith("[\n")
+    assert file_message(path) == f"{path}: invalid JSON at {place}: {reason}"
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '[{"id": ' + "1" * 5000 + "}]"], ids=["nested", "long_number"])

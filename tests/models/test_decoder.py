@@ -136,7 +136,7 @@ def test_an_answer_ends_at_its_end_mark(model):
 )
 def test_models_that_change_their_logits_are_refused(model_class, config_class, changes, setting):
     model = model_class(config_class(**SIZES, **changes))
-    message = rf"decoder: {model_class.__name__} changes its logits \({setting}\); expected a decoder of the LLaMA family"
+    message = rf"decoder: {model_class.__name__} changes its logits \({setting}\); expected a decoder of the LLaMA"
     with pytest.raises(InputError, match=message):
         CausalDecoder(model)
 

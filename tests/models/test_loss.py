@@ -76,7 +76,7 @@ def test_known_value():
 
 
 def test_half_precision_logits_are_compared_in_float32(hidden):
-    """Logits of 0 and 7.94 in bfloat16: the loss, 3.6e-4, is exact; a bfloat16 softmax would round it to a neighbour."""
+    """The loss of bfloat16 logits 0 and 7.94 is 3.6e-4; a bfloat16 softmax would round it."""
     logits = torch.tensor([[[0.0, 7.9375], [0.0, 0.0]]], dtype=torch.bfloat16)
     total = supervised_loss(logits, torch.tensor([[X, 1]]), nn.Identity()).total
     assert total.dtype == torch.float32

@@ -6,7 +6,6 @@ import torch
 from llava_pl.models.splice import splice
 
 
-
 def words(num_rows: int, width: int, dim: int = 2) -> torch.Tensor:
     positions = -torch.arange(num_rows * width, dtype=torch.float32)
     return positions.view(num_rows, width, 1).expand(num_rows, width, dim).clone()

@@ -1,0 +1,90 @@
+"""Guards: the front door gets slow (torch imported for a help page), or answers a mistake with a traceback."""
+
+import subprocess
+import sys
+
+import pytest
+
+import llava_pl.cli
+from llava_pl import __version__
+from llava_pl.cli import HELP, main
+from llava_pl.types import InputError
+
+
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_help(word, capsys):
+    assert main([word]) == 0
+    assert capsys.readouterr().out == HELP
+
+
+def test_help_fits_a_screen():
+    assert all(len(line) <= 120 for line in HELP.splitlines())
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"llava_pl {__version__}\n"
+
+
+def test_no_words_show_the_help_and_fail(capsys):
+    assert main([]) == 2
+    assert capsys.readouterr().out == HELP
+
+
+def test_unknown_command_names_the_choices(capsys):
+    assert main(["fti"]) == 2
+    assert capsys.readouterr().err == (
+        "llava-pl: error: unknown command 'fti'; expected one of fit, validate, test, predict, demo\n"
+    )
+
+
+def test_help_and_version_import_no_torch():
+    code = (
+        "import sys; from llava_pl.cli import main; main(['--help']); main(['--version']);"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'lightning', 'transformers', 'jsonargparse')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_python_dash_m():
+    output = subprocess.check_output([sys.executable, "-m", "llava_pl", "--version"], text=True)
+    assert output == f"llava_pl {__version__}\n"
+
+
+def test_input_error_is_one_line_without_traceback(monkeypatch, capsys):
+    def fail(words):
+        raise InputError("a.json: record 3: field 'id': expected a string")
+
+    monkeypatch.setattr(llava_pl.cli, "_run", fail)
+    assert main(["fit"]) == 2
+    assert capsys.readouterr().err == "llava-pl: error: a.json: record 3: field 'id': expected a string\n"
+
+
+def test_input_error_of_a_data_worker_keeps_its_last_line(monkeypatch, capsys):
+    def fail(words):
+        raise InputError(
+            "Caught InputError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+            '  File "x.py", line 1\nllava_pl.types.InputError: record \'7\': no such picture\n'
+        )
+
+    monkeypatch.setattr(llava_pl.cli, "_run", fail)
+    assert main(["fit"]) == 2
+    assert capsys.readouterr().err == "llava-pl: error: record '7': no such picture\n"
+
+
+def test_interrupt(monkeypatch, capsys):
+    def stop(words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(llava_pl.cli, "_run", stop)
+    assert main(["fit"]) == 130
+    assert capsys.readouterr().err == "llava-pl: interrupted\n"
+
+
+def test_other_errors_keep_their_traceback(monkeypatch):
+    def fail(words):
+        raise RuntimeError("a defect of ours")
+
+    monkeypatch.setattr(llava_pl.cli, "_run", fail)
+    with pytest.raises(RuntimeError, match="a defect of ours"):
+        main(["fit"])

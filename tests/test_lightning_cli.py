@@ -1,0 +1,147 @@
+"""Guards: a run that does not start from its own config, dies on its second start, or ignores the command line."""
+
+import csv
+import json
+import os
+
+import pytest
+import yaml
+from PIL import Image
+
+from llava_pl.cli import main
+from llava_pl.lightning_cli import RUN_DIR_VARIABLE
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
+
+
+@pytest.fixture
+def config(tmp_path, tiny_parts):
+    """A config file for a tiny run on four records, and the same records as validation data."""
+    Image.new("RGB", (20, 12), (200, 40, 40)).save(tmp_path / "red.png")
+    turns = [{"from": "human", "value": "<image>\nColour?"}, {"from": "gpt", "value": "red"}]
+    records = [{"id": index, "image": "red.png", "conversations": turns} for index in range(4)]
+    (tmp_path / "records.json").write_text(json.dumps(records))
+    settings = {
+        "model": {
+            "stage": "finetune",
+            "vision_encoder": {"path": str(tiny_parts / "encoder")},
+            "decoder": {"path": str(tiny_parts / "decoder")},
+            "optim": {"learning_rate": 0.001},
+        },
+        "data": {
+            "class_path": "llava_pl.LlavaDataModule",
+            "init_args": {
+                "records": "records.json",
+                "val_records": "records.json",
+                "image_folder": ".",
+                "batch_size": 2,
+                "num_workers": 0,
+            },
+        },
+        "trainer": {"max_epochs": 1, "accelerator": "cpu", "log_every_n_steps": 1, "enable_progress_bar": False},
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def only_run(root):
+    (folder,) = (root / "runs" / "run").iterdir()
+    return folder
+
+
+def test_a_run_leaves_config_checkpoint_and_metrics(config, tmp_path):
+    assert main(["fit", "--config", str(config)]) == 0
+    run = only_run(tmp_path)
+    assert (run / "checkpoints" / "last.ckpt").resolve().name == "step=2.ckpt"
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    assert [float(row["train/loss"]) > 0 for row in rows if row["train/loss"]] == [True, True]
+    assert [row["val/loss"] != "" for row in rows if row["val/loss"]] == [True]
+    columns = {"train/grad_norm", "lr/decay", "lr/no_decay", "perf/tokens_per_s", "perf/images_per_s"}
+    assert columns <= set(rows[0])
+
+
+def test_the_saved_config_gives_the_same_run_again(config, tmp_path):
+    main(["fit", "--config", str(config), "--run_dir", "first"])
+    assert main(["fit", "--config", "first/config.yaml", "--run_dir", "second"]) == 0
+    first, second = (yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in ("first", "second"))
+    assert first == second
+    losses = [
+        [row["train/loss"] for row in csv.DictReader((tmp_path / name / "metrics.csv").open())]
+        for name in ("first", "second")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_second_run_gets_its_own_folder(config, tmp_path):
+    for _ in range(2):
+        assert main(["fit", "--config", str(config), "--trainer.max_steps", "1"]) == 0
+        os.environ.pop(RUN_DIR_VARIABLE)
+    assert len(list((tmp_path / "runs" / "run").iterdir())) == 2
+
+
+def test_a_run_into_an_old_folder_keeps_the_old_metrics(config, tmp_path):
+    for _ in range(2):
+        assert main(["fit", "--config", str(config), "--run_dir", "here"]) == 0
+    assert (tmp_path / "here" / "metrics.csv").is_file()
+    assert (tmp_path / "here" / "metrics-1.csv").is_file()
+
+
+def test_the_command_line_beats_the_checkpoint(config, tmp_path):
+    # Stock LightningCLI would go on with the value stored in the checkpoint, without a word.
+    main(["fit", "--config", str(config), "--run_dir", "fit"])
+    words = ["--config", str(config), "--ckpt_path", "fit/checkpoints/last.ckpt", "--run_dir", "val"]
+    assert main(["validate", *words, "--model.generation.max_new_tokens", "7", "--model.parser", "strict"]) == 0
+    used = yaml.safe_load((tmp_path / "val" / "config.yaml").read_text())["model"]
+    assert (used["generation"]["max_new_tokens"], used["parser"]) == (7, "strict")
+
+
+def test_validate_uses_the_weights_of_the_checkpoint(config, tmp_path):
+    main(["fit", "--config", str(config), "--run_dir", "fit"])
+    words = ["--config", str(config), "--ckpt_path", "fit/checkpoints/last.ckpt", "--run_dir", "val"]
+    assert main(["validate", *words]) == 0
+    fit, val = (list(csv.DictReader((tmp_path / name / "metrics.csv").open())) for name in ("fit", "val"))
+    trained = [float(row["val/loss"]) for row in fit if row["val/loss"]]
+    assert float(val[-1]["val/loss"]) == pytest.approx(trained[-1], rel=1e-6)
+
+
+def test_init_from_starts_stage_finetune_with_the_aligned_projector(config, tmp_path):
+    import torch
+
+    main(["fit", "--config", str(config), "--model.stage", "align", "--run_dir", "align"])
+    aligned = torch.load("align/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert {name.split(".")[1] for name in aligned} == {"projector"}
+    words = ["--model.init_from", "align/checkpoints/last.ckpt", "--model.optim.learning_rate", "0"]
+    main(["fit", "--config", str(config), *words, "--run_dir", "finetune"])
+    tuned = torch.load("finetune/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(tuned[name], tensor) for name, tensor in aligned.items())
+
+
+def test_missing_checkpoint_is_one_line(config, capsys):
+    assert main(["validate", "--config", str(config), "--ckpt_path", "nowhere.ckpt"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "llava-pl: error: ckpt_path: nowhere.ckpt: no such file; check the path"
+    )
+
+
+def test_wandb_offline(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    (tmp_path / "wandb.yaml").write_text(
+        "trainer: {logger: {class_path: lightning.pytorch.loggers.WandbLogger, init_args: {save_dir: .}}}\n"
+    )
+    assert main(["fit", "--config", str(config), "--config", "wandb.yaml", "--run_dir", "run"]) == 0
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_callbacks_are_appended_by_an_overlay(config, tmp_path):
+    (tmp_path / "more.yaml").write_text(
+        "trainer: {callbacks+: [{class_path: lightning.pytorch.callbacks.LearningRateMonitor}]}\n"
+    )
+    assert main(["fit", "--config", str(config), "--config", "more.yaml", "--run_dir", "run"]) == 0
+    header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
+    assert "lr-AdamW/decay" in header
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()

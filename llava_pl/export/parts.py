@@ -106,6 +106,12 @@ def copy_weights(module: nn.Module, weights: dict[str, torch.Tensor], *, where: 
 
 
 def _read_config(path: str | Path, field: str) -> Any:  # noqa: ANN401  any of transformers' configuration classes
+    folder = Path(path)
+    is_folder_meant = folder.is_absolute() or str(path).count("/") != 1 or str(path).startswith(".")
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise InputError(f"{field}: {path}: expected a model folder or hub name, but it has no config.json")
+    if not folder.exists() and is_folder_meant:
+        raise InputError(f"{field}: {path}: expected a model folder or hub name, but there is no such folder")
     try:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:

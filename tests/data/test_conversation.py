@@ -453,6 +453,17 @@ def test_chat_answer_that_spells_the_end_of_turn(chatml):
     ]
 
 
+def test_chat_template_that_shortens_an_answer():
+    """As DeepSeek-R1's, which leaves out what was thought: the end of turn is still where supervision ends."""
+    shortening = CHATML.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] }}")
+    tokenizer = chat_tokenizer(shortening, eos_token="<|im_end|>")
+    texts = ["a", "<think>a long thought</think>b", "c", "d"]
+    assert render(texts, "chat", has_images=False, tokenizer=tokenizer)[1:3] == [
+        ("b<|im_end|>", "answer"),
+        ("\n<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n", "prompt"),
+    ]
+
+
 def test_chat_without_a_special_end_supervises_the_rest_of_the_turn():
     tokenizer = chat_tokenizer("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
                                "{% if add_generation_prompt %}assistant:{% endif %}")  # fmt: skip
@@ -480,17 +491,16 @@ def test_chat_template_that_rewrites_earlier_turns():
 def test_chat_without_a_chat_template(has_tokenizer):
     tokenizer = chat_tokenizer(None, eos_token="<|im_end|>") if has_tokenizer else None
     assert error_of(["a", "b"], "chat", tokenizer=tokenizer) == (
-        "template 'chat': the tokenizer has no chat template; "
-        "name one of vicuna_v1, plain, llama_2, v0, v1_mmtag, mpt"
+        "template 'chat': the tokenizer has no chat template; name one of vicuna_v1, plain, llama_2, v0, v1_mmtag, mpt"
     )
 
 
 def test_chat_template_that_refuses_the_conversation():
-    """Templates call raise_exception for what they cannot hold; Jinja's own error has no place in a one-line message."""
+    """Templates call raise_exception for what they cannot hold; Jinja's own error names no record."""
     tokenizer = chat_tokenizer("{{ raise_exception('only system turns') }}", eos_token="</s>")
     assert "only system turns" in error_of(["a", "b"], "chat", tokenizer=tokenizer)
 
 
 def test_chat_without_any_question(chatml):
-    """transformers refuses an empty list with a plain ValueError, which names no record."""
+    """An empty list of messages is refused by transformers with a plain ValueError, which names no record."""
     assert error_of([Turn("gpt", "Only me.")], "chat", tokenizer=chatml)

@@ -71,10 +71,14 @@ def test_file_is_read_in_order_with_text_beyond_ascii(tmp_path):
     path = tmp_path / "records.json"
     entries = [entry(id=2), entry(id="caf\u00e9", image=None, conversations=turns("\u4f60\u597d", "\U0001f600"))]
     path.write_text(json.dumps(entries, ensure_ascii=False), encoding="utf-8")
-    assert read_records(path) == read_records(str(path)) == [
-        Record("2", (ASKED, ANSWERED), ("a.png",)),
-        Record("caf\u00e9", (Turn("human", "\u4f60\u597d"), Turn("gpt", "\U0001f600")), ()),
-    ]
+    assert (
+        read_records(path)
+        == read_records(str(path))
+        == [
+            Record("2", (ASKED, ANSWERED), ("a.png",)),
+            Record("caf\u00e9", (Turn("human", "\u4f60\u597d"), Turn("gpt", "\U0001f600")), ()),
+        ]
+    )
 
 
 def test_escaped_surrogate_pair_is_one_character(tmp_path):

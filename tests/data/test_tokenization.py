@@ -219,6 +219,17 @@ def test_bos_is_read_once(characters, template):
     assert labels[0] == IGNORED
 
 
+def test_eos_of_the_tokenizer_is_not_read_before_an_image(tiny_parts):
+    """As with `add_eos_token`: the end mark is the template's, and the first stretch is not the end of the text."""
+    tokenizer = load_tokenizer(tiny_parts / "decoder")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    ids, labels = encode(["<image>", "Hi"], tokenizer, "plain", num_image_tokens=2)
+    assert ids == as_ids("^@@Hi|")
+    assert labels == as_labels("...Hi|")
+
+
 def test_image_first_is_preceded_by_the_bos(characters):
     encoded = encode_segments([Segment("<image>", "image"), Segment("a", "answer")], characters, num_image_tokens=1)
     assert encoded.input_ids.tolist() == as_ids("^@a")
@@ -270,7 +281,7 @@ def as_bytes(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[str]:
 
 
 def test_token_across_a_border_is_split_there(byte_pairs):
-    """The text holds "\n\n", half prompt, half answer; while answering, the model reads the prompt's "\n" alone."""
+    r"""The text holds "\n\n", half prompt, half answer; while answering, the model reads the prompt's "\n" alone."""
     segments = [Segment("q:\n", "prompt"), Segment("\nYes\n\n", "answer"), Segment("r", "prompt")]
     encoded = encode_segments(segments, byte_pairs, num_image_tokens=0)
     ids, labels = encoded.input_ids.tolist(), encoded.labels.tolist()
@@ -351,9 +362,8 @@ def supervised_runs(labels: list[int]) -> list[list[int]]:
 def check_property(texts, template, tokenizer, num_slots, num_image_tokens, *, mark_id, prefix=""):
     """Check what is supervised, and that every text token of the rendered conversation is there, none twice.
 
-    Args:
-        mark_id: A token that is decoded in front of an answer, so that no leading space is stripped.
-        prefix: What the tokenizer puts in front of a text after an image; "plain" supervises it with its caption.
+    An answer is decoded behind the token `mark_id`, so that no leading space is stripped. `prefix` is what the
+    tokenizer puts in front of a text after an image; "plain" supervises it with its caption.
     """
     texts = with_slots(texts, template, num_slots)
     ids, labels = encode(texts, tokenizer, template, num_image_tokens=num_image_tokens if "<image>" in texts[0] else 0)

@@ -51,8 +51,8 @@ OTHER_IDS = {
 # A greeting comes before the question. The original drops it under "v1" and fails on it under "plain", where it counts
 # three turns; ours drops it everywhere, and the caption remains.
 GREETED_CAPTION = "conv-096"
-# Under "llava_llama_2" the question of this record spells an exchange. Without legacy the original masks it; with legacy
-# it supervises the spelled answer too, and so does ours in both cases.
+# Under "llava_llama_2" the question of this record spells an exchange. Without legacy the original masks it; with
+# legacy it supervises the spelled answer too, and so does ours in both cases.
 SPELLED_EXCHANGE = ("llava_llama_2", "conv-140")
 # Text-only records of 2048 tokens or more, which are cut.
 CUT = {"conv-147", "conv-149", "conv-153", "conv-154"}
@@ -120,7 +120,11 @@ class Encoder:
         return self.tokenizer.decode([29901, *ids]).removeprefix(":")
 
 
-@pytest.fixture(scope="module", params=RUNS, ids=lambda run: f"{run[0]}-legacy_{run[1]}-marks_{run[2]}")
+def name_run(run: tuple) -> str:
+    return f"{run[0]}-legacy_{run[1]}-marks_{run[2]}"
+
+
+@pytest.fixture(scope="module", params=RUNS, ids=name_run)
 def run(request: pytest.FixtureRequest) -> tuple:
     return request.param
 
@@ -150,20 +154,20 @@ def encoded_alike(records: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def test_every_record_belongs_to_a_run(expected):
     """So that no record is lost on the way to the tests below."""
     assert [len(expected[run]) for run in RUNS] == [87, 87, 17, 17, 87, 87, 34, 34, 87, 6]
+    num_alike = [len(list(encoded_alike(expected[run]))) for run in RUNS]
+    assert num_alike == [73, 73, 17, 17, 76, 75, 21, 21, 87, 6]
 
 
+# The labels of v0 depart on purpose; see test_v0.
+@pytest.mark.parametrize("run", [run for run in RUNS if run[0] != "v0"], ids=name_run, indirect=True)
 def test_ids_and_labels_are_equal(encoder, records):
-    if encoder.template == "v0":
-        pytest.skip("the labels of v0 depart on purpose; see test_v0")
-    compared = list(encoded_alike(records))
-    assert len(compared) >= 6
-    for record in compared:
+    for record in encoded_alike(records):
         encoded = encoder.encode(record["id"])
         assert encoded.input_ids.tolist() == record["input_ids"], record["id"]
         assert encoded.labels.tolist() == labels_of(record), record["id"]
 
 
-@pytest.mark.parametrize("run", [("v0", True, False)], indirect=True)
+@pytest.mark.parametrize("run", [("v0", True, False)], ids=name_run, indirect=True)
 def test_v0(encoder, records):
     """The original's mask under v0 drifts by a token per turn; ours supervises the answers and their end marks."""
     departed, cut = set(), set()
@@ -213,7 +217,7 @@ def test_where_the_original_fails(encoder, records):
             encoder.encode(record["id"])
 
 
-@pytest.mark.parametrize("run", [("plain", True, False), ("plain", False, False)], indirect=True)
+@pytest.mark.parametrize("run", [("plain", True, False), ("plain", False, False)], ids=name_run, indirect=True)
 def test_caption_behind_a_greeting(encoder, records):
     [record] = [record for record in records if record["id"] == GREETED_CAPTION]
     assert record["error"] == "AssertionError"
@@ -226,16 +230,17 @@ def sha256(tensor: torch.Tensor, dtype: type) -> str:
     return hashlib.sha256(np.ascontiguousarray(tensor.numpy().astype(dtype)).tobytes()).hexdigest()
 
 
-@pytest.mark.parametrize("run", [("v1", True, False)], indirect=True)
+@pytest.mark.parametrize("run", [("v1", True, False)], ids=name_run, indirect=True)
 def test_batches(golden_path, encoder, records):
-    """Collated samples are the original's batches, but for the mask, which the original reads off the ids.
+    """Collated samples are the original's batches, mask included.
 
-    Samples are our own encoding; only of the records that the original masks are they made from its ids.
+    Samples are our own encoding; only of the records that the original masks are they made from its ids. The original
+    reads the mask off the ids (`input_ids != 0`), which hides an `<unk>` of the text. No sample here holds one, so that
+    all bytes agree; `tests/data/test_collate.py` has the case where ours differs.
     """
     content = json.loads((golden_path / "tokenization" / "batches.json").read_text(encoding="utf-8"))
     assert (content["template"], content["legacy"], len(content["batches"])) == ("v1", True, 8)
     by_name = {record["id"]: record for record in records}
-    num_hidden = 0
 
     def sample(name: str) -> Sample:
         if by_name[name]["mismatch"]:
@@ -254,10 +259,5 @@ def test_batches(golden_path, encoder, records):
         assert sha256(batch["labels"], np.int64) == want["labels_sha256"]
         assert (batch["labels"] != IGNORED).sum(1).tolist() == want["supervised_per_row"]
 
-        mask, is_unknown = batch["attention_mask"], batch["input_ids"] == 0
-        assert mask.sum(1).tolist() == [len(sample.input_ids) for sample in samples]
-        # The original hides <unk> from attention where the text holds it; that is the only difference.
-        assert sha256(mask * ~is_unknown, np.uint8) == want["attention_mask_sha256"]
-        assert (mask * ~is_unknown).sum(1).tolist() == want["attention_mask_row_sums"]
-        num_hidden += int((mask * is_unknown).sum())
-    assert num_hidden == 1
+        assert sha256(batch["attention_mask"], np.uint8) == want["attention_mask_sha256"]
+        assert batch["attention_mask"].sum(1).tolist() == want["attention_mask_row_sums"]

@@ -1,0 +1,430 @@
+"""Guards: a config that no longer parses, departs from the original's script, or hides a mistake that costs hours.
+
+Nothing is built: the real parser of `run_lightning` reads every file, and no class is instantiated, so no name is
+looked up on the hub.
+"""
+
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonargparse import Namespace
+
+from llava_pl.cli import main
+from llava_pl.lightning_cli import LlavaCLI, run_lightning
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIGS = REPOSITORY / "configs"
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+OVERLAYS = sorted(
+    f"{path.parent.name}/{path.name}"
+    for group in ("debug", "strategy", "logger")
+    for path in (CONFIGS / group).glob("*.yaml")
+)
+LINK_TARGETS = {"tokenizer", "image_processor", "num_image_tokens"}
+
+# Values that no file can know, and a run's owner gives.
+GIVEN = {"finetune_task": ["--model.decoder.path", "some/decoder"]}
+
+# What all scripts share. The last five are not in the scripts: they are defaults of TrainingArguments in transformers
+# 4.37 (data_seed, seed, max_grad_norm, adam_beta1 and adam_beta2, adam_epsilon).
+SHARED = {
+    "trainer.precision": "bf16-mixed",  # --bf16 True
+    "trainer.devices": 8,  # README: 8 A100
+    "trainer.accumulate_grad_batches": 1,  # --gradient_accumulation_steps 1
+    "trainer.log_every_n_steps": 1,  # --logging_steps 1
+    "model.vision_encoder.select_layer": -2,  # --mm_vision_select_layer -2
+    "model.vision_encoder.select_feature": "patch",  # train.py: mm_vision_select_feature
+    "model.loss_normalization": "micro_batch",
+    "model.frozen_dtype": "bfloat16",  # train.py: torch_dtype under --bf16
+    "model.optim.projector_learning_rate": None,  # no --mm_projector_lr
+    "model.optim.weight_decay": 0.0,  # --weight_decay 0.
+    "model.optim.warmup_share": 0.03,  # --warmup_ratio 0.03
+    "data.init_args.image_start_end": False,  # --mm_use_im_start_end False
+    "data.init_args.respect_exif": False,  # train.py: Image.open(...).convert("RGB")
+    "data.init_args.legacy_tokenizer": None,
+    "data.init_args.max_length": 2048,  # --model_max_length 2048
+    "data.init_args.num_workers": 4,  # --dataloader_num_workers 4
+    "data.init_args.seed": 42,
+    "seed_everything": 42,
+    "trainer.gradient_clip_val": 1.0,
+    "model.optim.betas": (0.9, 0.999),
+    "model.optim.eps": 1e-8,
+}
+
+PRETRAIN = {  # scripts/v1_5/pretrain.sh
+    "model.stage": "align",  # --tune_mm_mlp_adapter True
+    "model.vision_encoder.path": "openai/clip-vit-large-patch14-336",
+    "model.projector": "mlp2x_gelu",
+    "model.init_from": None,
+    "model.optim.learning_rate": 1e-3,
+    "trainer.max_epochs": 1,
+    "data.class_path": "llava_pl.data.datamodule.LlavaDataModule",
+    "data.init_args.records": "playground/data/LLaVA-Pretrain/blip_laion_cc_sbu_558k.json",
+    "data.init_args.image_folder": "playground/data/LLaVA-Pretrain/images",
+    "data.init_args.template": "plain",  # --version plain
+    "data.init_args.image_aspect": "square",  # no --image_aspect_ratio; train.py: square
+    "data.init_args.batch_size": 32,
+}
+FINETUNE = {  # scripts/v1_5/finetune.sh, and finetune_task.sh but for --model_name_or_path
+    "model.stage": "finetune",
+    "model.vision_encoder.path": "openai/clip-vit-large-patch14-336",
+    "model.projector": "mlp2x_gelu",
+    "model.init_from": None,  # --pretrain_mm_mlp_adapter: on the command line
+    "model.optim.learning_rate": 2e-5,
+    "trainer.max_epochs": 1,
+    "data.class_path": "llava_pl.data.datamodule.LlavaDataModule",
+    "data.init_args.records": "playground/data/llava_v1_5_mix665k.json",
+    "data.init_args.image_folder": "playground/data",
+    "data.init_args.template": "vicuna_v1",  # --version v1
+    "data.init_args.image_aspect": "pad",  # --image_aspect_ratio pad
+    "data.init_args.batch_size": 16,
+}
+SCIENCEQA = {  # scripts/finetune_sqa.sh
+    "model.stage": "finetune",
+    "model.vision_encoder.path": "openai/clip-vit-large-patch14",
+    "model.projector": "linear",  # no --mm_projector_type; train.py: linear
+    "model.init_from": None,  # --pretrain_mm_mlp_adapter: on the command line
+    "model.optim.learning_rate": 2e-5,
+    "model.generation.max_new_tokens": 1024,  # llava/eval/model_vqa_science.py
+    "model.parser": "llava",
+    "trainer.max_epochs": 12,
+    "data.class_path": "llava_pl.data.datamodule.ScienceQADataModule",
+    "data.init_args.prompt_format": "QCM-LEA",
+    "data.init_args.train_split": "train",
+    "data.init_args.template": "vicuna_v1",  # $PROMPT_VERSION is open; scripts/finetune.sh: v1
+    "data.init_args.image_aspect": "square",  # no --image_aspect_ratio; train.py: square
+    "data.init_args.batch_size": 16,
+}
+ORIGINAL = {
+    "align_13b": ("scripts/v1_5/pretrain.sh", PRETRAIN | {"model.decoder.path": "lmsys/vicuna-13b-v1.5"}, 256),
+    "align_7b": ("scripts/v1_5/pretrain.sh", PRETRAIN | {"model.decoder.path": "lmsys/vicuna-7b-v1.5"}, 256),
+    "finetune_13b": ("scripts/v1_5/finetune.sh", FINETUNE | {"model.decoder.path": "lmsys/vicuna-13b-v1.5"}, 128),
+    "finetune_7b": ("scripts/v1_5/finetune.sh", FINETUNE | {"model.decoder.path": "lmsys/vicuna-7b-v1.5"}, 128),
+    "finetune_task": ("scripts/v1_5/finetune_task.sh", FINETUNE, 128),
+    "scienceqa_7b": ("scripts/finetune_sqa.sh", SCIENCEQA | {"model.decoder.path": "lmsys/vicuna-7b-v1.3"}, 128),
+}
+
+
+def experiment(name):
+    return CONFIGS / "experiment" / f"{name}.yaml"
+
+
+def overlay(name):
+    return ["--config", str(CONFIGS / name)]
+
+
+def heads(name):
+    """Return the texts of an experiment's head by their keyword; the text may go on in indented lines."""
+    lines = experiment(name).read_text().split("\n\n")[0].splitlines()
+    texts, key = {}, None
+    for line in lines:
+        if match := re.fullmatch(r"# ([A-Z][A-Za-z]+) {2,}(.*)", line):
+            key = match[1]
+            texts[key] = match[2]
+        elif key and (match := re.fullmatch(r"# {11,}(.*)", line)):
+            texts[key] += " " + match[1]
+        else:
+            key = None
+    return texts
+
+
+def command(text):
+    return shlex.split(text.split(" (")[0])
+
+
+def merge(base, other):
+    """Return two nested dictionaries as one; the second wins."""
+    if not isinstance(base, dict) or not isinstance(other, dict):
+        return other
+    return base | {key: merge(base[key], value) if key in base else value for key, value in other.items()}
+
+
+def plain(value):
+    """Return a parsed configuration as plain values, without the names of the files that it came from."""
+    if isinstance(value, Namespace):
+        return {key: plain(item) for key, item in vars(value).items() if key not in ("config", "__path__")}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+@pytest.fixture(scope="module")
+def no_run():
+    """Stop `run_lightning` where it would build the trainer, and collect the command lines that got so far."""
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LlavaCLI, "before_instantiate_classes", lambda cli: None)
+        patch.setattr(LlavaCLI, "instantiate_classes", lambda cli: seen.append(cli))
+        patch.setattr(LlavaCLI, "_run_subcommand", lambda cli, command: None)
+        patch.setattr(socket.socket, "connect", _refuse)
+        yield seen
+
+
+def _refuse(*address):
+    raise AssertionError(f"the network was asked for while parsing: {address[1:]}")
+
+
+@pytest.fixture(scope="module")
+def parser(no_run):
+    """The parser that the program itself uses, with all its links and defaults."""
+    run_lightning(["fit", "--config", str(experiment("align_7b"))])
+    return no_run[-1].parser
+
+
+@pytest.fixture
+def fit(parser):
+    return lambda *words: parser.parse_args(["fit", *words]).fit
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write a file into the test's folder, which is also the working directory, and return the words that give it."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text, name="extra.yaml"):
+        (tmp_path / name).write_text(text)
+        return ["--config", name]
+
+    return write
+
+
+def test_the_files_that_are_tested():
+    assert sorted(ORIGINAL) == EXPERIMENTS
+    assert OVERLAYS == [
+        "debug/fast_dev_run.yaml", "debug/overfit_batch.yaml", "debug/profile.yaml", "logger/wandb.yaml",
+        "strategy/ddp.yaml", "strategy/single.yaml",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_values_are_the_originals(name, fit):
+    script, values, global_batch = ORIGINAL[name]
+    config = fit("--config", str(experiment(name)), *GIVEN.get(name, []))
+    expected = SHARED | values
+    found = {key: config[key] for key in expected}
+    assert {key: str(value) if isinstance(value, Path) else value for key, value in found.items()} == expected
+    assert config.data.init_args.batch_size * config.trainer.devices == global_batch
+    assert f"{script} of haotian-liu/LLaVA at commit c121f04" in heads(name)["Values"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_values_are_written_out(name):
+    # A default that changes in the code must not change an experiment.
+    settings = yaml.safe_load(experiment(name).read_text())
+    _, values, _ = ORIGINAL[name]
+    for key in {**SHARED, **values}.keys() - {"model.init_from"}:
+        *groups, last = key.split(".")
+        place = settings
+        for group in groups:
+            place = place[group]
+        assert last in place, key
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_parts_that_must_agree_come_from_the_model(name, fit):
+    config = fit("--config", str(experiment(name)), *GIVEN.get(name, []))
+    assert config.data.init_args.tokenizer == config.model.decoder.path
+    assert config.data.init_args.image_processor == config.model.vision_encoder.path
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_no_file_sets_a_link_target(path):
+    # It would be overruled without a word.
+    data = (yaml.safe_load(path.read_text()) or {}).get("data") or {}
+    assert not LINK_TARGETS & (data.keys() | data.get("init_args", {}).keys())
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_head(name):
+    text = experiment(name).read_text()
+    assert text.isascii()
+    assert all(len(line) <= 120 for line in text.splitlines())
+    assert {"Command", "Values", "Hardware", "Time", "Result", "Batch", "Memory"} <= heads(name).keys()
+    assert "# Not as in the original: " in text
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [(name, key) for name in EXPERIMENTS for key in ("Command", "Evaluate", "Align") if key in heads(name)],
+)
+def test_command_in_head_parses(name, key, no_run, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    words = command(heads(name)[key])
+    assert words[0] == "llava-pl"
+    no_run.clear()
+    assert main(words[1:]) == 0
+    if key == "Command":
+        assert f"configs/experiment/{name}.yaml" in words
+        config = no_run[0].config.fit
+        assert (config.model.stage == "finetune") == (config.model.init_from is not None)
+
+
+@pytest.mark.parametrize("other", OVERLAYS)
+def test_overlay_touches_the_trainer_alone(other):
+    text = (CONFIGS / other).read_text()
+    assert yaml.safe_load(text).keys() == {"trainer"}
+    (line,) = [line for line in text.splitlines() if "llava-pl" in line]
+    words = command(line.removeprefix("#"))
+    assert words[:3] == ["llava-pl", "fit", "--config"]
+    assert words[-1] == f"configs/{other}"
+    assert (REPOSITORY / words[3]).is_file()
+
+
+@pytest.mark.parametrize("other", OVERLAYS)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_overlay_composes(name, other, fit):
+    words = ["--config", str(experiment(name)), *GIVEN.get(name, [])]
+    before, after = plain(fit(*words)), plain(fit(*words, *overlay(other)))
+    wanted = yaml.safe_load((CONFIGS / other).read_text())
+    assert {**before, "trainer": None} == {**after, "trainer": None}
+    assert merge(after, wanted) == after
+    # What the overlay does not name stays; of a class that it names, the parser has added the defaults.
+    changed = {key for key, value in after["trainer"].items() if value != before["trainer"][key]}
+    assert changed <= wanted["trainer"].keys()
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_one_device_keeps_the_global_batch(name, fit):
+    config = fit("--config", str(experiment(name)), *overlay("strategy/single.yaml"), *GIVEN.get(name, []))
+    trainer = config.trainer
+    assert trainer.devices * trainer.accumulate_grad_batches * config.data.init_args.batch_size == ORIGINAL[name][2]
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
+def test_experiment_serves_every_command(subcommand, parser):
+    words = ["--config", str(experiment("scienceqa_7b")), *overlay("strategy/single.yaml")]
+    assert parser.parse_args([subcommand, *words])[subcommand].trainer.devices == 1
+
+
+def test_printed_config_is_a_config(no_run, capsys, write):
+    words = ["fit", "--config", str(experiment("scienceqa_7b")), *overlay("logger/wandb.yaml"), "--trainer.max_steps=7"]
+
+    def printed(words):
+        with pytest.raises(SystemExit) as exit:
+            main([*words, "--print_config"])
+        assert not exit.value.code
+        return capsys.readouterr().out
+
+    text = printed(words)
+    again = ["fit", *write(text)]
+    assert printed(again) == text
+    assert not LINK_TARGETS & yaml.safe_load(text)["data"]["init_args"].keys()
+    no_run.clear()
+    main(words)
+    main(again)
+    first, second = (plain(cli.config.fit) for cli in no_run)
+    assert first == second
+    assert first["trainer"]["max_steps"] == 7
+
+
+def test_later_wins(fit, write):
+    early, late = write("trainer: {max_epochs: 2}", "early.yaml"), write("trainer: {max_epochs: 3}", "late.yaml")
+    base = ["--config", str(experiment("align_7b"))]
+    assert fit(*base, *early, *late).trainer.max_epochs == 3
+    assert fit(*base, *late, *early).trainer.max_epochs == 2
+    assert fit(*base, *late, "--trainer.max_epochs", "4").trainer.max_epochs == 4
+    assert fit("--trainer.max_epochs", "4", *base, *late).trainer.max_epochs == 3  # as configs/README.md warns
+
+
+def test_lists_are_replaced_unless_plus_appends(fit, write):
+    def callbacks(*words):
+        return [entry.class_path.rpartition(".")[2] for entry in fit(*base, *words).trainer.callbacks]
+
+    base = ["--config", str(experiment("align_7b"))]
+    rate = write("trainer: {callbacks: [{class_path: LearningRateMonitor}]}", "rate.yaml")
+    replace = write("trainer: {callbacks: [{class_path: DeviceStatsMonitor}]}", "replace.yaml")
+    append = write("trainer: {callbacks+: [{class_path: DeviceStatsMonitor}]}", "append.yaml")
+    assert callbacks(*rate, *replace) == ["DeviceStatsMonitor"]
+    assert callbacks(*rate, *append) == ["LearningRateMonitor", "DeviceStatsMonitor"]
+    assert callbacks(*append) == ["DeviceStatsMonitor"]
+    assert callbacks(*rate, "--trainer.callbacks+=DeviceStatsMonitor") == ["LearningRateMonitor", "DeviceStatsMonitor"]
+
+
+def test_link_target_in_a_file_is_overruled(fit, write):
+    # Why no file may set one; if this ever fails, the README's sentence can go.
+    config = fit("--config", str(experiment("align_7b")), *write("data: {init_args: {tokenizer: mine}}"))
+    assert config.data.init_args.tokenizer == "lmsys/vicuna-7b-v1.5"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("trainer: {max_stepz: 3}", ["max_stepz"]),
+        ("trainr: {max_steps: 3}", ["trainr"]),
+        ("model: {optim: {learning_rat: 1}}", ["model.optim.learning_rat"]),
+        ("data: {init_args: {batchsize: 3}}", ["batchsize"]),
+        ("trainer: {logger: {class_path: WandbLogger, init_args: {projct: x}}}", ["projct"]),
+        ("model: {stage: alignn}", ["model.stage", "alignn", "align", "finetune"]),
+        ("model: {loss_normalization: mean}", ["model.loss_normalization", "mean", "global", "micro_batch"]),
+        ("model: {decoder: {attention: flash}}", ["model.decoder.attention", "sdpa", "eager", "flash_attention_2"]),
+        ("data: {init_args: {template: vicuna}}", ["template", "vicuna_v1", "plain", "llama_2", "mpt", "chat"]),
+        ("data: {init_args: {image_aspect: anyres}}", ["image_aspect", "anyres", "pad", "square"]),
+        ("trainer: {precision: bf17}", ["trainer.precision", "bf17", "bf16-mixed"]),
+        ("model: {optim: {learning_rate: fast}}", ["model.optim.learning_rate", "fast", "float"]),
+        ("data: {class_path: NoSuchModule}", ["data", "NoSuchModule"]),
+        ("data: missing.yaml", ["data", "missing.yaml"]),
+        ("model: [1", ["line 1"]),
+        ("", ["config"]),
+    ],
+)
+def test_mistake_in_a_file_is_one_line(text, names, no_run, write, capsys):
+    _fails(["fit", "--config", str(experiment("align_7b")), *write(text)], names, no_run, capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--trainer.max_stepz", "3"], ["--trainer.max_stepz"]),
+        (["--data.init_args.batchsize", "3"], ["batchsize"]),
+        (["--model.stage", "alignn"], ["model.stage", "alignn", "align", "finetune"]),
+        (["--config", "missing.yaml"], ["config", "missing.yaml"]),
+        (["--config"], ["--config"]),
+        (["--data", "NoSuchModule"], ["data", "NoSuchModule"]),
+    ],
+)
+def test_mistake_on_the_command_line_is_one_line(words, names, no_run, capsys):
+    _fails(["fit", "--config", str(experiment("align_7b")), *words], names, no_run, capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ([], "model.decoder.path"),
+        (["--config", str(experiment("finetune_task"))], "model.decoder.path"),
+        (["--config", str(experiment("align_7b")), "--data", "null"], "data"),
+    ],
+)
+def test_what_is_missing_is_named(words, name, no_run, capsys):
+    _fails(["fit", *words], [name], no_run, capsys)
+
+
+def _fails(words, names, no_run, capsys):
+    """Check that the program refuses the words with one line that has all these names, before it builds anything."""
+    no_run.clear()
+    with pytest.raises(SystemExit) as exit:
+        main(words)
+    output = capsys.readouterr()
+    assert exit.value.code == 2
+    assert not output.out
+    assert output.err.startswith("llava-pl: error: ")
+    assert output.err.count("\n") == 1
+    assert all(name in output.err for name in names), output.err
+    assert not no_run
+
+
+def test_mistake_in_a_process_of_its_own():
+    words = ["fit", "--config", "configs/experiment/align_7b.yaml", "--model.stage", "alignn"]
+    run = subprocess.run(
+        [sys.executable, "-m", "llava_pl", *words], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 2
+    assert not run.stdout
+    assert re.fullmatch(r"llava-pl: error: .*model\.stage.*\n", run.stderr)

@@ -1,0 +1,131 @@
+"""Guards padding: a token of the text that is hidden, padding that is supervised, or pictures in another row's place.
+
+None of these raises; they only train a worse model.
+"""
+
+import pytest
+import torch
+
+from llava_pl.data.collate import collate, count_supervised
+from llava_pl.types import InputError, Question, Sample
+
+PAD = 0
+LONG = Sample(
+    "long",
+    torch.tensor([1, -200, -200, 7, 8]),
+    torch.tensor([-100, -100, -100, 7, 8]),
+    torch.full((1, 3, 2, 2), 0.5),
+)
+SHORT = Sample("short", torch.tensor([1, 9]), torch.tensor([-100, 9]), torch.empty(0, 3, 2, 2))
+
+
+def collated(*samples, padding_side="right", num_image_tokens=2):
+    return collate(samples, pad_token_id=PAD, num_image_tokens=num_image_tokens, padding_side=padding_side)
+
+
+def as_lists(batch):
+    return {name: batch[name].tolist() for name in ("input_ids", "labels", "attention_mask")}
+
+
+def test_right_padding():
+    assert as_lists(collated(LONG, SHORT)) == {
+        "input_ids": [[1, -200, -200, 7, 8], [1, 9, 0, 0, 0]],
+        "labels": [[-100, -100, -100, 7, 8], [-100, 9, -100, -100, -100]],
+        "attention_mask": [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]],
+    }
+
+
+def test_left_padding():
+    assert as_lists(collated(LONG, SHORT, padding_side="left")) == {
+        "input_ids": [[1, -200, -200, 7, 8], [0, 0, 0, 1, 9]],
+        "labels": [[-100, -100, -100, 7, 8], [-100, -100, -100, -100, 9]],
+        "attention_mask": [[1, 1, 1, 1, 1], [0, 0, 0, 1, 1]],
+    }
+
+
+@pytest.mark.parametrize(("side", "mask"), [("right", [1, 1, 1, 0, 0]), ("left", [0, 0, 1, 1, 1])])
+def test_pad_id_inside_a_text_is_attended(side, mask):
+    """LLaVA's mask is `input_ids != pad`, which hides an <unk> that a user wrote."""
+    unknown = Sample("u", torch.tensor([1, PAD, 9]), torch.tensor([-100, PAD, 9]), torch.empty(0, 3, 2, 2))
+    batch = collated(LONG, unknown, padding_side=side)
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], mask]
+    assert batch["labels"][1][batch["attention_mask"][1].bool()].tolist() == [-100, PAD, 9]
+
+
+def test_types():
+    batch = collated(LONG, SHORT)
+    assert {name: batch[name].dtype for name in ("input_ids", "labels", "attention_mask", "pixel_values")} == {
+        "input_ids": torch.int64,
+        "labels": torch.int64,
+        "attention_mask": torch.int64,
+        "pixel_values": torch.float32,
+    }
+    assert (type(batch["num_tokens"]), type(batch["num_supervised"])) == (int, int)
+
+
+def test_counts_and_ids():
+    batch = collated(LONG, SHORT, LONG)
+    assert batch["ids"] == ["long", "short", "long"]
+    assert batch["num_tokens"] == 5 + 2 + 5
+    assert batch["num_supervised"] == 2 + 1 + 2
+    assert "questions" not in batch
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_first_token_of_a_row_is_not_counted_because_nothing_predicts_it(side):
+    """With padding in front something does, but a padded position is masked out of attention and says nothing."""
+    answered_at_once = Sample("s", torch.tensor([5, 6]), torch.tensor([5, 6]), torch.empty(0, 3, 2, 2))
+    assert collated(answered_at_once, padding_side=side)["num_supervised"] == 1
+    assert count_supervised(torch.tensor([[5, 6, -100], [-100, -100, 7]])) == 2
+    assert count_supervised(torch.full((2, 3), -100)) == 0
+
+
+def test_pictures_are_in_the_order_of_the_rows():
+    two = Sample("two", torch.tensor([-200, 4, -200]), torch.tensor([-100, 4, -100]), torch.ones(2, 3, 1, 1))
+    two.pixel_values[1] = 2
+    one = Sample("one", torch.tensor([-200]), torch.tensor([-100]), torch.full((1, 3, 1, 1), 3.0))
+    none = Sample("none", torch.tensor([4]), torch.tensor([-100]), torch.empty(0, 3, 1, 1))
+    batch = collated(two, none, one, num_image_tokens=1)
+    assert batch["pixel_values"].tolist() == [[[[value]]] * 3 for value in (1.0, 2.0, 3.0)]
+
+
+def test_batch_without_pictures_has_none():
+    batch = collated(SHORT, SHORT)
+    assert batch["pixel_values"].shape == (0, 3, 2, 2)
+    assert batch["pixel_values"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("num_pictures", "num_tokens", "message"),
+    [
+        (1, 1, "sample 'bad': 1 image tokens for 1 pictures of 2; expected 2"),
+        (1, 4, "sample 'bad': 4 image tokens for 1 pictures of 2; expected 2"),
+        (0, 2, "sample 'bad': 2 image tokens for 0 pictures of 2; expected 0"),
+        (2, 2, "sample 'bad': 2 image tokens for 2 pictures of 2; expected 4"),
+    ],
+)
+def test_pictures_do_not_match_image_tokens(num_pictures, num_tokens, message):
+    ids = torch.tensor([1, *[-200] * num_tokens])
+    bad = Sample("bad", ids, torch.full_like(ids, -100), torch.zeros(num_pictures, 3, 2, 2))
+    with pytest.raises(InputError) as caught:
+        collated(LONG, bad)
+    assert str(caught.value) == message
+
+
+def test_mismatches_that_cancel_out_are_still_found():
+    """One row too many and one too few make the right total, and every picture after them lies wrong."""
+    rows = [torch.tensor([-200] * 3), torch.tensor([-200])]
+    samples = [
+        Sample(name, ids, torch.full_like(ids, -100), torch.zeros(1, 3, 2, 2))
+        for name, ids in zip(("more", "less"), rows, strict=True)
+    ]
+    with pytest.raises(InputError, match=r"^sample 'more': 3 image tokens"):
+        collated(*samples)
+
+
+def test_questions_stay_with_their_rows():
+    questions = [Question(str(index), "?", ("a", "b"), 0) for index in range(2)]
+    samples = [Sample(q.id, torch.tensor([1]), torch.tensor([-100]), torch.empty(0, 3, 2, 2), q) for q in questions]
+    batch = collated(*samples)
+    assert batch["questions"] == questions
+    assert (batch["num_tokens"], batch["num_supervised"]) == (2, 0)

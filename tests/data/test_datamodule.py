@@ -1,0 +1,385 @@
+"""Guards what a run reads: the same seed must give the same order on any machine, and every step its own divisor.
+
+The order may depend on seed and epoch alone, not on the workers; a missing folder must be told before training, and
+the blindness test's pictures must really differ.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from PIL import Image
+
+from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
+from llava_pl.data.loader import StepLoader
+from llava_pl.types import InputError
+
+COLOURS = {"1": (255, 0, 0), "2": (0, 255, 0), "3": (0, 0, 255)}
+NUM_RECORDS = 11
+
+
+def save_picture(path: Path, colour: tuple[int, int, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (16, 16), colour).save(path)
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    """Eleven captions "a", "bb", "ccc", ... of one picture."""
+    save_picture(tmp_path / "pictures" / "red.png", (255, 0, 0))
+    entries = [
+        {
+            "id": index,
+            "image": "red.png",
+            "conversations": [
+                {"from": "human", "value": "<image>"},
+                {"from": "gpt", "value": chr(97 + index) * (index + 1)},
+            ],
+        }
+        for index in range(NUM_RECORDS)
+    ]
+    (tmp_path / "records.json").write_text(json.dumps(entries))
+    return tmp_path / "records.json"
+
+
+def settings_of(tiny_parts: Path) -> dict:
+    return {
+        "tokenizer": str(tiny_parts / "decoder"),
+        "image_processor": str(tiny_parts / "encoder"),
+        "num_image_tokens": 4,
+        "template": "plain",
+        "batch_size": 2,
+        "num_workers": 0,
+    }
+
+
+def make_llava(tiny_parts: Path, path: Path, **options) -> LlavaDataModule:
+    options = {"records": path, "image_folder": path.parent / "pictures"} | options
+    data = LlavaDataModule(**(settings_of(tiny_parts) | options))
+    data.setup("fit")
+    return data
+
+
+def order_of(loader: StepLoader, epoch: int = 0) -> list[list[str]]:
+    loader.sampler.set_epoch(epoch)
+    return [batch["ids"] for batch in loader]
+
+
+def drawn_order(seed: int, epoch: int) -> list[list[str]]:
+    """What torch draws for the sum of seed and epoch, two at a time."""
+    generator = torch.Generator().manual_seed(seed + epoch)
+    names = [str(index) for index in torch.randperm(NUM_RECORDS, generator=generator).tolist()]
+    return [names[start : start + 2] for start in range(0, NUM_RECORDS, 2)]
+
+
+def error_of(action) -> str:
+    with pytest.raises(InputError) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_order_depends_on_seed_and_epoch_alone(tiny_parts, records, num_workers):
+    torch.manual_seed(num_workers)
+    loader = make_llava(tiny_parts, records, num_workers=num_workers, seed=3).train_dataloader()
+    assert [order_of(loader, epoch) for epoch in (0, 1, 0)] == [drawn_order(3, epoch) for epoch in (0, 1, 0)]
+    assert drawn_order(3, 0) != drawn_order(3, 1)
+
+
+def test_workers_change_no_tensor(tiny_parts, records):
+    alone, helped = (make_llava(tiny_parts, records, num_workers=count).train_dataloader() for count in (0, 2))
+    for one, other in zip(alone, helped, strict=True):
+        assert one.keys() == other.keys()
+        for name in ("input_ids", "labels", "attention_mask", "pixel_values"):
+            assert torch.equal(one[name], other[name])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 11, 16])
+def test_count_of_train_batches_is_the_length_of_the_loader(tiny_parts, records, batch_size):
+    data = make_llava(tiny_parts, records, batch_size=batch_size)
+    loader = data.train_dataloader()
+    assert data.count_train_batches(1) == len(loader) == -(-NUM_RECORDS // batch_size)
+    assert sum(len(batch["ids"]) for batch in loader) == NUM_RECORDS
+
+
+@pytest.mark.parametrize(("world_size", "num_batches"), [(1, 6), (2, 3), (3, 2), (4, 2), (6, 1), (11, 1), (12, 1)])
+def test_count_of_train_batches_per_device(tiny_parts, records, world_size, num_batches):
+    data = make_llava(tiny_parts, records)
+    data.trainer = StandInTrainer(world_size, world_size - 1)
+    assert data.count_train_batches(world_size) == len(data.train_dataloader()) == num_batches
+
+
+class StandInTrainer:
+    """What the data module asks of a trainer of several devices."""
+
+    accumulate_grad_batches = 1
+
+    def __init__(self, world_size: int, global_rank: int) -> None:
+        self.world_size = world_size
+        self.global_rank = global_rank
+
+
+def test_devices_share_the_records_of_an_epoch(tiny_parts, records):
+    names = []
+    for rank in range(2):
+        data = make_llava(tiny_parts, records, seed=5)
+        data.trainer = StandInTrainer(2, rank)
+        names.append([name for batch in order_of(data.train_dataloader()) for name in batch])
+    drawn = [name for batch in drawn_order(5, 0) for name in batch]
+    # Eleven records on two devices: the last device repeats the first record, so that both take six.
+    assert names == [drawn[::2], [*drawn[1::2], drawn[0]]]
+
+
+class Recorder(LightningModule):
+    """Notes the batches of a real run, and trains nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.batches: list[tuple[list[str], int, int]] = []
+        self.steps: list[int] = []
+
+    def training_step(self, batch, batch_idx):
+        self.batches.append((batch["ids"], batch["num_supervised"], batch["num_step_supervised"]))
+        self.steps.append(self.global_step)
+        return self.weight.sum()
+
+    def validation_step(self, batch, batch_idx):
+        """Nothing to validate."""
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def fit(data: LlavaDataModule, tmp_path: Path, **options) -> Recorder:
+    recorder = Recorder()
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = Trainer(accelerator="cpu", devices=1, default_root_dir=tmp_path, **quiet, **options)
+    trainer.fit(recorder, datamodule=data)
+    return recorder
+
+
+def step_sums(recorder: Recorder) -> list[int]:
+    """For each micro batch, the supervised tokens of the micro batches that share its optimizer step."""
+    return [
+        sum(count for (_, count, _), other in zip(recorder.batches, recorder.steps, strict=True) if other == step)
+        for step in recorder.steps
+    ]
+
+
+def test_a_run_draws_a_new_order_each_epoch(tiny_parts, records, tmp_path):
+    recorder = fit(make_llava(tiny_parts, records, seed=4), tmp_path, max_epochs=2)
+    assert [names for names, _, _ in recorder.batches] == drawn_order(4, 0) + drawn_order(4, 1)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_a_run_knows_the_supervised_tokens_of_each_step(tiny_parts, records, tmp_path, accumulation):
+    """Six micro batches: with windows of four, the last one is incomplete."""
+    data = make_llava(tiny_parts, records)
+    recorder = fit(data, tmp_path, max_epochs=1, accumulate_grad_batches=accumulation)
+    # Caption k has k + 1 letters and a line break.
+    counts = [sum(int(name) + 2 for name in names) for names in drawn_order(0, 0)]
+    assert [count for _, count, _ in recorder.batches] == counts
+    windows = [sum(counts[start : start + accumulation]) for start in range(0, 6, accumulation)]
+    expected = [windows[index // accumulation] for index in range(6)]
+    assert [total for _, _, total in recorder.batches] == expected == step_sums(recorder)
+
+
+def test_a_run_that_is_limited_counts_only_what_it_trains_on(tiny_parts, records, tmp_path):
+    """Lightning steps after the third and last micro batch; the fourth, read ahead, is never trained on."""
+    data = make_llava(tiny_parts, records)
+    recorder = fit(data, tmp_path, max_epochs=1, accumulate_grad_batches=2, limit_train_batches=3)
+    assert recorder.steps == [0, 0, 1]
+    assert [total for _, _, total in recorder.batches] == step_sums(recorder)
+
+
+def test_validation_records_are_right_padded_and_in_order(tiny_parts, records):
+    data = make_llava(tiny_parts, records, records=None, val_records=records, eval_batch_size=3)
+    [loader] = data.val_dataloader()
+    batches = list(loader)
+    assert [batch["ids"] for batch in batches] == [
+        ["0", "1", "2"],
+        ["3", "4", "5"],
+        ["6", "7", "8"],
+        ["9", "10"],
+    ]
+    assert batches[0]["attention_mask"].tolist() == [
+        [1, 1, 1, 1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 1, 1, 1, 1, 1],
+    ]
+    assert "num_step_supervised" not in batches[0]
+
+
+def test_max_length_reaches_the_samples(tiny_parts, records):
+    data = make_llava(tiny_parts, records, max_length=7)
+    assert {batch["input_ids"].shape[1] for batch in data.train_dataloader()} == {7}
+
+
+def test_nothing_to_train_on(tiny_parts, records):
+    data = make_llava(tiny_parts, records, records=None)
+    assert error_of(data.train_dataloader) == "data: no records to train on; give the data module a training file"
+
+
+def test_missing_image_folder(tiny_parts, records, tmp_path):
+    data = make_llava(tiny_parts, records, image_folder=tmp_path / "none")
+    expected = f"data.image_folder: {tmp_path / 'none'}: no such folder; check the path"
+    assert error_of(data.train_dataloader) == expected
+
+
+def test_missing_records_file(tiny_parts, records, tmp_path):
+    path = tmp_path / "none.json"
+    expected = f"{path}: cannot be read (No such file or directory); check the path"
+    assert error_of(lambda: make_llava(tiny_parts, records, records=path)) == expected
+    assert error_of(lambda: make_llava(tiny_parts, records, val_records=path)) == expected
+
+
+def test_missing_tokenizer(tiny_parts, records, tmp_path):
+    data = make_llava(tiny_parts, records, tokenizer=str(tmp_path / "none"))
+    assert error_of(data.train_dataloader).startswith(f"no tokenizer at {tmp_path / 'none'}: ")
+
+
+def test_start_and_end_marks_that_the_tokenizer_does_not_know(tiny_parts, records):
+    """Spelled out in characters they would be another prompt than the one that the marks' embeddings were trained in."""
+    data = make_llava(tiny_parts, records, template="mpt", image_start_end=True)
+    try:
+        batch = next(iter(data.train_dataloader()))
+    except InputError as error:
+        assert "image_start_end" in str(error)  # noqa: PT017  refusing is as good as adding the marks
+    else:
+        ids = batch["input_ids"][0].tolist()
+        before, after = ids[ids.index(-200) - 1], ids[ids.index(-200) + 4]
+        assert [data.tokenizer.decode([token]) for token in (before, after)] == ["<im_start>", "<im_end>"]
+
+
+@pytest.mark.parametrize(
+    ("template", "stop"),
+    [("vicuna_v1", "</s>"), ("llama_2", "</s>"), ("v0", "###"), ("mpt", "<|im_end|>"), ("chat", "</s>")],
+)
+def test_stop_is_what_ends_an_answer(tiny_parts, records, template, stop):
+    assert make_llava(tiny_parts, records, template=template).stop == stop
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """ScienceQA in small: one problem to train on, three pictures and a text to validate with, one to test with."""
+    splits = {"train": ["9"], "val": ["1", "2", "0", "3"], "test": ["8"]}
+    fields = ("hint", "task", "grade", "subject", "topic", "category", "skill", "lecture", "solution")
+    problems = {
+        name: dict.fromkeys(fields, "")
+        | {"question": f"Is {name} odd?", "choices": ["yes", "no"], "answer": 0, "split": split}
+        | {"image": "image.png" if name in COLOURS else None}
+        for split, names in splits.items()
+        for name in names
+    }
+    problems["9"] |= {"lecture": "Count.", "solution": "Nine is."}
+    (tmp_path / "problems.json").write_text(json.dumps(problems))
+    (tmp_path / "pid_splits.json").write_text(json.dumps(splits))
+    for name, colour in COLOURS.items():
+        save_picture(tmp_path / "images" / "val" / name / "image.png", colour)
+    return tmp_path
+
+
+def make_scienceqa(tiny_parts: Path, root: Path, **options) -> ScienceQADataModule:
+    return ScienceQADataModule(**(settings_of(tiny_parts) | {"root": root, "template": "vicuna_v1"} | options))
+
+
+def texts_of(data: ScienceQADataModule, batch: dict) -> list[str]:
+    """The attended text of each row from USER on, `@` for an image token."""
+    rows = []
+    for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+        kept = ids[mask.bool()].tolist()
+        rows.append("".join("@" if token == -200 else data.tokenizer.decode([token]) for token in kept))
+    return [row[row.index("USER: ") :] for row in rows]
+
+
+def test_scienceqa_trains_on_its_train_split(tiny_parts, root):
+    data = make_scienceqa(tiny_parts, root)
+    data.setup("fit")
+    assert data.count_train_batches(1) == 1
+    [batch] = data.train_dataloader()
+    assert batch["ids"] == ["9"]
+    assert texts_of(data, batch) == [
+        "USER: Is 9 odd?\nContext: N/A\nOptions: (A) yes (B) no ASSISTANT: Count. Nine is. The answer is A.</s>"
+    ]
+    assert batch["num_supervised"] == len(" Count. Nine is. The answer is A.") + 1
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_scienceqa_validates_on_its_val_split_left_padded(tiny_parts, root, stage):
+    data = make_scienceqa(tiny_parts, root, prompt_format="QCM-A", ask_letter=True)
+    data.setup(stage)
+    [loader] = data.val_dataloader()
+    first, second = loader
+    assert (first["ids"], second["ids"]) == (["1", "2"], ["0", "3"])
+    rest = (
+        "odd?\nContext: N/A\nOptions: (A) yes (B) no\nAnswer with the option's letter from the given choices directly."
+    )
+    assert texts_of(data, second) == [f"USER: Is 0 {rest} ASSISTANT:", f"USER: @@@@\nIs 3 {rest} ASSISTANT:"]
+    # The picture's four positions, and the line break behind it.
+    assert second["attention_mask"][:, :6].tolist() == [[0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1]]
+    assert second["attention_mask"][:, 5:].all()
+    assert second["num_supervised"] == 0
+    assert [question.id for question in second["questions"]] == ["0", "3"]
+
+
+def test_scienceqa_tests_and_predicts_on_its_test_split(tiny_parts, root):
+    data = make_scienceqa(tiny_parts, root, image_sources=("own", "none"))
+    assert [batch["ids"] for loader in data.test_dataloader() for batch in loader] == [["8"], ["8"]]
+    assert [batch["ids"] for batch in data.predict_dataloader()] == [["8"]]
+    data = make_scienceqa(tiny_parts, root, test_split="val")
+    assert [batch["ids"] for batch in data.predict_dataloader()] == [["1", "2"], ["0", "3"]]
+
+
+def test_image_sources_show_other_pictures_in_the_same_words(tiny_parts, root):
+    data = make_scienceqa(tiny_parts, root, image_sources=("own", "other", "grey", "none"), eval_batch_size=4)
+    data.setup("validate")
+    own, other, grey, none = (next(iter(loader)) for loader in data.val_dataloader())
+    transform = data.make_encoder().image_transform
+    red, green, blue, middle = (
+        transform(Image.new("RGB", (16, 16), colour)) for colour in (*COLOURS.values(), (128, 128, 128))
+    )
+    assert torch.equal(own["pixel_values"], torch.stack([red, green, blue]))
+    assert torch.equal(other["pixel_values"], torch.stack([green, blue, red]))
+    assert torch.equal(grey["pixel_values"], torch.stack([middle, middle, middle]))
+    assert none["pixel_values"].shape == (0, 3, 16, 16)
+    assert torch.equal(own["input_ids"], other["input_ids"])
+    assert torch.equal(own["input_ids"], grey["input_ids"])
+    assert (own["input_ids"] == -200).sum(1).tolist() == [4, 4, 0, 4]
+    assert [text.replace("@@@@\n", "") for text in texts_of(data, own)] == texts_of(data, none)
+    assert own["questions"] == other["questions"] == grey["questions"] == none["questions"]
+
+
+def test_other_picture_where_there_is_only_one(tiny_parts, root):
+    (root / "pid_splits.json").write_text('{"val": ["0", "1"]}')
+    data = make_scienceqa(tiny_parts, root, image_sources=("other",))
+    data.setup("validate")
+    found = error_of(lambda: list(data.val_dataloader()[0]))
+    assert found.startswith("image_sources: 'other' needs two different pictures, found only 'images/val/1/image.png'")
+
+
+def test_missing_scienceqa_files(tiny_parts, root, tmp_path):
+    (root / "problems.json").unlink()
+    found = error_of(lambda: make_scienceqa(tiny_parts, root).setup("fit"))
+    assert found.startswith(f"{root / 'problems.json'}: file not found; expected the ScienceQA layout")
+
+
+def test_missing_scienceqa_folder(tiny_parts, root, tmp_path):
+    data = make_scienceqa(tiny_parts, tmp_path / "none")
+    assert str(tmp_path / "none") in error_of(lambda: data.setup("validate"))
+
+
+def test_missing_scienceqa_picture_is_found(tiny_parts, root):
+    path = root / "images" / "val" / "2" / "image.png"
+    path.unlink()
+    data = make_scienceqa(tiny_parts, root)
+    data.setup("validate")
+    assert f"cannot open picture {path}: " in error_of(lambda: list(data.val_dataloader()[0]))

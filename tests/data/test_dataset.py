@@ -1,0 +1,194 @@
+"""Guards the pairing of text and picture: a sample must hold the pictures that its text names, or say which cannot.
+
+The blindness test rests on the same: "other" and "grey" must show another picture in the same words, "none" no slot.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from llava_pl.data.dataset import QuestionDataset, RecordDataset, SampleEncoder
+from llava_pl.data.image import ImageTransform
+from llava_pl.data.llama_tokenizer import load_tokenizer
+from llava_pl.types import InputError, Question, Record, Sample, Turn
+
+COLOURS = {"red.png": (255, 0, 0), "green.png": (0, 255, 0), "blue.png": (0, 0, 255)}
+IGNORED = -100
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (12, 8), colour).save(tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def encoder(tiny_parts: Path, folder: Path) -> SampleEncoder:
+    return make_encoder(tiny_parts, folder)
+
+
+def make_encoder(tiny_parts: Path, folder: Path, **options) -> SampleEncoder:
+    settings = {
+        "tokenizer": load_tokenizer(tiny_parts / "decoder"),
+        "image_transform": ImageTransform.from_pretrained(tiny_parts / "encoder", aspect="square"),
+        "image_folder": folder,
+        "num_image_tokens": 4,
+        "template": "plain",
+    }
+    return SampleEncoder(**(settings | options))
+
+
+def pixels_of(encoder: SampleEncoder, colour: tuple[int, int, int]) -> torch.Tensor:
+    return encoder.image_transform(Image.new("RGB", (16, 16), colour))
+
+
+def record(*images: str, name: str = "r", answer: str = "Hi") -> Record:
+    return Record(name, (Turn("human", "<image>" * len(images)), Turn("gpt", answer)), images)
+
+
+def question(name: str, image: str | None) -> Question:
+    slot = "" if image is None else "<image>\n"
+    return Question(name, f"{slot}Which?", ("yes", "no"), 0, image)
+
+
+def text_of(encoder: SampleEncoder, sample: Sample) -> str:
+    """The text of a sample behind its BOS, `@` for an image token."""
+    assert sample.input_ids[0] == 1
+    return "".join("@" if token < 0 else encoder.tokenizer.decode([token]) for token in sample.input_ids[1:].tolist())
+
+
+def error_of(action) -> str:
+    with pytest.raises(InputError) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_record_becomes_a_sample(encoder):
+    dataset = RecordDataset([record("red.png", name="a"), record("green.png", name="b", answer="No")], encoder)
+    assert len(dataset) == 2
+    sample = dataset[1]
+    assert (sample.id, sample.question) == ("b", None)
+    assert sample.input_ids.tolist() == [1, -200, -200, -200, -200, 49, 82, 98]
+    assert sample.labels.tolist() == [IGNORED] * 5 + [49, 82, 98]
+    assert sample.pixel_values.shape == (1, 3, 16, 16)
+    assert torch.equal(sample.pixel_values[0], pixels_of(encoder, (0, 255, 0)))
+
+
+def test_pictures_are_in_the_order_of_the_slots(encoder):
+    sample = encoder.encode_record(record("blue.png", "red.png"))
+    assert int((sample.input_ids == -200).sum()) == 8
+    assert torch.equal(sample.pixel_values[0], pixels_of(encoder, (0, 0, 255)))
+    assert torch.equal(sample.pixel_values[1], pixels_of(encoder, (255, 0, 0)))
+
+
+def test_text_only_record_has_no_picture_and_reads_the_mark_as_text(tiny_parts, folder):
+    encoder = make_encoder(tiny_parts, folder, template="mpt", image_start_end=True)
+    sample = encoder.encode_record(Record("r", (Turn("human", "a <image>"), Turn("gpt", "b"))))
+    assert sample.pixel_values.shape == (0, 3, 16, 16)
+    assert sample.pixel_values.dtype == torch.float32
+    assert text_of(encoder, sample).endswith("user\na <image><|im_end|><|im_start|>assistant\nb<|im_end|>")
+
+
+def test_training_sample_is_cut_and_a_prompt_is_not(tiny_parts, folder):
+    encoder = make_encoder(tiny_parts, folder, max_length=6)
+    assert encoder.encode_record(record("red.png")).input_ids.tolist() == [1, -200, -200, -200, -200, 43]
+    encoder = make_encoder(tiny_parts, folder, max_length=6, template="mpt")
+    sample = encoder.encode_question(question("q", None), None)
+    assert text_of(encoder, sample).endswith("<|im_start|>user\nWhich?<|im_end|><|im_start|>assistant\n")
+
+
+def test_record_with_a_missing_picture_is_named(encoder, folder):
+    found = error_of(lambda: encoder.encode_record(record("red.png", "none.png", name="17")))
+    assert found.startswith(f"record '17': cannot open picture {folder / 'none.png'}: ")
+
+
+def test_record_that_cannot_be_encoded_is_named(tiny_parts, folder):
+    encoder = make_encoder(tiny_parts, folder, max_length=4)
+    assert error_of(lambda: encoder.encode_record(record("red.png", name="17"))) == (
+        "record '17': max_length: 4 positions end inside or before an image (1 image tokens would be lost); "
+        "expected at least 5"
+    )
+    assert error_of(lambda: encoder.encode_record(record("red.png", name="18", answer=""))) == (
+        "record '18': turn 1: the answer is empty; nothing can be learned from it, remove the record"
+    )
+
+
+@pytest.mark.parametrize(("respect_exif", "top"), [(True, (0, 0, 255)), (False, (255, 0, 0))])
+def test_photograph_is_turned_upright_if_asked(tiny_parts, tmp_path, respect_exif, top):
+    picture = Image.new("RGB", (16, 16), (255, 0, 0))
+    picture.paste((0, 0, 255), (0, 8, 16, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    picture.save(tmp_path / "photo.png", exif=exif)
+    encoder = make_encoder(tiny_parts, tmp_path, respect_exif=respect_exif)
+    assert encoder.load_picture("photo.png").getpixel((0, 0)) == top
+
+
+def test_question_becomes_a_prompt(tiny_parts, folder):
+    encoder = make_encoder(tiny_parts, folder, template="mpt")
+    asked = question("q", "red.png")
+    sample = QuestionDataset([asked], encoder)[0]
+    assert (sample.id, sample.question) == ("q", asked)
+    assert text_of(encoder, sample).endswith("user\n@@@@\nWhich?<|im_end|><|im_start|>assistant\n")
+    assert set(sample.labels.tolist()) == {IGNORED}
+    assert torch.equal(sample.pixel_values[0], pixels_of(encoder, (255, 0, 0)))
+
+
+@pytest.fixture
+def questions() -> list[Question]:
+    images = ["red.png", None, "red.png", "green.png", "blue.png"]
+    return [question(str(index), image) for index, image in enumerate(images)]
+
+
+@pytest.mark.parametrize(
+    ("source", "colours"),
+    [
+        ("own", [(255, 0, 0), None, (255, 0, 0), (0, 255, 0), (0, 0, 255)]),
+        # The next one that differs: the second red question is passed over, and the last one starts again.
+        ("other", [(0, 255, 0), None, (0, 255, 0), (0, 0, 255), (255, 0, 0)]),
+        ("grey", [(128, 128, 128), None, (128, 128, 128), (128, 128, 128), (128, 128, 128)]),
+    ],
+)
+def test_image_source_chooses_the_picture_and_keeps_the_words(tiny_parts, folder, questions, source, colours):
+    encoder = make_encoder(tiny_parts, folder, template="mpt")
+    own, dataset = (QuestionDataset(questions, encoder, image_source) for image_source in ("own", source))
+    assert len(dataset) == 5
+    for index, colour in enumerate(colours):
+        assert dataset[index].input_ids.tolist() == own[index].input_ids.tolist()
+        assert dataset[index].question == questions[index]
+        if colour is None:
+            assert dataset[index].pixel_values.shape == (0, 3, 16, 16)
+        else:
+            assert torch.equal(dataset[index].pixel_values, pixels_of(encoder, colour)[None])
+
+
+def test_without_a_picture_the_slot_goes_too(tiny_parts, folder, questions):
+    encoder = make_encoder(tiny_parts, folder, template="mpt")
+    dataset = QuestionDataset(questions, encoder, "none")
+    for index in range(5):
+        sample = dataset[index]
+        assert sample.pixel_values.shape == (0, 3, 16, 16)
+        assert text_of(encoder, sample).endswith("user\nWhich?<|im_end|><|im_start|>assistant\n")
+        assert -200 not in sample.input_ids.tolist()
+
+
+@pytest.mark.parametrize("images", [["red.png"], ["red.png", None, "red.png"]])
+def test_other_picture_where_there_is_only_one(encoder, images):
+    questions = [question(str(index), image) for index, image in enumerate(images)]
+    found = error_of(lambda: QuestionDataset(questions, encoder, "other")[0])
+    assert found == "image_sources: 'other' needs two different pictures, found only 'red.png'"
+
+
+def test_question_that_cannot_be_encoded_is_named(encoder):
+    found = error_of(lambda: encoder.encode_question(question("q7", None), None))
+    assert found.startswith("question 'q7': template 'plain': expected one question with '<image>'")
+
+
+def test_question_with_a_missing_picture_is_named(encoder):
+    """As a record is; among 21,208 questions the file name alone may not tell."""
+    dataset = QuestionDataset([question("q7", "none.png")], encoder)
+    assert error_of(lambda: dataset[0]).startswith("question 'q7': cannot open picture ")

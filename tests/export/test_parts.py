@@ -1,0 +1,216 @@
+"""Guards: a part that is loaded incompletely, from the wrong place, or by a file that runs code."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import CLIPConfig, CLIPModel, LlamaForCausalLM
+from transformers.utils import logging
+
+from llava_pl.export.parts import (
+    copy_weights,
+    load_decoder,
+    load_projector_weights,
+    load_vision_encoder,
+    read_vision_config,
+)
+from llava_pl.models.projector import build_projector
+from llava_pl.types import InputError
+
+
+class TouchFile:
+    """Unpickling it creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def parts(tiny_parts, tmp_path) -> Path:
+    """A copy that a test may break."""
+    return shutil.copytree(tiny_parts, tmp_path / "parts")
+
+
+LOADERS = {"encoder": load_vision_encoder, "decoder": load_decoder}
+FIELDS = {"encoder": "vision_encoder.path", "decoder": "decoder.path"}
+
+
+def test_decoder_has_the_weights_of_its_folder(tiny_parts):
+    decoder, expected = load_decoder(tiny_parts / "decoder"), LlamaForCausalLM.from_pretrained(tiny_parts / "decoder")
+    assert decoder.model.state_dict().keys() == expected.state_dict().keys()
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(decoder.model.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dtype_and_attention(tiny_parts, dtype):
+    decoder = load_decoder(tiny_parts / "decoder", dtype=dtype, attn_implementation="eager")
+    assert {parameter.dtype for parameter in decoder.parameters()} == {dtype}
+    assert decoder.model.config._attn_implementation == "eager"
+    encoder = load_vision_encoder(tiny_parts / "encoder", dtype=dtype)
+    assert {parameter.dtype for parameter in encoder.parameters()} == {dtype}
+
+
+def test_encoder_out_of_a_whole_clip(tiny_parts, tmp_path):
+    """OpenAI's folders hold the text part too."""
+    whole = CLIPModel(
+        CLIPConfig(
+            vision_config=read_vision_config(tiny_parts / "encoder").to_dict(),
+            text_config={"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1},
+        )
+    )
+    whole.save_pretrained(tmp_path)
+    encoder = load_vision_encoder(tmp_path, select_layer=-2)
+    own, expected = encoder.model.state_dict(), whole.vision_model.state_dict()
+    assert len(own) == len(expected) - 16  # one layer less: four projections, two norms, two matrices, with biases
+    for name, tensor in own.items():
+        assert torch.equal(tensor, expected[name.removeprefix("vision_model.")]), name
+
+
+def test_encoder_is_frozen_nowhere_but_in_stages(tiny_parts):
+    assert all(parameter.requires_grad for parameter in load_vision_encoder(tiny_parts / "encoder").parameters())
+
+
+@pytest.mark.parametrize("part", LOADERS)
+def test_missing_tensors_are_named(parts, part):
+    path = parts / part / "model.safetensors"
+    weights = load_file(path)
+    name = min(name for name in weights if "layers.0" in name)
+    del weights[name]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=f"^{FIELDS[part]}: .*1 tensors are missing .*{name}"):
+        LOADERS[part](parts / part)
+
+
+@pytest.mark.parametrize("part", LOADERS)
+def test_tensors_of_another_shape_are_named(parts, part):
+    path = parts / part / "model.safetensors"
+    weights = load_file(path)
+    name = min(name for name in weights if "layers.0" in name and "weight" in name)
+    weights[name] = torch.zeros(3, 3)
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=f"^{FIELDS[part]}: .*{name}"):
+        LOADERS[part](parts / part)
+
+
+def test_tensors_that_the_decoder_has_no_place_for_are_named(parts):
+    path = parts / "decoder" / "model.safetensors"
+    save_file({**load_file(path), "model.layers.2.mlp.up_proj.weight": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match=r"^decoder.path: .*model.layers.2.mlp.up_proj.weight"):
+        load_decoder(parts / "decoder")
+
+
+@pytest.mark.parametrize("part", LOADERS)
+@pytest.mark.parametrize("num_kept", [0, 300, -100])
+def test_truncated_weights_are_refused(parts, part, num_kept):
+    path = parts / part / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:num_kept])
+    with pytest.raises(InputError, match=f"^{FIELDS[part]}: "):
+        LOADERS[part](parts / part)
+
+
+@pytest.mark.parametrize("part", LOADERS)
+def test_a_hostile_pickle_is_refused_and_not_run(parts, part, tmp_path):
+    trap, folder = tmp_path / "trap", parts / part
+    (folder / "model.safetensors").unlink()
+    torch.save({"model.norm.weight": TouchFile(trap)}, folder / "pytorch_model.bin")
+    try:
+        with pytest.raises(InputError, match=f"^{FIELDS[part]}: "):
+            LOADERS[part](folder)
+    finally:
+        assert not trap.exists()
+
+
+def test_a_model_that_brings_code_is_refused(parts, monkeypatch):
+    """A stock load asks on the terminal whether to run such code; nobody may be there to say no."""
+    trap, folder = parts / "trap", parts / "decoder"
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "other", "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "code.py").write_text(f"open({str(trap)!r}, 'w').close()\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "n")
+    with pytest.raises(InputError, match=r"^decoder.path: "):
+        load_decoder(folder)
+    assert not trap.exists()
+    assert "code" not in {name.rpartition(".")[2] for name in sys.modules if name.startswith("transformers_modules")}
+
+
+@pytest.mark.parametrize(
+    ("load", "part", "message"),
+    [
+        (load_vision_encoder, "decoder", "vision_encoder.path: .*decoder: expected a CLIP vision model, found 'llama'"),
+        (load_decoder, "encoder", "decoder.path: .*encoder: the model cannot be loaded: Unrecognized configuration"),
+        (load_vision_encoder, "nowhere", "vision_encoder.path: .*nowhere: expected a model folder or hub name, but"),
+        (load_decoder, "nowhere", "decoder.path: .*nowhere: expected a model folder or hub name, but"),
+    ],
+)
+def test_folders_of_something_else_are_refused(tiny_parts, load, part, message):
+    with pytest.raises(InputError, match=message) as raised:
+        load(tiny_parts / part)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("part", LOADERS)
+def test_what_transformers_prints_is_as_before(tiny_parts, part):
+    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    try:
+        logging.set_verbosity_info()
+        logging.enable_progress_bar()
+        LOADERS[part](tiny_parts / part)
+        with pytest.raises(InputError):
+            LOADERS[part](tiny_parts / "nowhere")
+        assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (logging.INFO, True)
+        logging.disable_progress_bar()
+        LOADERS[part](tiny_parts / part)
+        assert not logging.is_progress_bar_enabled()
+    finally:
+        logging.set_verbosity(verbosity)
+        (logging.enable_progress_bar if has_bar else logging.disable_progress_bar)()
+
+
+def test_decoder_of_an_original_folder(golden_path):
+    """Named `decoder.path` in a run: stage 2 of one's own data goes on from a LLaVA checkpoint."""
+    folder = golden_path / "model" / "llava-mlp2x"
+    weights = load_file(folder / "model.safetensors")
+    own = load_decoder(folder).model.state_dict()
+    assert own.keys() == {name for name in weights if "mm_projector" not in name and "vision_tower" not in name}
+    for name, tensor in own.items():
+        assert torch.equal(tensor, weights[name]), name
+
+
+def linear() -> nn.Module:
+    torch.manual_seed(0)
+    return build_projector("linear", vision_width=2, decoder_width=3)
+
+
+def test_projector_weights_are_copied(tmp_path):
+    weight, bias = torch.arange(6.0).view(3, 2), torch.ones(3)
+    torch.save({"model.mm_projector.weight": weight, "model.mm_projector.bias": bias}, tmp_path / "mm_projector.bin")
+    projector = linear().bfloat16()
+    load_projector_weights(projector, tmp_path / "mm_projector.bin")
+    assert projector.weight.dtype == torch.bfloat16
+    assert projector.weight.tolist() == weight.tolist()
+    assert projector.bias.tolist() == bias.tolist()
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"weight": (3, 2)}, r"here: tensors do not fit: missing \['bias'\], unexpected none"),
+        ({"weight": (3, 2), "bias": (3,), "x": (1,)}, r"here: .*missing none, unexpected \['x'\]"),
+        ({"0.weight": (3, 2), "bias": (3,)}, r"here: .*missing \['weight'\], unexpected \['0.weight'\]"),
+        ({"weight": (2, 3), "bias": (3,)}, r"here: tensor 'weight': expected shape \(3, 2\), found \(2, 3\)"),
+        ({"weight": (3, 2), "bias": (1,)}, r"here: tensor 'bias': expected shape \(3,\), found \(1,\)"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(weights, message):
+    with pytest.raises(InputError, match=message):
+        copy_weights(linear(), {name: torch.zeros(shape) for name, shape in weights.items()}, where="here")

@@ -1,0 +1,231 @@
+"""Guards: a folder that loads as another model than it is, or that its name or place decides about."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llava_pl import load_pretrained
+from llava_pl.types import InputError
+
+TOWER = "clip-mlp2x-patch14-56"
+IN_CHECKPOINT = "model.vision_tower.vision_tower.vision_model."
+
+
+@pytest.fixture(scope="module")
+def models(golden_path) -> Path:
+    return golden_path / "model"
+
+
+def writable_copy(source: Path, target: Path) -> Path:
+    """The reference data is read-only."""
+    target.mkdir(parents=True)
+    for path in source.iterdir():
+        shutil.copyfile(path, target / path.name)
+    return target
+
+
+def change_config(folder: Path, **changes) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def assert_same_weights(found, expected):
+    found, expected = found.model.state_dict(), expected.model.state_dict()
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+@pytest.fixture(scope="module")
+def expected(models):
+    return load_pretrained(models / "llava-mlp2x")
+
+
+def test_every_tensor_is_the_file_s(models, expected):
+    weights = load_file(models / "llava-mlp2x" / "model.safetensors")
+    tower = load_file(models / TOWER / "model.safetensors")
+    model = expected.model
+    for name, tensor in model.projector.state_dict().items():
+        assert torch.equal(tensor, weights[f"model.mm_projector.{name}"])
+    for name, tensor in model.decoder.model.state_dict().items():
+        assert torch.equal(tensor, weights[name])
+    for name, tensor in model.vision_encoder.model.state_dict().items():
+        assert torch.equal(tensor, tower.get(name, tower.get(f"vision_model.{name}"))), name
+    assert not any(module.training for module in model.modules())
+
+
+def test_settings_travel_with_the_model(models, expected):
+    assert expected.image_transform.aspect == "pad"
+    assert expected.image_transform.image_size == 56
+    assert expected.template == "vicuna_v1"
+    assert expected.tokenizer is None
+    assert expected.model.num_image_tokens == 16
+    assert load_pretrained(models / "llava-gqa-linear").model.num_image_tokens == 17
+    stage_1 = load_pretrained(models / "stage1-mlp2x", base=models / "llava-mlp2x")
+    assert stage_1.template == "plain"
+
+
+@pytest.mark.parametrize("name", ["x", "finetuned", "vicuna-lora-mpt", "LLaVA"])
+def test_the_name_of_a_folder_means_nothing(models, expected, tmp_path, name):
+    """LLaVA: a folder whose name lacks "llava" is loaded as a plain language model, one with "lora" as an adapter."""
+    folder = writable_copy(models / "llava-mlp2x", tmp_path / name)
+    assert_same_weights(load_pretrained(folder, vision_encoder=models / TOWER), expected)
+
+
+def test_tower_beside_the_folder_is_found(models, expected, tmp_path):
+    folder = writable_copy(models / "llava-mlp2x", tmp_path / "x")
+    writable_copy(models / TOWER, tmp_path / TOWER)
+    assert_same_weights(load_pretrained(folder), expected)
+
+
+@pytest.mark.parametrize("path", [".", "../x"])
+def test_tower_beside_a_relative_folder_is_found(models, expected, tmp_path, monkeypatch, path):
+    monkeypatch.chdir(writable_copy(models / "llava-mlp2x", tmp_path / "x"))
+    writable_copy(models / TOWER, tmp_path / TOWER)
+    assert_same_weights(load_pretrained(path), expected)
+
+
+def test_tower_at_an_absolute_path_is_found(models, expected, tmp_path):
+    folder = writable_copy(models / "llava-mlp2x", tmp_path / "x")
+    change_config(folder, mm_vision_tower=str(models / TOWER))
+    assert_same_weights(load_pretrained(folder), expected)
+
+
+def test_tower_nowhere_is_an_error_that_names_it(models, tmp_path):
+    folder = writable_copy(models / "llava-mlp2x", tmp_path / "x")
+    with pytest.raises(InputError, match=f"vision_encoder.path: {TOWER}: expected a model folder or hub name"):
+        load_pretrained(folder)
+
+
+def test_tower_that_is_given_wins_over_the_copy_in_the_model_s_file(models, tmp_path):
+    """LLaVA: the tower's own folder is what is used, whatever the checkpoint holds."""
+    tower = writable_copy(models / TOWER, tmp_path / "tower")
+    weights = load_file(tower / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, tower / "model.safetensors", {"format": "pt"})
+    found = load_pretrained(models / "llava-mlp2x", vision_encoder=tower).model
+    name = "embeddings.class_embedding"
+    inside = load_file(models / "llava-mlp2x" / "model.safetensors")[f"{IN_CHECKPOINT}{name}"]
+    assert torch.equal(inside, weights[f"vision_model.{name}"])
+    assert torch.equal(found.vision_encoder.model.state_dict()[name], inside + 1)
+
+
+def test_tower_inside_the_checkpoint_or_not_makes_no_difference(models, expected, tmp_path):
+    folder = writable_copy(models / "llava-mlp2x", tmp_path / "x")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "vision_tower" not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors")
+    assert_same_weights(load_pretrained(folder, vision_encoder=models / TOWER), expected)
+
+
+def test_safetensors_and_bin_give_the_same_model(models, expected, tmp_path):
+    folder = writable_copy(models / "llava-mlp2x", tmp_path / "x")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert_same_weights(load_pretrained(folder, vision_encoder=models / TOWER), expected)
+
+
+def test_dtype_is_that_of_every_part(models):
+    pretrained = load_pretrained(models / "llava-mlp2x", dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in pretrained.model.parameters()} == {torch.bfloat16}
+
+
+def test_stage_1_folder_needs_its_language_model(models):
+    with pytest.raises(InputError, match=r"stage1-mlp2x: holds a projector alone; give the language model .* as base="):
+        load_pretrained(models / "stage1-mlp2x")
+
+
+def test_stage_1_folder_gives_projector_and_base(models, expected):
+    pretrained = load_pretrained(models / "stage1-mlp2x", base=models / "llava-mlp2x")
+    weights = torch.load(models / "stage1-mlp2x" / "mm_projector.bin", weights_only=True)
+    for name, tensor in pretrained.model.projector.state_dict().items():
+        assert torch.equal(tensor, weights[f"model.mm_projector.{name}"].float())
+    for name, tensor in pretrained.model.decoder.state_dict().items():
+        assert torch.equal(tensor, expected.model.decoder.state_dict()[name])
+
+
+def test_stage_1_folder_restores_its_word_embeddings(models):
+    folder = models / "stage1-gqa-linear"
+    embeddings = torch.load(folder / "mm_projector.bin", weights_only=True)["model.embed_tokens.weight"]
+    pretrained = load_pretrained(folder, base=models / "llava-gqa-linear")
+    assert torch.equal(pretrained.model.decoder.embed(torch.arange(len(embeddings))), embeddings)
+
+
+def test_stage_1_folder_grows_a_base_without_marks(models, tmp_path):
+    """The original adds two words to the base and starts their logits at the mean of the others."""
+    base = writable_copy(models / "llava-gqa-linear", tmp_path / "base")
+    weights = {}
+    for shard in sorted(base.glob("*.bin")):
+        weights |= torch.load(shard, weights_only=True)
+        shard.unlink()
+    (base / "pytorch_model.bin.index.json").unlink()
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = weights[name][:-2].clone()
+    torch.save(weights, base / "pytorch_model.bin")
+    change_config(base, vocab_size=256)
+    folder = models / "stage1-gqa-linear"
+    embeddings = torch.load(folder / "mm_projector.bin", weights_only=True)["model.embed_tokens.weight"]
+    assert len(embeddings) == 258
+    decoder = load_pretrained(folder, base=base, vision_encoder=models / "clip-gqa-linear-patch14-56").model.decoder
+    assert torch.equal(decoder.embed(torch.arange(258)), embeddings)
+    head = decoder.model.lm_head.weight
+    assert torch.equal(head[:256], weights["lm_head.weight"])
+    # A float32 mean of 256 numbers near 0.02.
+    torch.testing.assert_close(head[256:], weights["lm_head.weight"].mean(0).expand(2, -1), atol=1e-7, rtol=0)
+    assert decoder.logits(torch.zeros(1, decoder.width)).shape == (1, 258)
+
+
+def test_a_tensor_missing_from_a_projector_is_named(models, tmp_path):
+    folder = writable_copy(models / "stage1-mlp2x", tmp_path / "x")
+    weights = torch.load(folder / "mm_projector.bin", weights_only=True)
+    del weights["model.mm_projector.2.bias"]
+    torch.save(weights, folder / "mm_projector.bin")
+    with pytest.raises(InputError, match=r"mm_projector.bin: .* missing \['2.bias'\], unexpected none"):
+        load_pretrained(folder, base=models / "llava-mlp2x", vision_encoder=models / TOWER)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mm_projector_type": "linear"}, r"missing \['bias', 'weight'\], unexpected \['0.bias', '0.weight'"),
+        ({"mm_projector_type": "mlp3x_gelu"}, r"missing \['4.bias', '4.weight'\], unexpected none"),
+        ({"num_hidden_layers": 4}, r"9 tensors are missing or of another shape, such as 'model.layers.3"),
+        ({"num_hidden_layers": 2}, r"model.layers.2"),
+        ({"vocab_size": 300}, r"lm_head.weight|embed_tokens.weight"),
+        ({"mm_vision_select_layer": -9}, r"vision_encoder.select_layer: .* found -9"),
+        ({"mm_projector_type": "resampler"}, r"projector: expected linear, .* found 'resampler'"),
+        ({"model_type": "llava_mpt"}, r"expected model_type 'llava_llama' with mm_vision_tower, found 'llava_mpt'"),
+    ],
+)
+def test_settings_that_the_weights_contradict_are_refused(models, tmp_path, changes, message):
+    folder = writable_copy(models / "llava-mlp2x", tmp_path / "x")
+    change_config(folder, **changes)
+    with pytest.raises(InputError, match=message):
+        load_pretrained(folder, vision_encoder=models / TOWER)
+
+
+def test_folders_that_are_no_llava_are_refused(models, tiny_parts, tmp_path):
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        load_pretrained(tmp_path / "nowhere")
+    for folder in (tmp_path, tiny_parts / "decoder", models / TOWER):
+        with pytest.raises(InputError, match=r"expected a config.json with 'mm_vision_tower' .* found none"):
+            load_pretrained(folder)
+
+
+def test_a_model_folder_without_weights_is_refused(models, tmp_path):
+    folder = writable_copy(models / "llava-mlp2x", tmp_path / "x")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="x: no weights found"):
+        load_pretrained(folder, vision_encoder=models / TOWER)
+
+
+def test_tokenizer_of_the_base_is_used(models, tiny_parts, tmp_path):
+    base = writable_copy(models / "llava-mlp2x", tmp_path / "base")
+    for path in (tiny_parts / "decoder").glob("tokenizer*"):
+        shutil.copyfile(path, base / path.name)
+    pretrained = load_pretrained(models / "stage1-mlp2x", base=base)
+    assert pretrained.tokenizer.encode("ab", add_special_tokens=False) == [68, 69]

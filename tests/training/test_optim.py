@@ -1,0 +1,131 @@
+"""Guards: weights that decay and should not, or learn at another rate, than under the original's trainer."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from transformers import get_cosine_schedule_with_warmup
+
+from llava_pl import load_pretrained
+from llava_pl.training.optim import (
+    OptimConfig,
+    build_optimizer,
+    build_parameter_groups,
+    build_schedule,
+    schedule_factor,
+)
+from llava_pl.training.stages import PLANS, apply_plan
+
+
+@pytest.mark.parametrize("case", ["finetune", "finetune_projector_lr", "align", "freeze_projector"])
+def test_groups_equal_the_original_s(golden_path, case):
+    expected = json.loads((golden_path / "optimizer" / "expected.json").read_text())["cases"][case]
+    model = load_pretrained(golden_path / "model" / "llava-mlp2x").model
+    apply_plan(model, PLANS["align" if case == "align" else "finetune"])
+    if case == "freeze_projector":
+        model.projector.requires_grad_(False)
+    config = OptimConfig(
+        learning_rate=expected["learning_rate"],
+        projector_learning_rate=expected["mm_projector_lr"],
+        weight_decay=expected["weight_decay"],
+    )
+    names = {
+        parameter: name.removeprefix("decoder.model.").replace("projector.", "model.mm_projector.")
+        for name, parameter in model.named_parameters()
+    }
+    optimizer = build_optimizer(model, config)
+    found = [
+        (group["lr"], group["weight_decay"], group["betas"], group["eps"], {names[p] for p in group["params"]})
+        for group in optimizer.param_groups
+    ]
+    assert found == [
+        (group["lr"], group["weight_decay"], tuple(group["betas"]), group["eps"], set(group["params"]))
+        for group in expected["groups"]
+        if group["params"]  # the original keeps groups without parameters
+    ]
+    assert expected["optimizer"] == type(optimizer).__name__
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == sum(p.requires_grad for p in names)
+
+
+class Toy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.projector = nn.Linear(2, 2)
+        self.embedding = nn.Parameter(torch.zeros(2))
+        self.norm = nn.LayerNorm(2)
+        self.rms = nn.RMSNorm(2)
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+
+
+def names_of(model, groups):
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {group["name"]: [names[p] for p in group["params"]] for group in groups}
+
+
+def test_norms_and_biases_do_not_decay():
+    model = Toy()
+    groups = build_parameter_groups(model, OptimConfig(learning_rate=1.0, weight_decay=0.1))
+    assert names_of(model, groups) == {
+        "decay": ["embedding", "projector.weight"],
+        "no_decay": ["projector.bias", "norm.weight", "norm.bias", "rms.weight"],
+    }
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [(1.0, 0.1), (1.0, 0.0)]
+
+
+def test_projector_with_a_rate_of_its_own():
+    model = Toy()
+    config = OptimConfig(learning_rate=1.0, projector_learning_rate=0.5, weight_decay=0.1)
+    groups = build_parameter_groups(model, config)
+    assert names_of(model, groups) == {
+        "decay": ["embedding"],
+        "no_decay": ["norm.weight", "norm.bias", "rms.weight"],
+        "projector_decay": ["projector.weight"],
+        "projector_no_decay": ["projector.bias"],
+    }
+    assert [group["lr"] for group in groups] == [1.0, 1.0, 0.5, 0.5]
+
+
+def test_a_projector_rate_of_zero_is_a_rate():
+    groups = build_parameter_groups(Toy(), OptimConfig(learning_rate=1.0, projector_learning_rate=0.0))
+    assert [group["lr"] for group in groups] == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_settings_of_adam():
+    optimizer = build_optimizer(Toy(), OptimConfig(learning_rate=1e-3, betas=(0.8, 0.9), eps=1e-5))
+    assert type(optimizer) is torch.optim.AdamW
+    assert {(group["betas"], group["eps"]) for group in optimizer.param_groups} == {((0.8, 0.9), 1e-5)}
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "warmup_share", "num_warmup"),
+    [(100, 0.03, 3), (101, 0.03, 4), (12, 0.25, 3), (10, 0.0, 0), (5198, 0.03, 156), (1, 0.03, 1), (4, 1.0, 4)],
+)
+def test_schedule_equals_transformers(num_steps, warmup_share, num_warmup):
+    ours, theirs = (torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2e-3) for _ in range(2))
+    schedules = [
+        build_schedule(ours, num_steps=num_steps, warmup_share=warmup_share),
+        get_cosine_schedule_with_warmup(theirs, num_warmup, num_steps),
+    ]
+    rates = []
+    for _ in range(min(num_steps + 1, 300)):
+        rates.append([schedule.get_last_lr()[0] for schedule in schedules])
+        for optimizer, schedule in zip((ours, theirs), schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+    # The same formula in doubles.
+    assert [rate for rate, _ in rates] == [pytest.approx(rate, rel=1e-12, abs=1e-18) for _, rate in rates]
+
+
+def test_schedule_keeps_the_ratio_of_the_groups():
+    optimizer = build_optimizer(Toy(), OptimConfig(learning_rate=1.0, projector_learning_rate=0.25))
+    schedule = build_schedule(optimizer, num_steps=8, warmup_share=0.5)
+    for expected in (0.0, 0.25, 0.5):
+        assert [group["lr"] for group in optimizer.param_groups] == [expected, expected, expected / 4, expected / 4]
+        optimizer.step()
+        schedule.step()
+
+
+def test_schedule_never_turns_negative_or_up_again_after_its_end():
+    assert [schedule_factor(step, num_steps=4, num_warmup=1) for step in (4, 4)] == [0.0, 0.0]
+    assert schedule_factor(1, num_steps=1, num_warmup=1) == 1.0

@@ -1,0 +1,65 @@
+"""Guards: a configuration that builds another model than it names."""
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from llava_pl.training.parts import DTYPES, DecoderConfig, VisionEncoderConfig, build_model
+from llava_pl.types import InputError
+
+
+def build(tiny_parts, projector="mlp2x_gelu", dtype=torch.float32, **vision):
+    return build_model(
+        VisionEncoderConfig(str(tiny_parts / "encoder"), **vision),
+        projector,
+        DecoderConfig(str(tiny_parts / "decoder")),
+        frozen_dtype=dtype,
+    )
+
+
+def test_widths_fit_together(tiny_parts):
+    model = build(tiny_parts)
+    assert [tuple(p.shape) for p in model.projector.parameters()] == [(32, 16), (32,), (32, 32), (32,)]
+    assert model.encode_images(torch.zeros(2, 3, 16, 16)).shape == (2, 4, 32)
+
+
+def test_defaults_are_those_of_llava_1_5(tiny_parts):
+    config = VisionEncoderConfig("x")
+    assert (config.select_layer, config.select_feature) == (-2, "patch")
+    assert DecoderConfig("x").attention == "sdpa"
+    assert build(tiny_parts).vision_encoder.model.config.num_hidden_layers == 2
+
+
+def test_settings_reach_the_encoder(tiny_parts):
+    model = build(tiny_parts, select_layer=-1, select_feature="cls_patch")
+    assert model.vision_encoder.model.config.num_hidden_layers == 3
+    assert model.num_image_tokens == 5
+
+
+def test_attention_reaches_the_decoder(tiny_parts):
+    vision = VisionEncoderConfig(str(tiny_parts / "encoder"))
+    decoder = DecoderConfig(str(tiny_parts / "decoder"), attention="eager")
+    model = build_model(vision, "linear", decoder, frozen_dtype=torch.float32)
+    assert model.decoder.model.config._attn_implementation == "eager"
+
+
+def test_projector_is_fresh_and_float32_while_the_rest_is_read_in_the_frozen_dtype(tiny_parts):
+    model = build(tiny_parts, dtype=torch.bfloat16)
+    dtypes = {name.partition(".")[0]: p.dtype for name, p in model.named_parameters()}
+    assert dtypes == {"vision_encoder": torch.bfloat16, "projector": torch.float32, "decoder": torch.bfloat16}
+
+
+def test_decoder_has_its_folder_s_weights(tiny_parts):
+    expected = LlamaForCausalLM.from_pretrained(tiny_parts / "decoder").state_dict()
+    found = build(tiny_parts).decoder.model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_dtypes():
+    assert list(DTYPES.items()) == [(name, getattr(torch, name)) for name in ("float32", "bfloat16", "float16")]
+
+
+def test_identity_between_different_widths_is_refused(tiny_parts):
+    with pytest.raises(InputError, match="found an encoder of 16 and a decoder of 32"):
+        build(tiny_parts, projector="identity")

@@ -157,6 +157,7 @@ class Recorder(LightningModule):
 def fit(data: LlavaDataModule, tmp_path: Path, **options) -> Recorder:
     recorder = Recorder()
     quiet = {
+        "limit_val_batches": 0,
         "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
@@ -248,7 +249,7 @@ def test_missing_tokenizer(tiny_parts, records, tmp_path):
 
 
 def test_start_and_end_marks_that_the_tokenizer_does_not_know(tiny_parts, records):
-    """Spelled out in characters they would be another prompt than the one that the marks' embeddings were trained in."""
+    """Spelled out in characters, they are another prompt than the one that a checkpoint with marks knows."""
     data = make_llava(tiny_parts, records, template="mpt", image_start_end=True)
     try:
         batch = next(iter(data.train_dataloader()))

@@ -1,0 +1,199 @@
+"""Guards: two processes that wait for each other forever, or that train on another gradient than one would."""
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from string import ascii_letters
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DistributedSampler
+
+LENGTHS = [1, 2, 30, 4, 3, 12, 5, 20]
+"""Characters of the answers, another number in all on each rank."""
+
+SECONDS = 120
+"""A run takes about fifteen, or forty on a busy machine; one that hangs takes until here."""
+
+SCRIPT = '''
+"""One optimizer step of stage `align` on eight samples; run by each process of a world."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
+
+from llava_pl import LlavaDataModule, LlavaModule
+from llava_pl.evaluation.questions import QuestionScores
+from llava_pl.training.optim import OptimConfig
+from llava_pl.training.parts import DecoderConfig, VisionEncoderConfig
+from llava_pl.types import Question
+
+parts, folder, world_size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+
+
+class Recorder(Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen = {
+            "ids": batch["ids"],
+            "num_pictures": len(batch["pixel_values"]),
+            "num_supervised": batch["num_supervised"],
+        }
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        named = pl_module.model.named_parameters()
+        self.gradients = {name: p.grad.clone() for name, p in named if p.grad is not None}
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        loss = trainer.callback_metrics["train/loss"].item()
+        rank = trainer.global_rank
+        content = {**self.seen, "gradients": self.gradients, "loss": loss}
+        torch.save(content, folder / f"world{world_size}-rank{rank}.pt")
+
+    def on_train_end(self, trainer, pl_module):
+        # Questions 0, 1 / 1, 2: the second is asked on both ranks, as a distributed sampler's filling is.
+        rank = trainer.global_rank
+        scores = QuestionScores(("own",), parser="llava")
+        questions = [Question(str(n), f"Q{n}", ("a", "b"), n % 2, None, ("NAT",)) for n in (rank, rank + 1)]
+        scores.update(0, questions, ["A", "B"] if rank == 0 else ["B", "B"])
+        values = scores.finish(folder / f"answers-world{world_size}-rank{rank}", name="x")
+        values = {name: value.item() for name, value in values.items()}
+        (folder / f"scores-world{world_size}-rank{rank}.json").write_text(json.dumps(values))
+
+
+torch.manual_seed(0)
+module = LlavaModule(
+    stage="align",
+    vision_encoder=VisionEncoderConfig(str(parts / "encoder")),
+    decoder=DecoderConfig(str(parts / "decoder")),
+    optim=OptimConfig(learning_rate=1e-3),
+)
+data = LlavaDataModule(
+    records=folder / "records.json",
+    image_folder=folder,
+    tokenizer=str(parts / "decoder"),
+    image_processor=str(parts / "encoder"),
+    num_image_tokens=4,
+    batch_size=8 // world_size,
+    num_workers=0,
+)
+trainer = Trainer(
+    accelerator="cpu",
+    devices=world_size,
+    strategy="ddp" if world_size > 1 else "auto",
+    max_epochs=1,
+    log_every_n_steps=1,
+    callbacks=[Recorder()],
+    logger=False,
+    enable_checkpointing=False,
+    enable_progress_bar=False,
+    enable_model_summary=False,
+    default_root_dir=folder,
+)
+trainer.fit(module, datamodule=data)
+assert trainer.global_step == 1
+'''
+
+
+def write_records(folder: Path) -> list[list[str]]:
+    """Write eight records, of which only those that the first of two ranks gets have pictures."""
+    ranks = [list(DistributedSampler(range(8), num_replicas=2, rank=rank, seed=0)) for rank in range(2)]
+    rng, entries = np.random.default_rng(0), []
+    for number in range(8):
+        turns = [{"from": "human", "value": f"Q{number}?"}]
+        turns.append({"from": "gpt", "value": ascii_letters[: LENGTHS[number]]})
+        entries.append({"id": str(number), "conversations": turns})
+        if number in ranks[0]:
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+            entries[-1]["image"] = f"{number}.png"
+            turns[0]["value"] = f"<image>\nQ{number}?"
+    (folder / "records.json").write_text(json.dumps(entries))
+    return [[str(number) for number in numbers] for numbers in ranks]
+
+
+def run(script: Path, *arguments: object) -> None:
+    """Run a script and all processes that it starts, at most for the time limit."""
+    environment = {name: value for name, value in os.environ.items() if "RANK" not in name and name != "MASTER_PORT"}
+    process = subprocess.Popen(
+        [sys.executable, str(script), *map(str, arguments)],
+        env={**environment, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # its own session: the other rank too
+        output, _ = process.communicate()
+        pytest.fail(f"still running after {SECONDS} seconds:\n{output[-3000:]}")
+    assert process.returncode == 0, output[-3000:]
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_parts, tmp_path_factory) -> Path:
+    """What one process and two leave behind."""
+    folder = tmp_path_factory.mktemp("ddp")
+    write_records(folder)
+    script = folder / "step.py"
+    script.write_text(SCRIPT)
+    run(script, tiny_parts, folder, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(script), str(tiny_parts), str(folder), "1"])
+        runpy.run_path(str(script))
+    return folder
+
+
+def read(folder: Path, world_size: int, rank: int) -> dict:
+    return torch.load(folder / f"world{world_size}-rank{rank}.pt", weights_only=True)
+
+
+def test_one_rank_has_no_pictures(folder):
+    """Else the other tests would show nothing."""
+    assert [read(folder, 2, rank)["num_pictures"] for rank in range(2)] == [4, 0]
+    assert read(folder, 1, 0)["num_pictures"] == 4
+    first, second = (read(folder, 2, rank)["num_supervised"] for rank in range(2))
+    assert first + second == read(folder, 1, 0)["num_supervised"] == 8 * 2 + sum(LENGTHS)
+    assert first != second
+    ids = [read(folder, 2, rank)["ids"] for rank in range(2)]
+    assert sorted(ids[0] + ids[1]) == sorted(read(folder, 1, 0)["ids"]) == [str(number) for number in range(8)]
+
+
+def test_gradient_equals_that_of_one_process(folder):
+    one, first, second = read(folder, 1, 0), read(folder, 2, 0), read(folder, 2, 1)
+    assert one["gradients"].keys() == first["gradients"].keys() == second["gradients"].keys()
+    assert len(one["gradients"]) == 4
+    for name, gradient in one["gradients"].items():
+        assert torch.equal(first["gradients"][name], second["gradients"][name])
+        error = (first["gradients"][name] - gradient).norm() / gradient.norm()
+        # Measured: 0 (the other rank adds zeros). The mean of the ranks' own means would differ by more than 0.1.
+        assert error < 1e-6, name
+    # A gradient of zeros on both would be equal too.
+    assert min(gradient.norm() for gradient in one["gradients"].values()) > 1e-4
+
+
+def test_logged_loss_is_that_of_one_process(folder):
+    losses = [read(folder, world_size, rank)["loss"] for world_size, rank in [(1, 0), (2, 0), (2, 1)]]
+    assert losses[1:] == [pytest.approx(losses[0], rel=1e-6)] * 2
+
+
+def test_scores_are_gathered_and_written_once(folder):
+    values = [json.loads((folder / f"scores-world2-rank{rank}.json").read_text()) for rank in range(2)]
+    # Question 0 right, 1 right (twice), 2 wrong.
+    expected = {"accuracy": pytest.approx(200 / 3), "accuracy/NAT": pytest.approx(200 / 3), "count": 3, "unparsed": 0}
+    assert values == [expected, expected]
+    rows = [
+        json.loads(line) for line in (folder / "answers-world2-rank0" / "scienceqa-x.jsonl").read_text().splitlines()
+    ]
+    assert [(row["question_id"], row["text"]) for row in rows] == [("0", "A"), ("1", "B"), ("2", "B")]
+    assert not (folder / "answers-world2-rank1").exists()

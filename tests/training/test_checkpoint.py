@@ -1,0 +1,214 @@
+"""Guards: a checkpoint that misses a trained weight, or one that is loaded in part without a word."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from llava_pl.export.parts import load_decoder, load_vision_encoder
+from llava_pl.models.llava import LlavaModel
+from llava_pl.models.projector import build_projector
+from llava_pl.training.checkpoint import check_trained, keep_trained, load_initial_weights
+from llava_pl.training.stages import PLANS, apply_plan
+from llava_pl.types import InputError
+
+PROJECTOR = ["projector.0.weight", "projector.0.bias", "projector.2.weight", "projector.2.bias"]
+
+
+def build(tiny_parts, kind="mlp2x_gelu", stage="align", seed=0) -> LlavaModel:
+    torch.manual_seed(seed)
+    encoder, decoder = load_vision_encoder(tiny_parts / "encoder"), load_decoder(tiny_parts / "decoder")
+    model = LlavaModel(encoder, build_projector(kind, vision_width=16, decoder_width=32), decoder)
+    apply_plan(model, PLANS[stage])
+    return model
+
+
+def state_of(model: LlavaModel) -> dict[str, torch.Tensor]:
+    """What a Lightning module with the model under ``model`` has as its state dict."""
+    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def test_align_keeps_the_projector_alone(tiny_parts):
+    model = build(tiny_parts)
+    state = state_of(model)
+    kept = keep_trained(state, model, "model.")
+    assert list(kept) == [f"model.{name}" for name in PROJECTOR]
+    assert all(kept[name] is state[name] for name in kept)
+
+
+def test_finetune_keeps_projector_and_decoder(tiny_parts):
+    model = build(tiny_parts, stage="finetune")
+    kept = keep_trained(state_of(model), model, "model.")
+    assert kept.keys() == {name for name in state_of(model) if not name.startswith("model.vision_encoder")}
+
+
+def test_what_is_no_parameter_is_left_out(tiny_parts):
+    model = build(tiny_parts)
+    assert keep_trained({"scores.x": torch.zeros(1), "projector.0.weight": torch.zeros(1)}, model, "model.") == {}
+
+
+def test_what_is_kept_passes_the_check(tiny_parts):
+    for stage in PLANS:
+        model = build(tiny_parts, stage=stage)
+        for is_resumed in (True, False):
+            check_trained(keep_trained(state_of(model), model, "model."), model, "model.", is_resumed=is_resumed)
+
+
+@pytest.mark.parametrize("is_resumed", [True, False])
+def test_a_renamed_weight_is_refused(tiny_parts, is_resumed):
+    model = build(tiny_parts)
+    state = keep_trained(state_of(model), model, "model.")
+    state["model.projector.1.weight"] = state.pop("model.projector.0.weight")
+    message = "(1|0) missing.* 1 unexpected .such as 'model.projector.1.weight'."
+    with pytest.raises(InputError, match=f"^checkpoint: its trained weights do not fit this model: {message}"):
+        check_trained(state, model, "model.", is_resumed=is_resumed)
+
+
+@pytest.mark.parametrize("is_resumed", [True, False])
+def test_weights_without_the_prefix_are_refused(tiny_parts, is_resumed):
+    """Lightning would skip them all, and a validation would score the weights that were there before."""
+    model = build(tiny_parts)
+    with pytest.raises(InputError, match="unexpected"):
+        check_trained({name: model.state_dict()[name] for name in PROJECTOR}, model, "model.", is_resumed=is_resumed)
+
+
+def test_a_dropped_weight_is_refused_when_resuming(tiny_parts):
+    model = build(tiny_parts)
+    state = keep_trained(state_of(model), model, "model.")
+    del state["model.projector.2.bias"]
+    with pytest.raises(InputError, match=r"1 missing .such as 'projector.2.bias'., 0 unexpected; check model.stage"):
+        check_trained(state, model, "model.", is_resumed=True)
+
+
+def test_a_checkpoint_of_the_other_stage(tiny_parts):
+    """Evaluating stage 1 under the settings of stage 2 is fine; resuming it is not, and too much is never fine."""
+    align, finetune = build(tiny_parts), build(tiny_parts, stage="finetune")
+    state = keep_trained(state_of(align), align, "model.")
+    check_trained(state, finetune, "model.", is_resumed=False)
+    with pytest.raises(InputError, match=r"missing .such as 'decoder.model.lm_head.weight'."):
+        check_trained(state, finetune, "model.", is_resumed=True)
+
+
+@pytest.fixture
+def checkpoint(tiny_parts, tmp_path) -> tuple[Path, LlavaModel]:
+    """A checkpoint of stage `align`, and the model that it was made of."""
+    model = build(tiny_parts, seed=7)
+    content = {"state_dict": keep_trained(state_of(model), model, "model."), "optimizer_states": [{"x": 1}]}
+    torch.save(content, tmp_path / "last.ckpt")
+    return tmp_path / "last.ckpt", model
+
+
+def assert_projector(model: LlavaModel, expected: dict[str, torch.Tensor]):
+    own = model.projector.state_dict()
+    assert own.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(own[name], tensor), name
+
+
+def test_initial_weights_of_a_checkpoint(tiny_parts, checkpoint):
+    path, source = checkpoint
+    model = build(tiny_parts, stage="finetune")
+    decoder = {name: tensor.clone() for name, tensor in model.decoder.state_dict().items()}
+    assert not torch.equal(model.projector[0].weight, source.projector[0].weight)
+    load_initial_weights(model, path)
+    assert_projector(model, source.projector.state_dict())
+    assert all(torch.equal(tensor, decoder[name]) for name, tensor in model.decoder.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.projector.parameters())
+
+
+def test_initial_weights_of_a_whole_stage_2_checkpoint(tiny_parts, tmp_path):
+    source = build(tiny_parts, stage="finetune")
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(1)
+    torch.save({"state_dict": keep_trained(state_of(source), source, "model.")}, tmp_path / "x.ckpt")
+    model = build(tiny_parts)
+    encoder = model.vision_encoder.state_dict()
+    load_initial_weights(model, str(tmp_path / "x.ckpt"))
+    assert_projector(model, source.projector.state_dict())
+    assert all(torch.equal(t, source.decoder.state_dict()[name]) for name, t in model.decoder.state_dict().items())
+    assert all(torch.equal(t, encoder[name]) for name, t in model.vision_encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("prefix", ["model.mm_projector.", "mm_projector."])
+@pytest.mark.parametrize("name", ["mm_projector.bin", "non_lora_trainables.bin"])
+def test_initial_weights_of_an_original_projector(tiny_parts, tmp_path, prefix, name):
+    source, model = build(tiny_parts, seed=7), build(tiny_parts)
+    weights = {prefix + own: tensor.half() for own, tensor in source.projector.state_dict().items()}
+    torch.save({**weights, "model.embed_tokens.weight": torch.zeros(2, 2)}, tmp_path / name)
+    load_initial_weights(model, tmp_path / name)
+    assert_projector(model, {own: tensor.half().float() for own, tensor in source.projector.state_dict().items()})
+
+
+def test_initial_weights_of_an_original_folder(golden_path, tiny_parts):
+    folder = golden_path / "model" / "llava-mlp2x"
+    encoder, decoder = load_vision_encoder(golden_path / "model" / "clip-mlp2x-patch14-56"), load_decoder(folder)
+    model = LlavaModel(encoder, build_projector("mlp2x_gelu", vision_width=48, decoder_width=64), decoder)
+    load_initial_weights(model, folder)
+    file = torch.load(golden_path / "model" / "stage1-mlp2x" / "mm_projector.bin", weights_only=True)
+    load_initial_weights(model, golden_path / "model" / "stage1-mlp2x" / "mm_projector.bin")
+    assert_projector(model, {key.removeprefix("model.mm_projector."): tensor.float() for key, tensor in file.items()})
+
+
+def test_initial_weights_of_an_original_stage_1_folder(golden_path):
+    """What the original's stage 1 leaves: `config.json` and `mm_projector.bin`."""
+    folder = golden_path / "model" / "llava-mlp2x"
+    encoder, decoder = load_vision_encoder(golden_path / "model" / "clip-mlp2x-patch14-56"), load_decoder(folder)
+    model = LlavaModel(encoder, build_projector("mlp2x_gelu", vision_width=48, decoder_width=64), decoder)
+    load_initial_weights(model, golden_path / "model" / "stage1-mlp2x")
+    file = torch.load(golden_path / "model" / "stage1-mlp2x" / "mm_projector.bin", weights_only=True)
+    assert_projector(model, {key.removeprefix("model.mm_projector."): tensor.float() for key, tensor in file.items()})
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp1x_gelu", "mlp3x_gelu"])
+@pytest.mark.parametrize("ending", ["ckpt", "bin"])
+def test_a_projector_of_another_kind_is_refused(tiny_parts, checkpoint, tmp_path, kind, ending):
+    """Of a deeper one, the last layer would stay random."""
+    path, source = checkpoint
+    if ending == "bin":
+        path = tmp_path / "mm_projector.bin"
+        torch.save({f"model.mm_{name}": source.state_dict()[name] for name in PROJECTOR}, path)
+    with pytest.raises(InputError, match=rf"model.init_from: .*{path.name}: .*projector\."):
+        load_initial_weights(build(tiny_parts, kind), path)
+
+
+def test_a_weight_of_another_shape_is_refused(tiny_parts, checkpoint):
+    path, _ = checkpoint
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["model.projector.0.weight"] = torch.zeros(32, 8)
+    torch.save(content, path)
+    message = r"projector.0.weight: found shape \(32, 8\), expected shape \(32, 16\)"
+    with pytest.raises(InputError, match=message):
+        load_initial_weights(build(tiny_parts), path)
+
+
+def test_weights_that_do_not_fit_leave_the_model_as_it_was(tiny_parts, checkpoint):
+    path, _ = checkpoint
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["model.projector.9.weight"] = torch.zeros(1)
+    torch.save(content, path)
+    model, before = build(tiny_parts), build(tiny_parts)
+    with pytest.raises(InputError, match=r"projector.9.weight: found shape \(1,\), expected no such parameter"):
+        load_initial_weights(model, path)
+    assert_projector(model, before.projector.state_dict())
+
+
+@pytest.mark.parametrize("content", [{}, {"state_dict": {}}, [1], {"weights": {}}])
+def test_a_checkpoint_without_weights_is_refused(tiny_parts, tmp_path, content):
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(InputError, match=r"x.ckpt: expected a Lightning checkpoint with a 'state_dict', found none"):
+        load_initial_weights(build(tiny_parts), tmp_path / "x.ckpt")
+
+
+def test_nothing_to_load(tiny_parts, tmp_path):
+    model = build(tiny_parts)
+    with pytest.raises(InputError, match=r"nowhere.ckpt: no such file"):
+        load_initial_weights(model, tmp_path / "nowhere.ckpt")
+    with pytest.raises(InputError, match=r"nowhere.bin: no weights found"):
+        load_initial_weights(model, tmp_path / "nowhere.bin")
+    with pytest.raises(InputError, match=r"model.init_from: .*: expected a .ckpt file, mm_projector.bin or a LLaVA"):
+        load_initial_weights(model, tmp_path)
+    shutil.copyfile(tiny_parts / "decoder" / "config.json", tmp_path / "config.json")
+    with pytest.raises(InputError, match=r"model.init_from: "):
+        load_initial_weights(model, tmp_path)

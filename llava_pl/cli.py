@@ -27,8 +27,8 @@ commands
 
 examples
   llava-pl fit --config configs/experiment/align_7b.yaml
-  llava-pl fit --config configs/experiment/finetune_7b.yaml --model.init_from runs/run/TIME/checkpoints/last.ckpt
-  llava-pl validate --config configs/experiment/scienceqa_7b.yaml --ckpt_path runs/run/TIME/checkpoints/last.ckpt
+  llava-pl fit --config configs/experiment/finetune_7b.yaml --model.init_from runs/align_7b/TIME/checkpoints/last.ckpt
+  llava-pl test --config configs/experiment/scienceqa_7b.yaml --config configs/strategy/single.yaml --ckpt_path FILE
   llava-pl fit --config configs/experiment/finetune_7b.yaml --print_config
 
 options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import sys
@@ -14,8 +15,11 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from llava_pl.data.datamodule import ConversationDataModule
+from llava_pl.data.datamodule import ConversationDataModule, LlavaDataModule, ScienceQADataModule
+from llava_pl.parser_errors import explain
 from llava_pl.training.callbacks import PlanTable, ScoreTable, Throughput
 from llava_pl.training.module import LlavaModule
 from llava_pl.types import InputError
@@ -24,12 +28,16 @@ RUN_DIR_VARIABLE = "LLAVA_PL_RUN_DIR"
 
 
 class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are one line that names key, place and choices."""
+    """A parser whose errors are one line that names key, place and choices, and that guesses no option."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  the base class's own arguments
+        # Otherwise a shortened or mistyped option sets the one that begins like it.
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the message on one line and exit with status 2."""
         del ex
-        sys.stderr.write(f"llava-pl: error: {' '.join(str(message).split())}\n")
+        sys.stderr.write(f"llava-pl: error: {explain(str(message), sys.argv[1:], _option_names(self))}\n")
         sys.exit(2)
 
 
@@ -64,9 +72,11 @@ class LlavaCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder, before anything expensive is loaded."""
         config = self.config[self.config.subcommand]
-        checkpoint = config.get("ckpt_path")
-        if checkpoint not in (None, "last", "best", "hpc", "registry") and not Path(checkpoint).exists():
-            raise InputError(f"ckpt_path: {checkpoint}: no such file; check the path")
+        for name, path in (("ckpt_path", config.get("ckpt_path")), ("model.init_from", config.model.init_from)):
+            if path not in (None, "last", "best", "hpc", "registry") and not Path(path).exists():
+                raise InputError(f"{name}: {path}: no such file; check the path")
+        if self.config.subcommand == "fit" and config.model.stage == "finetune" and not config.model.init_from:
+            rank_zero_warn("stage finetune without model.init_from: the projector starts from random weights")
         if "verbose" in config:
             config.verbose = False  # ScoreTable shows the same numbers in a form that fits the screen
         self.run_dir = _choose_run_dir(config.run_dir or config.trainer.default_root_dir, config.name)
@@ -86,7 +96,22 @@ class LlavaCLI(LightningCLI):
             else:
                 kwargs["enable_checkpointing"] = False
         config.callbacks = callbacks
-        return super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
+        try:
+            return super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
+        except MisconfigurationException as error:
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _option_names(parser: LightningArgumentParser) -> list[str]:
+    """Return the options of a command, those of the data modules among them."""
+    commands = getattr(parser, "_subcommands_action", None)
+    if commands is not None:
+        parser = next(iter(commands.choices.values()))
+    names = [text[2:] for action in parser._actions for text in action.option_strings if text.startswith("--")]
+    for module in (ConversationDataModule, LlavaDataModule, ScienceQADataModule):
+        names += [f"data.init_args.{name}" for name in inspect.signature(module).parameters if name != "settings"]
+    linked = {"tokenizer", "image_processor", "num_image_tokens"}
+    return sorted(name for name in set(names) if name.rpartition(".")[2] not in linked)
 
 
 def run_lightning(words: list[str]) -> None:
@@ -100,7 +125,8 @@ def run_lightning(words: list[str]) -> None:
         SystemExit: The parser refused the words (status 2), or printed help or a configuration (status 0).
     """
     _silence()
-    argv, sys.argv = sys.argv, [sys.argv[0]]
+    # The words go through sys.argv, because Lightning starts the processes of other devices with what stands there.
+    argv, sys.argv = sys.argv, [sys.argv[0], *words]
     try:
         LlavaCLI(
             LlavaModule,
@@ -113,7 +139,6 @@ def run_lightning(words: list[str]) -> None:
             parser_class=OneLineParser,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            args=words,
         )
     finally:
         sys.argv = argv

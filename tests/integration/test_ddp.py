@@ -15,6 +15,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DistributedSampler
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*eval mode at the start of training.*"),  # frozen parts are meant to be
+    pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero.*"),  # no validation data
+    pytest.mark.filterwarnings("ignore:You have overridden `transfer_batch_to_device`.*"),
+]
+
 LENGTHS = [1, 2, 30, 4, 3, 12, 5, 20]
 """Characters of the answers, another number in all on each rank."""
 

@@ -14,6 +14,12 @@ from llava_pl import LlavaDataModule, LlavaModule
 from llava_pl.training.optim import OptimConfig
 from llava_pl.training.parts import DecoderConfig, VisionEncoderConfig
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*eval mode at the start of training.*"),  # frozen parts are meant to be
+    pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero.*"),  # no validation data
+    pytest.mark.filterwarnings("ignore:You have overridden `transfer_batch_to_device`.*"),
+]
+
 SPLITS = [(8, 1), (4, 2), (2, 4), (1, 8)]
 """Micro batch and accumulation: always the same eight samples."""
 

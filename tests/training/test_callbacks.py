@@ -17,6 +17,9 @@ from llava_pl.training.optim import OptimConfig
 from llava_pl.training.stages import PLANS, apply_plan
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no.*")
+
+
 def rows_of(printed: str, mark: str = "\u2502") -> list[list[str]]:
     """Return the cells of a table's body, or with the mark of its head those."""
     lines = [line for line in printed.splitlines() if line.startswith(mark)]

@@ -1,7 +1,6 @@
 """Guards: a run that trains the wrong weights, saves too little, or goes on elsewhere than where it stopped."""
 
 import json
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,13 @@ from llava_pl.evaluation.generation import GenerationConfig
 from llava_pl.training.optim import OptimConfig
 from llava_pl.training.parts import DecoderConfig, VisionEncoderConfig
 from llava_pl.types import InputError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*eval mode at the start of training.*"),  # frozen parts are meant to be
+    pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero.*"),  # no validation data
+    pytest.mark.filterwarnings("ignore:You have overridden `transfer_batch_to_device`.*"),
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`.*"),
+]
 
 NUM_RECORDS = 12
 
@@ -76,10 +82,7 @@ def setup(tiny_parts, records, tmp_path):
 
         def fit(self, module, data=None, ckpt_path=None, **settings) -> Trainer:
             trainer = self.trainer(**{"max_epochs": 1, **settings})
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*eval mode at the start of training.*")
-                warnings.filterwarnings("ignore", message=".*across ranks is zero.*")
-                trainer.fit(module, datamodule=data or self.data(), ckpt_path=ckpt_path)
+            trainer.fit(module, datamodule=data or self.data(), ckpt_path=ckpt_path)
             return trainer
 
         def saver(self, **settings) -> dict:

@@ -12,6 +12,9 @@ from llava_pl.training.schedule import count_optimizer_steps
 from llava_pl.types import InputError
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no.*")
+
+
 class Data(LightningDataModule):
     """Seven batches an epoch."""
 

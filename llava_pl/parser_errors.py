@@ -1,0 +1,140 @@
+"""The parser's complaint comes in; one line goes out that names the key, where it stands, and what would be right.
+
+jsonargparse names a wrong key without the file it stands in and without its neighbours, drops the front of a key inside
+`init_args`, and shows choices as Python types. Its texts are matched here and nowhere else; one that is not known stays
+as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+UNKNOWN_KEY = (
+    r"unrecognized arguments: --([^\s=]+)",
+    r"(?:Group|Subcommand) '[^']+' does not accept option '([^']+)'",
+    r"Option '([^']+)' is not accepted",
+)
+MISSING_KEY = (
+    r"the following arguments are required: (?:\w+\.)?(\S+)",
+    r'Key "([^"]+)" not found in namespace',
+    r'Parser key "([^"]+)": Expected a <class .*Got value: None$',
+)
+KINDS = {"ConversationDataModule": "LlavaDataModule, ScienceQADataModule"}
+WRONG_VALUE = r'Parser key "([^"]+)": (.*?)(?: Given value type: .*)? (?:Got|Given) value: (.*)$'
+
+
+def explain(message: str, words: Sequence[str], options: Sequence[str]) -> str:
+    """Return a parser's message as one line for the person who made the mistake.
+
+    Args:
+        message: What the parser says.
+        words: The command line: the command, then its options.
+        options: Every option of the command, without dashes.
+
+    >>> explain("unrecognized arguments: --model.stagee align", ["fit", "--model.stagee", "align"], ["model.stage"])
+    '--model.stagee: no such option; did you mean model.stage?'
+    """
+    line = " ".join(message.split())
+    if match := re.search(r"File does not exist: '(.*)'", line):
+        return _missing_file(Path(match[1]))
+    if match := re.match(r"Problems parsing config:|Unexpected config:", line):
+        return f"{_broken_file(words)}: expected a YAML file with keys such as trainer: and model:; {line}"
+    for pattern in MISSING_KEY:
+        if match := re.match(pattern, line):
+            return f"{match[1]}: required, found nothing; give it in a --config file or as --{match[1]}"
+    for pattern in UNKNOWN_KEY:
+        if match := re.match(pattern, line):
+            key, place = _locate(match[1], words)
+            return f"{place}{key}: no such option; {_suggest(key, options)}"
+    if match := re.match(WRONG_VALUE, line):
+        key, place = _locate(match[1], words, match[3])
+        return f"{place}{key}: expected {_expected(match[2])}, found {match[3]}"
+    return line
+
+
+def _missing_file(path: Path) -> str:
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    if not path.parent.is_dir():
+        return f"{shown}: no such file, and no folder {shown.parent}; check the path"
+    names = sorted(other.name for other in path.parent.iterdir() if other.suffix in (".yaml", ".yml"))
+    return f"{shown}: no such file; {shown.parent} has {', '.join(names) or 'no YAML file'}"
+
+
+def _broken_file(words: Sequence[str]) -> str:
+    files = [text for name, text in _options(words) if name in ("--config", "-c")]
+    return next((path for path in files if not isinstance(_read(path), dict)), "--config")
+
+
+def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield each word that may be an option, with the value that belongs to it."""
+    for index, word in enumerate(words):
+        name, has_value, value = word.partition("=")
+        yield name, value if has_value else " ".join(words[index + 1 : index + 2])
+
+
+def _locate(key: str, words: Sequence[str], value: str | None = None) -> tuple[str, str]:
+    """Return the whole key, and the file in which it stands; the last place counts, as it does for the parser."""
+    found = (key, "")
+    for name, text in _options(words):
+        if name in ("--config", "-c"):
+            for full, content in _walk(_read(text)):
+                if _ends_with(full, key) and value in (None, str(content)):
+                    found = (full, f"{text}: ")
+        elif name.startswith("--") and _ends_with(name[2:], key) and value in (None, text):
+            found = (name, "")
+    return found
+
+
+def _ends_with(full: str, key: str) -> bool:
+    return full == key or full.endswith(f".{key}")
+
+
+def _walk(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401  whatever a YAML file holds
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for name, value in items:
+        key = prefix + str(name).removesuffix("+")  # as in "callbacks+"
+        yield key, value
+        yield from _walk(value, f"{key}.")
+
+
+def _read(path: str) -> Any:  # noqa: ANN401  whatever a YAML file holds
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+
+
+def _suggest(key: str, options: Sequence[str]) -> str:
+    """Return the options that a wrong key may stand for: similar ones, or all of its group if these are few."""
+    key = key.removeprefix("--")
+    group, _, last = key.rpartition(".")
+    siblings = {}
+    for option in options:
+        own_group, _, name = option.rpartition(".")
+        if own_group.removesuffix(".init_args") == group.removesuffix(".init_args"):
+            siblings[name] = option
+    close = [siblings[name] for name in get_close_matches(last, siblings, 3, 0.6)]
+    close = close or get_close_matches(key, options, 3, 0.7)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    if group and 0 < len(siblings) <= 12:
+        return f"{group} has {', '.join(sorted(siblings))}"
+    return "--help lists all options"
+
+
+def _expected(types: str) -> str:
+    """Return choices and types in the words of a person."""
+    if literals := re.findall(r"Literal\[([^\]]*)\]", types.split(" Errors:")[0]):
+        choices = dict.fromkeys(choice.strip(" '\"") for group in literals for choice in group.split(","))
+        return f"one of {', '.join(choices)}"
+    names = dict.fromkeys(name.rpartition(".")[2] for name in re.findall(r"<class '([\w.]+)'>", types))
+    names.pop("NoneType", None)
+    if "import path" in types or "class_path" in types:
+        return f"a class ({', '.join(KINDS.get(name, name) for name in names)})"
+    return " or ".join(names) or types

@@ -16,7 +16,6 @@ from llava_pl.training.callbacks import PlanTable, ScoreTable, Throughput
 from llava_pl.training.optim import OptimConfig
 from llava_pl.training.stages import PLANS, apply_plan
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no.*")
 
 

@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 from llava_pl.training.schedule import count_optimizer_steps
 from llava_pl.types import InputError
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no.*")
 
 

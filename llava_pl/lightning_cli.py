@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning import LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from llava_pl.data.datamodule import ConversationDataModule, LlavaDataModule, ScienceQADataModule
 from llava_pl.parser_errors import explain

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from jinja2 import TemplateError
+
 from llava_pl.types import IMAGE_END, IMAGE_SLOT, IMAGE_START, InputError, Segment, Turn
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class Template:
     @property
     def stop(self) -> str:
         """The text that ends an answer."""
-        return self.answer[1].strip()
+        return self.answer[1].strip() or self.answer[1]
 
 
 # The texts are what published checkpoints were trained with: a changed character is another prompt.
@@ -237,7 +239,9 @@ def _render_chat(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase | Non
                 "cannot be told from prompts; name one of " + ", ".join(TEMPLATES)
             )
         answer = full[len(prompt) :]
-        after_text = answer.find(message["content"].strip()) + len(message["content"].strip())
+        text = message["content"].strip()
+        # A template may shorten an answer (leave out its thoughts); then the first end mark after its start counts.
+        after_text = answer.index(text) + len(text) if text in answer else 0
         end = re.search(ends, answer[after_text:]) if ends else None
         length = after_text + end.end() if end else len(answer)
         pieces += [Segment(prompt[len(done) :], "prompt"), Segment(answer[:length], "answer")]
@@ -247,7 +251,10 @@ def _render_chat(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase | Non
 
 
 def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))
+    except (TemplateError, ValueError) as error:
+        raise InputError(f"template 'chat': the tokenizer's template refuses the conversation: {error}") from error
 
 
 def _split_images(pieces: Sequence[Segment]) -> list[Segment]:

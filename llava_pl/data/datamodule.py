@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
 from llava_pl.data.collate import collate
 from llava_pl.data.conversation import TEMPLATES, TemplateName
@@ -19,6 +19,7 @@ from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.loader import StepLoader
 from llava_pl.data.records import read_records
+from llava_pl.data.sampler import ResumableSampler
 from llava_pl.data.scienceqa import PromptFormat, evaluation_question, read_scienceqa, training_record
 from llava_pl.types import InputError, Record, Sample
 
@@ -125,14 +126,14 @@ class ConversationDataModule(LightningDataModule):
         return StepLoader(
             dataset,
             batch_size=self.batch_size,
-            # Also on one device: Lightning tells it the epoch, and the order then depends on nothing else.
-            sampler=DistributedSampler(
+            sampler=ResumableSampler(
                 dataset,
                 num_replicas=trainer.world_size if trainer else 1,
                 rank=trainer.global_rank if trainer else 0,
                 seed=self.seed,
             ),
             count_micro_batches=lambda: trainer.accumulate_grad_batches if trainer else 1,
+            count_batches=lambda: trainer.num_training_batches if trainer else inf,
             collate_fn=self._collate("right"),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

@@ -66,13 +66,10 @@ class SampleEncoder:
         """Return a prompt to be answered, with the picture that is given; without one its image slot goes too.
 
         Raises:
-            InputError: The prompt cannot be encoded; the question is named.
+            InputError: The prompt cannot be encoded.
         """
         prompt = question.prompt if picture else question.prompt.replace(IMAGE_SLOT, "").strip()
-        try:
-            sample = self._encode(question.id, [Turn("human", prompt)], [picture] if picture else [], is_prompt=True)
-        except InputError as error:
-            raise InputError(f"question {question.id!r}: {error}") from error
+        sample = self._encode(question.id, [Turn("human", prompt)], [picture] if picture else [], is_prompt=True)
         return replace(sample, question=question)
 
     def load_picture(self, name: str) -> Image.Image:
@@ -129,7 +126,11 @@ class QuestionDataset(Dataset[Sample]):
         return len(self.questions)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.encoder.encode_question(self.questions[index], self._picture(index))
+        question = self.questions[index]
+        try:
+            return self.encoder.encode_question(question, self._picture(index))
+        except InputError as error:
+            raise InputError(f"question {question.id!r}: {error}") from error
 
     def _picture(self, index: int) -> Image.Image | None:
         name = self.questions[index].image

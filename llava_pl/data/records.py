@@ -43,6 +43,8 @@ def read_json(path: str | Path) -> Any:  # noqa: ANN401  JSON is any type until 
         ) from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: invalid JSON at line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except (RecursionError, ValueError) as error:  # nested or a number too long for Python's reader
+        raise InputError(f"{path}: invalid JSON: {error}") from error
 
 
 def parse_record(entry: Any, *, where: str) -> Record:  # noqa: ANN401
@@ -65,7 +67,7 @@ def parse_record(entry: Any, *, where: str) -> Record:  # noqa: ANN401
     """
     if not isinstance(entry, Mapping):
         raise InputError(f"{where}: expected an object, found {_describe(entry)}")
-    if not isinstance(entry.get("id"), str | int):
+    if not isinstance(entry.get("id"), str | int) or isinstance(entry["id"], bool):
         raise InputError(f"{where}: field 'id': expected a string or an integer, found {_describe(entry.get('id'))}")
     where = f"{where} (id {entry['id']!r})"
     images = _parse_images(entry.get("image"), where)
@@ -92,7 +94,7 @@ def _parse_turn(turn: Any, where: str) -> Turn:  # noqa: ANN401
         raise InputError(f"{where}: expected an object with 'from' and 'value', found {_describe(turn)}")
     role, text = turn.get("from"), turn.get("value")
     if role not in ("human", "gpt"):
-        raise InputError(f"{where}: field 'from': expected 'human' or 'gpt', found {role!r}")
+        raise InputError(f"{where}: field 'from': expected 'human' or 'gpt', found {_describe(role)}")
     if not isinstance(text, str):
         raise InputError(f"{where}: field 'value': expected a string, found {_describe(text)}")
     if any("\ud800" <= character <= "\udfff" for character in text):

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llava_pl.data.conversation import TemplateName, render_conversation
 from llava_pl.data.records import parse_turns
-from llava_pl.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, InputError, Segment, Turn
+from llava_pl.types import IGNORE_INDEX, IMAGE_END, IMAGE_START, IMAGE_TOKEN_INDEX, InputError, Segment, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,11 @@ def encode_conversation(
     Raises:
         InputError: A turn is malformed, turns do not alternate, an answer is empty, or an image would be cut.
     """
+    if image_start_end and not {IMAGE_START, IMAGE_END} <= tokenizer.get_vocab().keys():
+        raise InputError(
+            f"image_start_end: the tokenizer does not know {IMAGE_START} and {IMAGE_END}; "
+            "add them as special tokens, or switch the marks off"
+        )
     segments = render_conversation(
         parse_turns(conversations),
         template,
@@ -86,46 +91,38 @@ def encode_segments(
             stretches.append([])
         else:
             stretches[-1].append(segment)
-    ids: list[int] = []
-    labels: list[int] = []
+    # Only the BOS is read off the tokenizer's own frame: a template writes its end marks itself.
+    frame = tokenizer("", add_special_tokens=True)["input_ids"] if adds_bos else []
+    ids: list[int] = frame[:1] if frame[:1] == [tokenizer.bos_token_id] else []
+    labels: list[int] = [IGNORE_INDEX] * len(ids)
     for number, stretch in enumerate(stretches):
         if number > 0:
             ids += [IMAGE_TOKEN_INDEX] * num_image_tokens
             labels += [IGNORE_INDEX] * num_image_tokens
-        # LLaVA: the stretch after an image is tokenized as a text of its own (with its dummy prefix) less the BOS.
-        tokens = _encode_text(stretch, tokenizer, keeps_special=adds_bos and number == 0)
+        # LLaVA: the stretch after an image is tokenized as a text of its own, with SentencePiece's dummy prefix.
+        tokens = _encode_text(stretch, tokenizer)
         ids += [token for token, _ in tokens]
         labels += [token if is_supervised else IGNORE_INDEX for token, is_supervised in tokens]
     return EncodedConversation(torch.tensor(ids, dtype=torch.int64), torch.tensor(labels, dtype=torch.int64))
 
 
-def _encode_text(
-    stretch: Sequence[Segment], tokenizer: PreTrainedTokenizerBase, *, keeps_special: bool
-) -> list[tuple[int, bool]]:
+def _encode_text(stretch: Sequence[Segment], tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, bool]]:
     """Return each token of a stretch and whether it is supervised: whether it begins inside an answer."""
     encoding = tokenizer(
-        "".join(segment.text for segment in stretch),
-        add_special_tokens=keeps_special,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
+        "".join(segment.text for segment in stretch), add_special_tokens=False, return_offsets_mapping=True
     )
     ends = list(accumulate(len(segment.text) for segment in stretch))
     offsets = encoding["offset_mapping"]
     if any(start < end < stop for start, stop in offsets for end in ends):
         # A token reaches across a border (byte-level BPE merges the line breaks of "assistant\n" + "\nYes"). While
         # answering, the prompt is tokenized alone; so it is here.
-        return [
-            token
-            for number, segment in enumerate(stretch)
-            for token in _encode_text([segment], tokenizer, keeps_special=keeps_special and number == 0)
-        ]
+        return [token for segment in stretch for token in _encode_text([segment], tokenizer)]
     answers = [end for end, segment in zip(ends, stretch, strict=True) if segment.kind == "answer"]
     starts = [end - len(segment.text) for end, segment in zip(ends, stretch, strict=True) if segment.kind == "answer"]
-    is_supervised = [
-        not is_added and any(first <= start < last for first, last in zip(starts, answers, strict=True))
-        for (start, _), is_added in zip(offsets, encoding["special_tokens_mask"], strict=True)
+    return [
+        (token, any(first <= start < last for first, last in zip(starts, answers, strict=True)))
+        for token, (start, _) in zip(encoding["input_ids"], offsets, strict=True)
     ]
-    return list(zip(encoding["input_ids"], is_supervised, strict=True))
 
 
 def _truncate(encoded: EncodedConversation, max_length: int) -> EncodedConversation:

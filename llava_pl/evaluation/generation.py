@@ -43,7 +43,11 @@ def generate_answers(
         batch["pixel_values"],
         batch["attention_mask"],
         max_new_tokens=config.max_new_tokens,
+        # Greedy whatever the decoder's own generation_config asks for; only so can answers be compared.
         do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         **options,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, get_args
 
 from torch import Tensor
 
@@ -47,8 +47,9 @@ class OriginalConfig:
 
 def is_original(folder: Path) -> bool:
     """Whether a folder holds a model in the original's layout; its name plays no part."""
-    config = folder / "config.json"
-    return config.is_file() and "mm_vision_tower" in read_json(config)
+    path = folder / "config.json"
+    config = read_json(path) if path.is_file() else None
+    return isinstance(config, dict) and "mm_vision_tower" in config
 
 
 def read_original_config(folder: Path) -> OriginalConfig:
@@ -57,17 +58,22 @@ def read_original_config(folder: Path) -> OriginalConfig:
     Raises:
         InputError: The file is missing, or is not of the original's LLaMA variant.
     """
-    config = read_json(folder / "config.json")
-    if config.get("model_type") not in ("llava_llama", "llava", "llama") or "mm_vision_tower" not in config:
-        raise InputError(
-            f"{folder / 'config.json'}: expected model_type 'llava_llama' with mm_vision_tower, "
-            f"found {config.get('model_type')!r}"
-        )
+    path = folder / "config.json"
+    config = read_json(path)
+    if not is_original(folder) or config.get("model_type") not in ("llava_llama", "llava", "llama"):
+        found = config.get("model_type") if isinstance(config, dict) else type(config).__name__
+        raise InputError(f"{path}: expected model_type 'llava_llama' with mm_vision_tower, found {found!r}")
+    select_feature = config.get("mm_vision_select_feature", "patch")
+    if select_feature not in get_args(SelectFeature):
+        raise InputError(f"{path}: mm_vision_select_feature: expected patch or cls_patch, found {select_feature!r}")
+    for key, kind in (("mm_vision_tower", str), ("mm_projector_type", str), ("mm_vision_select_layer", int)):
+        if not isinstance(config.get(key, kind()), kind):
+            raise InputError(f"{path}: {key}: expected {kind.__name__}, found {config[key]!r}")
     return OriginalConfig(
         vision_encoder=config["mm_vision_tower"],
         projector=config.get("mm_projector_type", "linear"),
         select_layer=config.get("mm_vision_select_layer", -1),
-        select_feature=cast("SelectFeature", config.get("mm_vision_select_feature", "patch")),
+        select_feature=select_feature,
         aspect=config.get("image_aspect_ratio", "square"),
         image_start_end=config.get("mm_use_im_start_end", False),
         decoder={key: value for key, value in config.items() if not key.startswith(("mm_", "image_", "model_type"))},

@@ -52,8 +52,8 @@ def load_vision_encoder(
     """
     config = read_vision_config(path)
     config.num_hidden_layers = count_layers_to_run(config.num_hidden_layers, select_layer)
-    # Text part, projection and upper layers are expected to be left over; only missing tensors matter.
-    model = _from_pretrained(CLIPVisionModel, path, "vision_encoder.path", config=config, dtype=dtype)
+    # Text part, projection and upper layers are expected to be left over.
+    model = _from_pretrained(CLIPVisionModel, path, "vision_encoder.path", allows_rest=True, config=config, dtype=dtype)
     return VisionEncoder(model, select_feature)  # type: ignore[arg-type]
 
 
@@ -119,20 +119,36 @@ def _read_config(path: str | Path, field: str) -> Any:  # noqa: ANN401  any of t
         raise InputError(f"{field}: {path}: expected a model folder or hub name, but {reason}") from error
 
 
-def _from_pretrained(model_class: Any, path: str | Path | None, field: str, **options: Any) -> PreTrainedModel:  # noqa: ANN401
+def _from_pretrained(
+    model_class: Any,  # noqa: ANN401  a class of transformers
+    path: str | Path | None,
+    field: str,
+    *,
+    allows_rest: bool = False,
+    **options: Any,  # noqa: ANN401  as for transformers' from_pretrained
+) -> PreTrainedModel:
+    """Return a model whose tensors all came from the files, and whose files were all used unless a rest is allowed."""
+    where = field if path is None else f"{field}: {path}"
     verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers lists left-over tensors, which are looked at below
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what transformers lists is looked at below
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        model, info = model_class.from_pretrained(path, output_loading_info=True, **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{field}: {path}: the model cannot be loaded: {reason}") from error
+        model, info = model_class.from_pretrained(
+            path, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except Exception as error:  # on damaged files the readers raise anything from OSError to UnpicklingError
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(f"{where}: the model cannot be loaded: {reason}") from error
     finally:
         logging.set_verbosity(verbosity)
         if has_bar:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-    if info["missing_keys"] or info["mismatched_keys"]:
-        names = sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))
-        raise InputError(f"{field}: {path}: {len(names)} tensors are missing or of another shape, such as {names[0]!r}")
+    if info["mismatched_keys"]:
+        name, found, expected = sorted(info["mismatched_keys"])[0]
+        raise InputError(f"{where}: tensor {name!r}: expected shape {tuple(expected)}, found {tuple(found)}")
+    # Old LLaMA files hold the rotary frequencies, which are computed today.
+    rest = [name for name in info["unexpected_keys"] if not allows_rest and not name.endswith("rotary_emb.inv_freq")]
+    for names, problem in ((info["missing_keys"], "missing"), (rest, "left over, with no place in this model")):
+        if names:
+            raise InputError(f"{where}: {len(names)} tensors are {problem}, such as {min(names)!r}")
     return model  # type: ignore[no-any-return]

@@ -59,7 +59,7 @@ def load_pretrained(
     Raises:
         InputError: The folder is no LLaVA model, or a part is missing or does not fit.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # "." has no name to look beside
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; expected one with config.json of a LLaVA model")
     if not is_original(path):

@@ -56,8 +56,9 @@ def read_torch_file(path: Path) -> Any:  # noqa: ANN401  a checkpoint holds nest
         raise InputError(
             f"{path}: refused: expected a file of plain tensors, but {reason}; convert it with trusted tools"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a torch file ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # on damaged files torch raises anything from EOFError to struct.error
+        found = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise InputError(f"{path}: cannot be read as a torch file ({found}); fetch it again") from error
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
@@ -73,8 +74,9 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
+    content = read_json(index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise InputError(f"{index}: expected a field 'weight_map' from tensor names to shard files, found none")
     weights: dict[str, Tensor] = {}
     for shard in sorted(set(weight_map.values())):

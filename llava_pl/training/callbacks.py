@@ -22,7 +22,7 @@ class PlanTable(Callback):
         if not trainer.is_global_zero:
             return
         config: Any = pl_module.optim_config
-        rates = {"projector": config.projector_learning_rate or config.learning_rate}
+        rates = {} if config.projector_learning_rate is None else {"projector": config.projector_learning_rate}
         table = Table(title=f"stage {pl_module.stage}")
         table.add_column("part")
         for column in ("trainable", "total", "dtype", "learning rate"):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llava_pl.export.original import is_original, projector_weights
+from llava_pl.export.original import PROJECTOR_FILE, is_original, projector_weights
 from llava_pl.export.weights import read_torch_file, read_weights
 from llava_pl.models.llava import LlavaModel
 from llava_pl.types import InputError
@@ -30,7 +30,7 @@ def check_trained(state_dict: dict[str, Any], model: LlavaModel, prefix: str, *,
         InputError: Unexpected or missing names.
     """
     own = dict(model.named_parameters())
-    unexpected = sorted(name for name in state_dict if name.removeprefix(prefix) not in own)
+    unexpected = sorted(name for name in state_dict if not name.startswith(prefix) or name[len(prefix) :] not in own)
     missing = sorted(name for name, p in own.items() if p.requires_grad and prefix + name not in state_dict)
     if unexpected or (missing and is_resumed):
         raise InputError(
@@ -52,14 +52,19 @@ def load_initial_weights(model: LlavaModel, path: str | Path) -> None:
         InputError: Nothing to load, or tensors do not fit.
     """
     path = Path(path)
+    if (path / PROJECTOR_FILE).is_file():
+        path = path / PROJECTOR_FILE
     if path.is_dir() and not is_original(path):
-        raise InputError(f"model.init_from: {path}: expected a .ckpt file, mm_projector.bin or a LLaVA folder")
+        raise InputError(f"model.init_from: {path}: expected a .ckpt file, {PROJECTOR_FILE} or a LLaVA folder")
     if path.suffix == ".ckpt":
         weights = _checkpoint_weights(path)
     else:
         found = projector_weights(read_weights(path), path)
         weights = {f"projector.{name}": tensor for name, tensor in found.items()}
     own = dict(model.named_parameters())
+    parts = {name.partition(".")[0] for name in weights}
+    if missing := sorted(name for name in own if name.partition(".")[0] in parts and name not in weights):
+        raise InputError(f"model.init_from: {path}: holds no {missing[0]} for this model; check model.projector")
     for name, tensor in weights.items():
         if name not in own or own[name].shape != tensor.shape:
             expected = f"shape {tuple(own[name].shape)}" if name in own else "no such parameter in this model"

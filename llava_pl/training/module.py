@@ -60,6 +60,11 @@ class LlavaModule(LightningModule):
         parser: Parser = "llava",
     ) -> None:
         super().__init__()
+        # load_from_checkpoint hands back the plain values that are saved below.
+        vision_encoder = VisionEncoderConfig(**vision_encoder) if isinstance(vision_encoder, dict) else vision_encoder
+        decoder = DecoderConfig(**decoder) if isinstance(decoder, dict) else decoder
+        optim = OptimConfig(**optim) if isinstance(optim, dict) else optim
+        generation = GenerationConfig(**generation) if isinstance(generation, dict) else generation
         # Plain values only: a checkpoint with dataclasses inside could not be read with weights_only=True.
         self.save_hyperparameters(
             {
@@ -102,13 +107,13 @@ class LlavaModule(LightningModule):
         model = build_model(
             self.vision_encoder_config, self.projector_kind, self.decoder_config, frozen_dtype=self.frozen_dtype
         )
-        if self.init_from is not None:
-            load_initial_weights(model, self.init_from)
         apply_plan(model, PLANS[self.stage])
         for parameter in model.parameters():
             if parameter.requires_grad:
                 # Half-precision weights would round small updates away; autocast takes care of the speed.
                 parameter.data = parameter.data.float()
+        if self.init_from is not None:
+            load_initial_weights(model, self.init_from)
         self.model = model
 
     def forward(self, batch: Batch) -> LossOutput:
@@ -187,7 +192,8 @@ class LlavaModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the weights fit before Lightning copies them."""
-        is_resumed = self.trainer.state.fn == "fit"
+        self.configure_model()  # not yet called on the way through load_from_checkpoint
+        is_resumed = self._trainer is not None and self._trainer.state.fn == "fit"
         check_trained(checkpoint["state_dict"], self.model, "model.", is_resumed=is_resumed)
 
     def _sum_over_ranks(self, number: int) -> Tensor:

@@ -66,10 +66,13 @@ class SampleEncoder:
         """Return a prompt to be answered, with the picture that is given; without one its image slot goes too.
 
         Raises:
-            InputError: The prompt cannot be encoded.
+            InputError: The prompt cannot be encoded; the question is named.
         """
         prompt = question.prompt if picture else question.prompt.replace(IMAGE_SLOT, "").strip()
-        sample = self._encode(question.id, [Turn("human", prompt)], [picture] if picture else [], is_prompt=True)
+        try:
+            sample = self._encode(question.id, [Turn("human", prompt)], [picture] if picture else [], is_prompt=True)
+        except InputError as error:
+            raise InputError(f"question {question.id!r}: {error}") from error
         return replace(sample, question=question)
 
     def load_picture(self, name: str) -> Image.Image:
@@ -126,11 +129,7 @@ class QuestionDataset(Dataset[Sample]):
         return len(self.questions)
 
     def __getitem__(self, index: int) -> Sample:
-        question = self.questions[index]
-        try:
-            return self.encoder.encode_question(question, self._picture(index))
-        except InputError as error:
-            raise InputError(f"question {question.id!r}: {error}") from error
+        return self.encoder.encode_question(self.questions[index], self._picture(index))
 
     def _picture(self, index: int) -> Image.Image | None:
         name = self.questions[index].image
@@ -139,7 +138,11 @@ class QuestionDataset(Dataset[Sample]):
         if self.image_source == "grey":
             size = self.encoder.image_transform.image_size
             return Image.new("RGB", (size, size), (128, 128, 128))
-        return self.encoder.load_picture(name if self.image_source == "own" else self._other_image(index))
+        name = name if self.image_source == "own" else self._other_image(index)
+        try:
+            return self.encoder.load_picture(name)
+        except InputError as error:
+            raise InputError(f"question {self.questions[index].id!r}: {error}") from error
 
     def _other_image(self, index: int) -> str:
         own = self.questions[index].image

@@ -94,7 +94,7 @@ def _parse_turn(turn: Any, where: str) -> Turn:  # noqa: ANN401
         raise InputError(f"{where}: expected an object with 'from' and 'value', found {_describe(turn)}")
     role, text = turn.get("from"), turn.get("value")
     if role not in ("human", "gpt"):
-        raise InputError(f"{where}: field 'from': expected 'human' or 'gpt', found {_describe(role)}")
+        raise InputError(f"{where}: field 'from': expected 'human' or 'gpt', found {role!r}")
     if not isinstance(text, str):
         raise InputError(f"{where}: field 'value': expected a string, found {_describe(text)}")
     if any("\ud800" <= character <= "\udfff" for character in text):

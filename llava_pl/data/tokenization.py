@@ -60,7 +60,7 @@ def encode_conversation(
     Raises:
         InputError: A turn is malformed, turns do not alternate, an answer is empty, or an image would be cut.
     """
-    if image_start_end and not {IMAGE_START, IMAGE_END} <= tokenizer.get_vocab().keys():
+    if image_start_end and num_image_tokens and not {IMAGE_START, IMAGE_END} <= tokenizer.get_vocab().keys():
         raise InputError(
             f"image_start_end: the tokenizer does not know {IMAGE_START} and {IMAGE_END}; "
             "add them as special tokens, or switch the marks off"

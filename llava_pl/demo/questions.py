@@ -132,19 +132,23 @@ def converse(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
     return pairs
 
 
-def to_record(name: str, image: str, pairs: list[tuple[str, str]]) -> dict[str, object]:
-    """An entry of a LLaVA JSON file, with the picture in front of the first question.
+def converse_about_words(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """A conversation about a scene that is described in words, in the place where the picture will stand.
 
-    Args:
-        name: Identifier of the record.
-        image: File name of the picture, relative to the image folder.
-        pairs: What the human and the model say, in order.
+    What the decoder learns before it meets a picture: to find an answer in what it has read.
     """
+    (question, answer), *rest = converse(scene, rng)
+    return [(f"{describe(scene, rng)}\n{question}", answer), *rest]
+
+
+def to_turns(pairs: list[tuple[str, str]], *, has_picture: bool) -> list[dict[str, str]]:
+    """The conversation of a LLaVA record, with the image slot in front of the first question if there is a picture."""
     turns = []
     for i, (question, answer) in enumerate(pairs):
-        turns.append({"from": "human", "value": question if i else f"{IMAGE_SLOT}\n{question}"})
+        slot = f"{IMAGE_SLOT}\n" if has_picture and i == 0 else ""
+        turns.append({"from": "human", "value": f"{slot}{question}"})
         turns.append({"from": "gpt", "value": answer})
-    return {"id": name, "image": image, "conversations": turns}
+    return turns
 
 
 def _shuffled(

@@ -115,7 +115,7 @@ class QuestionDataset(Dataset[Sample]):
     Args:
         questions: What to ask.
         encoder: Turns a question into a sample.
-        image_source: "other" shows the picture of the next question that has a different one.
+        image_source: "other" shows the picture of another question, half the set away.
     """
 
     def __init__(
@@ -146,8 +146,9 @@ class QuestionDataset(Dataset[Sample]):
 
     def _other_image(self, index: int) -> str:
         own = self.questions[index].image
-        for offset in range(1, len(self.questions)):
-            other = self.questions[(index + offset) % len(self.questions)].image
+        # From half the set away: neighbours are often about the same picture, under another name.
+        for offset in range(len(self.questions)):
+            other = self.questions[(index + len(self.questions) // 2 + offset) % len(self.questions)].image
             if other is not None and other != own:
                 return other
         raise InputError(f"image_sources: 'other' needs two different pictures, found only {own!r}")

@@ -1,1 +1,1 @@
-"""The data and the two pre-trained parts of the demo: a small world of coloured shapes, made from a seed in a minute."""
+"""The recipe of LLaVA in small: coloured shapes to look at, and the two parts that it starts from, made in a minute."""

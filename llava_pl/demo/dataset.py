@@ -30,7 +30,7 @@ from llava_pl.demo.shapes import COLOURS, KINDS, Scene, draw, sample_scene
 
 Conversation = list[dict[str, str]]
 
-SHAPE_NAMES = tuple(f"{colour} {kind}" for kind in KINDS for colour in COLOURS)
+LABELS = (*COLOURS, *KINDS, *(f"{colour} {kind}" for kind in KINDS for colour in COLOURS))
 """What a picture may hold, in the order of the columns of ``presence.npy``."""
 
 _VERSION = 1  # raise it when the same arguments give other files
@@ -40,12 +40,12 @@ _TRAINING_STREAM = 0
 _SPLITS = {"train": (1, 0.25, False), "val": (2, 0.25, True), "test": (3, 1.0, True)}
 
 
-def write_dataset(folder: Path, *, num_pictures: int = 16_000, num_held_out: int = 400, seed: int = 0) -> None:
+def write_dataset(folder: Path, *, num_pictures: int = 16_000, num_held_out: int = 250, seed: int = 0) -> None:
     """Write the data of the demo, unless the same arguments have written it already.
 
     ``images/`` holds the training pictures, ``captions.json`` and ``instructions.json`` LLaVA records about them,
     ``reading.json`` records without a picture, ``presence.npy`` which shapes each picture holds (bool ``(pictures,
-    12)``, columns as in SHAPE_NAMES), and ``scienceqa/`` questions in the official layout: ``test`` and ``val`` about
+    19)``, columns as in LABELS), and ``scienceqa/`` questions in the official layout: ``test`` and ``val`` about
     held-out scenes, a small ``train`` about others; their topic is the kind of question.
 
     Every picture has its own stream of chance, so fewer pictures are the first of more.
@@ -72,7 +72,7 @@ def read_pictures(folder: Path, num_pictures: int) -> tuple[NDArray[np.uint8], N
     """Return the first training pictures and which shapes they hold.
 
     Returns:
-        uint8 ``(num_pictures, H, W, 3)`` and bool ``(num_pictures, 12)``; fewer rows if there are fewer pictures.
+        uint8 ``(num_pictures, H, W, 3)`` and bool ``(num_pictures, 19)``; fewer rows if there are fewer pictures.
     """
     presence: NDArray[np.bool_] = np.load(folder / "presence.npy")[:num_pictures]
     pictures = [np.asarray(Image.open(folder / "images" / _picture_name(i))) for i in range(len(presence))]
@@ -95,14 +95,15 @@ def sample_picture(
 
 def _write_training(folder: Path, num_pictures: int, seed: int) -> None:
     files: dict[str, list[dict[str, Any]]] = {"captions": [], "instructions": [], "reading": []}
-    presence = np.zeros((num_pictures, len(SHAPE_NAMES)), dtype=np.bool_)
+    presence = np.zeros((num_pictures, len(LABELS)), dtype=np.bool_)
     console = Console(stderr=True)
     for i in track(range(num_pictures), "Drawing", console=console, disable=not console.is_terminal, transient=True):
         scene, picture, rng = sample_picture(seed, _TRAINING_STREAM, i, held_out=False)
-        presence[i] = [name in {shape.name for shape in scene.shapes} for name in SHAPE_NAMES]
+        held = {word for shape in scene.shapes for word in (shape.colour, shape.kind, shape.name)}
+        presence[i] = [label in held for label in LABELS]
         name = _picture_name(i)
         _save(picture, folder / "images" / name)
-        caption = to_turns([(CAPTION_PROMPT, describe(scene, rng))], has_picture=True)
+        caption = to_turns([(CAPTION_PROMPT, describe(scene.shapes))], has_picture=True)
         instructions = to_turns(converse(scene, rng), has_picture=True)
         reading = to_turns(converse_about_words(scene, rng), has_picture=False)
         files["captions"].append({"id": f"caption-{i}", "image": name, "conversations": caption})
@@ -117,17 +118,20 @@ def _write_scienceqa(folder: Path, num_held_out: int, seed: int) -> None:
     problems: dict[str, dict[str, Any]] = {}
     splits: dict[str, list[str]] = {}
     for split, (stream, share, held_out) in _SPLITS.items():
-        splits[split] = []
+        # First the first question about every picture, then the second: the blindness test shows each question the
+        # picture of the next one, which must be another.
+        rounds: list[list[str]] = [[] for _ in range(_QUESTIONS_PER_PICTURE)]
         for i in range(round(share * num_held_out)):
             scene, picture, rng = sample_picture(seed, stream, i, held_out=held_out)
             for j in range(_QUESTIONS_PER_PICTURE):
                 question = ask(scene, TOPICS[(_QUESTIONS_PER_PICTURE * i + j) % len(TOPICS)], rng)
                 name = str(len(problems) + 1)
                 problems[name] = _problem(question, split)
-                splits[split].append(name)
+                rounds[j].append(name)
                 path = folder / "images" / split / name / "image.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _save(picture, path)
+        splits[split] = [name for names in rounds for name in names]
     (folder / "problems.json").write_text(json.dumps(problems, indent=1))
     (folder / "pid_splits.json").write_text(json.dumps(splits))
 

@@ -6,13 +6,13 @@ question, a context, lettered options; and the answer says what it saw before it
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 
-from llava_pl.demo.shapes import CELLS, COLOURS, COUNTS, KINDS, Scene
+from llava_pl.demo.shapes import CELLS, COLOURS, COUNTS, KINDS, Scene, Shape
 from llava_pl.types import IMAGE_SLOT
 
 Topic = Literal["colour", "count", "existence", "position"]
@@ -100,11 +100,15 @@ def ask(scene: Scene, topic: Topic, rng: np.random.Generator) -> ShapeQuestion:
     if topic == "count":
         return _shuffled(topic, "How many shapes are there?", str(len(scene.shapes)), map(str, COUNTS), rng)
     if topic == "existence":
-        present = [shape.name for shape in scene.shapes]
-        absent = [name for kind in KINDS for colour in COLOURS if (name := f"{colour} {kind}") not in present]
+        present = {word for shape in scene.shapes for word in (shape.kind, shape.colour)}
+        # Whichever list the word comes from, yes and no are as likely: all three kinds may be there, so that none is
+        # left to be absent, and then the question is about a colour.
+        lists = [words for words in (KINDS, tuple(COLOURS)) if not present.issuperset(words)]
+        words = lists[rng.integers(len(lists))]
         truth = bool(rng.integers(2))
-        name = str(rng.choice(present if truth else absent))
-        return _shuffled(topic, f"Is there a {name}?", "yes" if truth else "no", ("yes", "no"), rng)
+        name = str(rng.choice([word for word in words if (word in present) == truth]))
+        text = f"Is there a {name}?" if name in KINDS else f"Is there a {name} shape?"
+        return _shuffled(topic, text, "yes" if truth else "no", ("yes", "no"), rng)
     shape = scene.singles[rng.integers(len(scene.singles))]
     if topic == "colour":
         return _shuffled(topic, f"What colour is the {shape.kind}?", shape.colour, COLOURS, rng)
@@ -113,11 +117,14 @@ def ask(scene: Scene, topic: Topic, rng: np.random.Generator) -> ShapeQuestion:
     return _shuffled(topic, f"Where is the {shape.kind}?", CELLS[shape.cell], [CELLS[shape.cell], *wrong], rng)
 
 
-def describe(scene: Scene, rng: np.random.Generator) -> str:
-    """Caption of a scene: every shape with its place, in random order."""
-    parts = [f"a {shape.name} at the {CELLS[shape.cell]}" for shape in scene.shapes]
-    *first, last = (parts[i] for i in rng.permutation(len(parts)))
-    return f"{', '.join(first)} and {last}."
+def describe(shapes: Sequence[Shape]) -> str:
+    """Caption of a scene: every shape with its place, in the order given.
+
+    >>> describe([Shape(0, "square", "red"), Shape(4, "circle", "blue")])
+    'a red square at the top-left and a blue circle at the centre.'
+    """
+    *first, last = (f"a {shape.name} at the {CELLS[shape.cell]}" for shape in shapes)
+    return f"{', '.join(first)} and {last}." if first else f"{last}."
 
 
 def converse(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
@@ -135,10 +142,14 @@ def converse(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
 def converse_about_words(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
     """A conversation about a scene that is described in words, in the place where the picture will stand.
 
-    What the decoder learns before it meets a picture: to find an answer in what it has read.
+    What the decoder learns before it meets a picture: to find an answer in what it has read. One of the questions is a
+    request to describe the scene, which stage align makes of a picture.
     """
-    (question, answer), *rest = converse(scene, rng)
-    return [(f"{describe(scene, rng)}\n{question}", answer), *rest]
+    pairs = converse(scene, rng)
+    pairs[rng.integers(len(pairs))] = (CAPTION_PROMPT, describe(scene.shapes))
+    description = describe([scene.shapes[i] for i in rng.permutation(len(scene.shapes))])
+    (question, answer), *rest = pairs
+    return [(f"{description}\n{question}", answer), *rest]
 
 
 def to_turns(pairs: list[tuple[str, str]], *, has_picture: bool) -> list[dict[str, str]]:
@@ -151,9 +162,7 @@ def to_turns(pairs: list[tuple[str, str]], *, has_picture: bool) -> list[dict[st
     return turns
 
 
-def _shuffled(
-    topic: Topic, text: str, right: str, choices: Iterable[str], rng: np.random.Generator
-) -> ShapeQuestion:
+def _shuffled(topic: Topic, text: str, right: str, choices: Iterable[str], rng: np.random.Generator) -> ShapeQuestion:
     """A question with its options in random order."""
     options = list(choices)
     options = [options[i] for i in rng.permutation(len(options))]

@@ -108,8 +108,8 @@ def draw(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
     picture = rng.integers(100, 150) + rng.integers(-8, 9, size=shape)
     ys, xs = np.mgrid[:CELL_PIXELS, :CELL_PIXELS] - (CELL_PIXELS - 1) / 2
     for item in scene.shapes:
-        shift_y, shift_x = rng.uniform(-1.5, 1.5, size=2)
-        radius = rng.uniform(5.0, 6.0)
+        shift_y, shift_x = rng.uniform(-1.0, 1.0, size=2)
+        radius = rng.uniform(5.5, 6.75)
         inside = _inside(item.kind, ys - shift_y, xs - shift_x, radius)
         row, column = divmod(item.cell, 3)
         cell = picture[row * CELL_PIXELS :, column * CELL_PIXELS :][:CELL_PIXELS, :CELL_PIXELS]

@@ -36,6 +36,10 @@ class Decoder(Protocol):
         """Return the logits ``(..., V)`` of hidden rows ``(..., D)``."""
         ...
 
+    def generate(self, inputs_embeds: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
+        """Return the ids that follow left-padded prompts."""
+        ...
+
 
 class CausalDecoder(nn.Module):
     """A decoder of the LLaMA family, held as it comes from transformers.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llava_pl.models.decoder import CausalDecoder
+from llava_pl.models.decoder import Decoder
 from llava_pl.models.loss import supervised_loss
 from llava_pl.models.splice import splice
 from llava_pl.models.vision_encoder import VisionEncoder
@@ -39,10 +39,10 @@ class LlavaModel(nn.Module):
     Args:
         vision_encoder: Pictures to patch features.
         projector: Patch features to image features.
-        decoder: Embeddings to hidden states and logits.
+        decoder: Embeddings to hidden states and logits; a module such as `CausalDecoder`.
     """
 
-    def __init__(self, vision_encoder: VisionEncoder, projector: nn.Module, decoder: CausalDecoder) -> None:
+    def __init__(self, vision_encoder: VisionEncoder, projector: nn.Module, decoder: Decoder) -> None:
         super().__init__()
         self.vision_encoder = vision_encoder
         self.projector = projector

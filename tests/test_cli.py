@@ -64,7 +64,7 @@ def test_input_error_of_a_data_worker_keeps_its_last_line(monkeypatch, capsys):
     def fail(words):
         raise InputError(
             "Caught InputError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-            '  File "x.py", line 1\nllava_pl.types.InputError: record \'7\': no such picture\n'
+            "  File \"x.py\", line 1\nllava_pl.types.InputError: record '7': no such picture\n"
         )
 
     monkeypatch.setattr(llava_pl.cli, "_run", fail)

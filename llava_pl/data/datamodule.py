@@ -13,7 +13,6 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from llava_pl.data.collate import collate
-from llava_pl.data.conversation import TEMPLATES, TemplateName
 from llava_pl.data.dataset import ImageSource, QuestionDataset, RecordDataset, SampleEncoder
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
@@ -21,6 +20,7 @@ from llava_pl.data.loader import StepLoader
 from llava_pl.data.records import read_records
 from llava_pl.data.sampler import ResumableSampler
 from llava_pl.data.scienceqa import PromptFormat, evaluation_question, read_scienceqa, training_record
+from llava_pl.data.templates import TEMPLATES, TemplateName
 from llava_pl.types import InputError, Record, Sample
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from llava_pl.data.conversation import TemplateName
 from llava_pl.data.image import ImageTransform, load_image
+from llava_pl.data.templates import TemplateName
 from llava_pl.data.tokenization import encode_conversation
 from llava_pl.types import IMAGE_SLOT, InputError, Question, Record, Sample, Turn
 

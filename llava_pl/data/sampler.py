@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 from torch.utils.data import DistributedSampler
 
-from llava_pl.types import Sample
 
-
-class ResumableSampler(DistributedSampler[Sample]):
+class ResumableSampler(DistributedSampler[int]):
     """A shuffled order in which ``start`` samples of this rank are already done.
 
     Also used on one device: Lightning tells it the epoch, and the order then depends on nothing else.

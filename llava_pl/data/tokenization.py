@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from llava_pl.data.conversation import TemplateName, render_conversation
+from llava_pl.data.conversation import render_conversation
 from llava_pl.data.records import parse_turns
+from llava_pl.data.templates import TemplateName
 from llava_pl.types import IGNORE_INDEX, IMAGE_END, IMAGE_START, IMAGE_TOKEN_INDEX, InputError, Segment, Turn
 
 

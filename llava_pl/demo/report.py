@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from llava_pl.demo.questions import TOPICS
-from llava_pl.evaluation.scienceqa import read_answers, score_scienceqa
+from llava_pl.evaluation.answers import read_answers
+from llava_pl.evaluation.scienceqa import score_scienceqa
 
 STAGES = {"start": "text only", "align": "aligned", "finetune": "finetuned"}
 SOURCES = {"own": "", "other": "-other-image", "grey": "-grey-image", "none": "-none-image"}
@@ -40,8 +41,10 @@ def read_scores(folder: Path) -> Scores:
         for source, ending in SOURCES.items():
             path = _answers_path(folder, stage, ending)
             table = score_scienceqa(problems, splits, read_answers(path))
-            groups = {"all": table["all"], **{topic: table[f"topic:{topic}"] for topic in TOPICS}}
-            scores[f"{title}, {source} image"] = {name: float(group["accuracy"] or 0) for name, group in groups.items()}
+            groups = ["all", *(f"topic:{topic}" for topic in TOPICS)]
+            scores[f"{title}, {source} image"] = {
+                name.removeprefix("topic:"): float(table[name]["accuracy"] or 0) for name in groups
+            }
     return scores
 
 
@@ -65,7 +68,7 @@ def draw_learning_curves(folder: Path, scores: Scores) -> None:
 
 
 def draw_samples(folder: Path, *, rows: int = 3, columns: int = 4) -> None:
-    """Write ``samples.png``: held-out pictures with question, the finetuned model's answer and, if wrong, the truth."""
+    """Write ``samples.png``: held-out pictures with question, the model's answer and, if that is wrong, the truth."""
     from matplotlib.figure import Figure
     from PIL import Image
 
@@ -92,7 +95,9 @@ def _table(scores: Scores) -> Table:
     for name in ("all", *TOPICS):
         table.add_column(name, justify="right")
     for number, (row, values) in enumerate(scores.items(), start=1):
-        table.add_row(row, *(f"{values[name]:.1f}" for name in ("all", *TOPICS)), end_section=number % len(SOURCES) == 0)
+        table.add_row(
+            row, *(f"{values[name]:.1f}" for name in ("all", *TOPICS)), end_section=number % len(SOURCES) == 0
+        )
     return table
 
 

@@ -60,7 +60,7 @@ def run_demo(folder: Path, seed: int) -> dict[str, dict[str, float]]:
 
     say(f"Drawing pictures and writing conversations to {folder / 'data'}")
     write_dataset(folder / "data", seed=seed)
-    say(f"Making the parts that LLaVA starts from in {folder / 'parts'}: an encoder that knows shapes, a decoder that reads")
+    say(f"Making what LLaVA starts from, an encoder that sees and a decoder that reads, in {folder / 'parts'}")
     make_parents(folder / "parts", folder / "data", seed=seed)
     aligned, tuned = (str(folder / stage / "checkpoints" / "last.ckpt") for stage in ("align", "finetune"))
     plan = [
@@ -87,9 +87,7 @@ def run_demo(folder: Path, seed: int) -> dict[str, dict[str, float]]:
     return scores
 
 
-def _command_line(
-    folder: Path, command: str, config: str, run_dir: Path, seed: int, extra: Sequence[str]
-) -> list[str]:
+def _command_line(folder: Path, command: str, config: str, run_dir: Path, seed: int, extra: Sequence[str]) -> list[str]:
     """Return the words of a command as a user would type them."""
     path = CONFIGS / f"{config}.yaml" if command == "fit" else CONFIGS / "validate.yaml"
     return [

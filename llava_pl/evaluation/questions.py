@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from llava_pl.data.dataset import ImageSource
+from llava_pl.evaluation.answers import AnswerRow, write_answers
 from llava_pl.evaluation.parsing import Parser
-from llava_pl.evaluation.scienceqa import AnswerRow, ScienceQAAccuracy, write_answers
+from llava_pl.evaluation.scienceqa import ScienceQAAccuracy
 from llava_pl.types import Question
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from llava_pl.data.conversation import TemplateName
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
+from llava_pl.data.templates import TemplateName
 from llava_pl.export.original import EMBEDDING_NAME, PROJECTOR_FILE, is_original, read_original_config
 from llava_pl.export.parts import load_decoder, load_projector_weights, load_vision_encoder
 from llava_pl.export.weights import read_weights

@@ -8,7 +8,8 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from llava_pl.data.conversation import TEMPLATES, render_conversation
+from llava_pl.data.conversation import render_conversation
+from llava_pl.data.templates import TEMPLATES
 from llava_pl.types import InputError, Segment, Turn
 
 USER_PREAMBLE = (

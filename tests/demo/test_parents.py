@@ -52,7 +52,17 @@ def test_prompts_are_short_and_their_tokens_exact(tokenizer):
 
 
 @pytest.mark.parametrize(
-    "text", ["red", " red", "red  circle \n\n\t", "Grüße, 12+3=15?", "日本", "a<s>b</s> c", "<image>\nWhat?", "don't"]
+    "text",
+    [
+        "red",
+        " red",
+        "red  circle \n\n\t",
+        "Gr\u00fc\u00dfe, 12+3=15?",
+        "\u65e5\u672c",
+        "a<s>b</s> c",
+        "<image>\nWhat?",
+        "don't",
+    ],
 )
 def test_decoding_restores_every_text(tokenizer, text):
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]

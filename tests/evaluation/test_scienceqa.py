@@ -8,13 +8,7 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
-from llava_pl.evaluation.scienceqa import (
-    ScienceQAAccuracy,
-    read_answers,
-    score_answers,
-    score_scienceqa,
-    write_answers,
-)
+from llava_pl.evaluation.scienceqa import ScienceQAAccuracy, score_answers, score_scienceqa
 from llava_pl.types import InputError, Question
 
 PROBLEMS = {
@@ -128,50 +122,6 @@ def test_wrong_split_or_problem_is_named():
         score_scienceqa(PROBLEMS, {"test": ["1", "5"]}, TEXTS)
     with pytest.raises(InputError, match="problem '1': needs a list 'choices' and an index 'answer' into it"):
         score_scienceqa({"1": {"choices": ["a"], "answer": 1}}, {"test": ["1"]}, TEXTS)
-
-
-def test_answer_file_round_trip(tmp_path: Path):
-    path = tmp_path / "new" / "answers.jsonl"
-    rows = [
-        {"question_id": "1", "prompt": "<image>\nWhich?", "text": "A"},
-        {"question_id": "2", "prompt": "Which?", "text": "two\nlines \u2028 \u00e9"},
-    ]
-    write_answers(path, rows)
-    assert read_answers(path) == rows
-    assert [file.name for file in path.parent.iterdir()] == ["answers.jsonl"]
-    assert path.read_text().splitlines()[0] == '{"question_id": "1", "prompt": "<image>\\nWhich?", "text": "A"}'
-    assert score_scienceqa(PROBLEMS, {"test": ["1"]}, path)["all"]["correct"] == 1
-    assert score_scienceqa(PROBLEMS, {"test": ["1"]}, str(path))["all"]["correct"] == 1
-
-
-def test_interrupted_write_leaves_the_old_file(tmp_path: Path):
-    path = tmp_path / "answers.jsonl"
-    write_answers(path, [{"question_id": "1", "prompt": "p", "text": "old"}])
-    with pytest.raises(KeyError):
-        write_answers(path, [{"question_id": "1", "prompt": "p", "text": "new"}, {"question_id": "2"}])
-    assert read_answers(path) == [{"question_id": "1", "prompt": "p", "text": "old"}]
-    assert [file.name for file in tmp_path.iterdir()] == ["answers.jsonl"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"question_id": "1", "text": "A"}\n\n{"question_id": "2"}\n', "line 3: field 'text': expected a string"),
-        ('{"question_id": "1", "text": "A"}\n{"question_id"', "line 2 column 15: not valid JSON"),
-        ("[]\n", "line 1: expected an object, found list"),
-    ],
-)
-def test_wrong_answer_file_is_named(tmp_path: Path, content, message):
-    path = tmp_path / "answers.jsonl"
-    path.write_text(content)
-    with pytest.raises(InputError) as caught:
-        score_scienceqa(PROBLEMS, SPLITS, path)
-    assert str(caught.value).startswith(f"{path}: {message}")
-
-
-def test_missing_answer_file_is_named(tmp_path: Path):
-    with pytest.raises(InputError, match=r"nothing\.jsonl: answer file cannot be read"):
-        read_answers(tmp_path / "nothing.jsonl")
 
 
 def test_metric_equals_the_score_of_the_file():

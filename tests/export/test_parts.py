@@ -147,7 +147,11 @@ def test_a_model_that_brings_code_is_refused(parts, monkeypatch):
     ("load", "part", "message"),
     [
         (load_vision_encoder, "decoder", "vision_encoder.path: .*decoder: expected a CLIP vision model, found 'llama'"),
-        (load_decoder, "encoder", "decoder.path: .*encoder: the model cannot be loaded: ValueError: Unrecognized configuration"),
+        (
+            load_decoder,
+            "encoder",
+            "decoder.path: .*encoder: the model cannot be loaded: ValueError: Unrecognized configuration",
+        ),
         (load_vision_encoder, "nowhere", "vision_encoder.path: .*nowhere: expected a model folder or hub name, but"),
         (load_decoder, "nowhere", "decoder.path: .*nowhere: expected a model folder or hub name, but"),
     ],

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from llava_pl.cli import main
-from llava_pl.evaluation.scienceqa import read_answers, score_scienceqa
+from llava_pl.evaluation.answers import read_answers
+from llava_pl.evaluation.scienceqa import score_scienceqa
 
 
 @pytest.fixture(scope="module")

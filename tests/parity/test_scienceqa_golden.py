@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from llava_pl.data.scienceqa import evaluation_question, read_scienceqa, training_record
+from llava_pl.evaluation.answers import read_answers
 from llava_pl.evaluation.parsing import parse_letter
-from llava_pl.evaluation.scienceqa import ScienceQAAccuracy, read_answers, score_answers, score_scienceqa
+from llava_pl.evaluation.scienceqa import ScienceQAAccuracy, score_answers, score_scienceqa
 from llava_pl.types import Question
 
 RUNS = ["llava_13b_v0", "llava_13b_vicuna_v1_3", "llava_v1.5_13b"]

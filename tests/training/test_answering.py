@@ -7,7 +7,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
-from llava_pl.evaluation.scienceqa import read_answers
+from llava_pl.evaluation.answers import read_answers
 from llava_pl.training.answering import ScoreQuestions
 from llava_pl.types import Question
 

@@ -115,7 +115,7 @@ class QuestionDataset(Dataset[Sample]):
     Args:
         questions: What to ask.
         encoder: Turns a question into a sample.
-        image_source: "other" shows the picture of another question, half the set away.
+        image_source: "other" shows the picture of the next question that has a different one.
     """
 
     def __init__(
@@ -138,17 +138,16 @@ class QuestionDataset(Dataset[Sample]):
         if self.image_source == "grey":
             size = self.encoder.image_transform.image_size
             return Image.new("RGB", (size, size), (128, 128, 128))
-        name = name if self.image_source == "own" else self._other_image(index)
         try:
-            return self.encoder.load_picture(name)
+            own = self.encoder.load_picture(name)
+            return own if self.image_source == "own" else self._other_picture(index, own)
         except InputError as error:
             raise InputError(f"question {self.questions[index].id!r}: {error}") from error
 
-    def _other_image(self, index: int) -> str:
-        own = self.questions[index].image
-        # From half the set away: neighbours are often about the same picture, under another name.
-        for offset in range(len(self.questions)):
-            other = self.questions[(index + len(self.questions) // 2 + offset) % len(self.questions)].image
-            if other is not None and other != own:
-                return other
-        raise InputError(f"image_sources: 'other' needs two different pictures, found only {own!r}")
+    def _other_picture(self, index: int, own: Image.Image) -> Image.Image:
+        """Return the next picture that looks different: the same one may stand in the set under several names."""
+        for offset in range(1, len(self.questions)):
+            name = self.questions[(index + offset) % len(self.questions)].image
+            if name is not None and (picture := self.encoder.load_picture(name)).tobytes() != own.tobytes():
+                return picture
+        raise InputError("image_sources: 'other' needs two different pictures, found only one")

@@ -109,12 +109,12 @@ def encode_segments(
 
 def _encode_text(stretch: Sequence[Segment], tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, bool]]:
     """Return each token of a stretch and whether it is supervised: whether it begins inside an answer."""
-    encoding = tokenizer(
-        "".join(segment.text for segment in stretch), add_special_tokens=False, return_offsets_mapping=True
+    # The tokenizer beneath: the layer above it takes twice the time, and warns of lengths that are cut later.
+    encoding = tokenizer.backend_tokenizer.encode(
+        "".join(segment.text for segment in stretch), add_special_tokens=False
     )
     ends = list(accumulate(len(segment.text) for segment in stretch))
-    offsets = encoding["offset_mapping"]
-    if any(start < end < stop for start, stop in offsets for end in ends):
+    if any(start < end < stop for start, stop in encoding.offsets for end in ends[:-1]):
         # A token reaches across a border (byte-level BPE merges the line breaks of "assistant\n" + "\nYes"). While
         # answering, the prompt is tokenized alone; so it is here.
         return [token for segment in stretch for token in _encode_text([segment], tokenizer)]
@@ -122,7 +122,7 @@ def _encode_text(stretch: Sequence[Segment], tokenizer: PreTrainedTokenizerBase)
     starts = [end - len(segment.text) for end, segment in zip(ends, stretch, strict=True) if segment.kind == "answer"]
     return [
         (token, any(first <= start < last for first, last in zip(starts, answers, strict=True)))
-        for token, (start, _) in zip(encoding["input_ids"], offsets, strict=True)
+        for token, (start, _) in zip(encoding.ids, encoding.offsets, strict=True)
     ]
 
 

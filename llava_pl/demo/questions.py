@@ -21,7 +21,7 @@ TOPICS: tuple[Topic, ...] = get_args(Topic)
 CAPTION_PROMPT = "Describe the picture."
 
 _NUM_POSITION_CHOICES = 4
-_MULTIPLE_CHOICE_SHARE = 0.75
+_MULTIPLE_CHOICE_SHARE = 0.6
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,7 +180,7 @@ def test_without_a_picture_the_slot_goes_too(tiny_parts, folder, questions):
 def test_other_picture_where_there_is_only_one(encoder, images):
     questions = [question(str(index), image) for index, image in enumerate(images)]
     found = error_of(lambda: QuestionDataset(questions, encoder, "other")[0])
-    assert found == "image_sources: 'other' needs two different pictures, found only 'red.png'"
+    assert found == "question '0': image_sources: 'other' needs two different pictures, found only one"
 
 
 def test_question_that_cannot_be_encoded_is_named(encoder):

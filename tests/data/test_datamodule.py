@@ -365,7 +365,7 @@ def test_other_picture_where_there_is_only_one(tiny_parts, root):
     data = make_scienceqa(tiny_parts, root, image_sources=("other",))
     data.setup("validate")
     found = error_of(lambda: list(data.val_dataloader()[0]))
-    assert found.startswith("question '0': image_sources: 'other' needs two different pictures, found only one")
+    assert found.startswith("question '1': image_sources: 'other' needs two different pictures, found only one")
 
 
 def test_missing_scienceqa_files(tiny_parts, root, tmp_path):

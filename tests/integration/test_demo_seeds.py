@@ -1,0 +1,22 @@
+"""Guards: the demo works for one lucky seed only, or answers without looking.
+
+Slow: about five minutes a seed on two quiet cores.
+"""
+
+import pytest
+
+from llava_pl.demo.run import run_demo
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+# Chance over the kinds (4, 3, 2 and 4 options) is 33 %; 500 questions have a standard error of 2.1 points.
+BLIND = 33.3
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_demo_learns_to_see(tmp_path, seed):
+    scores = run_demo(tmp_path, seed)
+    assert scores["finetuned, own image"]["all"] >= 90
+    assert scores["finetuned, own image"]["all"] > scores["aligned, own image"]["all"]
+    for image in ("other", "grey", "none"):
+        assert abs(scores[f"finetuned, {image} image"]["all"] - BLIND) < 8

@@ -35,7 +35,7 @@ def test_module_has_a_test_at_the_mirrored_path(path):
 
 def test_tests_mirror_modules():
     for path in (REPOSITORY / "tests").glob("*/test_*.py"):
-        if path.parent.name in ("parity", "configs", "integration", "architecture"):
+        if path.parent.name in ("parity", "configs", "integration", "architecture", "notebooks"):
             continue
         module = PACKAGE / path.parent.name / path.name.removeprefix("test_")
         assert module.is_file(), f"{relative(path)} tests {relative(module)}, which does not exist"

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from llava_pl.demo.shapes import CELLS, COLOURS, COUNTS, KINDS, Scene, Shape
+from llava_pl.demo.shapes import CELLS, COLOURS, COUNTS, Scene, Shape
 from llava_pl.types import IMAGE_SLOT
 
 Topic = Literal["colour", "count", "existence", "position"]
@@ -20,7 +20,7 @@ TOPICS: tuple[Topic, ...] = get_args(Topic)
 
 CAPTION_PROMPT = "Describe the picture."
 
-_NUM_POSITION_CHOICES = 4
+_NUM_POSITION_CHOICES = 3
 _MULTIPLE_CHOICE_SHARE = 0.6
 
 
@@ -100,15 +100,11 @@ def ask(scene: Scene, topic: Topic, rng: np.random.Generator) -> ShapeQuestion:
     if topic == "count":
         return _shuffled(topic, "How many shapes are there?", str(len(scene.shapes)), map(str, COUNTS), rng)
     if topic == "existence":
-        present = {word for shape in scene.shapes for word in (shape.kind, shape.colour)}
-        # Whichever list the word comes from, yes and no are as likely: all three kinds may be there, so that none is
-        # left to be absent, and then the question is about a colour.
-        lists = [words for words in (KINDS, tuple(COLOURS)) if not present.issuperset(words)]
-        words = lists[rng.integers(len(lists))]
+        # About colours: there are more of them than shapes in a scene, so that one is always absent.
+        present = {shape.colour for shape in scene.shapes}
         truth = bool(rng.integers(2))
-        name = str(rng.choice([word for word in words if (word in present) == truth]))
-        text = f"Is there a {name}?" if name in KINDS else f"Is there a {name} shape?"
-        return _shuffled(topic, text, "yes" if truth else "no", ("yes", "no"), rng)
+        name = str(rng.choice([colour for colour in COLOURS if (colour in present) == truth]))
+        return _shuffled(topic, f"Is there a {name} shape?", "yes" if truth else "no", ("yes", "no"), rng)
     shape = scene.singles[rng.integers(len(scene.singles))]
     if topic == "colour":
         return _shuffled(topic, f"What colour is the {shape.kind}?", shape.colour, COLOURS, rng)

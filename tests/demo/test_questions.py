@@ -50,7 +50,7 @@ def test_answer_is_right_and_the_only_right_one(topic):
     for scene, question in asked(topic, 300):
         assert question.topic == topic
         assert question.choices[question.answer] == answer_by_hand(scene, question.text)
-        assert len(set(question.choices)) == len(question.choices) == {"existence": 2, "count": 3}.get(topic, 4)
+        assert len(set(question.choices)) == len(question.choices) == {"colour": 4, "existence": 2}.get(topic, 3)
 
 
 @pytest.mark.parametrize("topic", TOPICS)
@@ -68,8 +68,8 @@ def test_answers_and_letters_are_balanced(topic):
 
 
 def test_words_of_a_question_do_not_tell_existence():
-    # The best guess from the word alone must stay near one half. For each of the seven words it exceeds it by about
-    # 0.4 deviations of its count, in all by 7 * 0.4 * sqrt(1200/7)/1200 = 0.03 of the questions; twice that fails.
+    # The best guess from the word alone must stay near one half. For each of the four words it exceeds it by about
+    # 0.4 deviations of its count, in all by 4 * 0.4 * sqrt(1200/4)/1200 = 0.02 of the questions; thrice that fails.
     right: Counter[tuple[str, str]] = Counter()
     for _, question in asked("existence", 1200):
         right[question.text, question.reason] += 1

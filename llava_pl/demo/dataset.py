@@ -1,4 +1,4 @@
-"""The data folder of the demo: pictures, captions, conversations, text to read, and a test set like ScienceQA's.
+"""The data folder of the demo: pictures, conversations, text to read, and a test set like ScienceQA's.
 
 Third step of the demo: a seed comes in; files in the formats of the full-size recipe go out, so that the public
 commands read them as they would read LLaVA's own.
@@ -17,13 +17,11 @@ from rich.console import Console
 from rich.progress import track
 
 from llava_pl.demo.questions import (
-    CAPTION_PROMPT,
     TOPICS,
     ShapeQuestion,
     ask,
     converse,
     converse_about_words,
-    describe,
     to_turns,
 )
 from llava_pl.demo.shapes import COLOURS, KINDS, Scene, draw, sample_scene
@@ -43,7 +41,7 @@ _SPLITS = {"train": (1, 0.25, False), "val": (2, 0.25, True), "test": (3, 1.0, T
 def write_dataset(folder: Path, *, num_pictures: int = 16_000, num_held_out: int = 250, seed: int = 0) -> None:
     """Write the data of the demo, unless the same arguments have written it already.
 
-    ``images/`` holds the training pictures, ``captions.json`` and ``instructions.json`` LLaVA records about them,
+    ``images/`` holds the training pictures, ``instructions.json`` LLaVA records about them,
     ``reading.json`` records without a picture, ``presence.npy`` which shapes each picture holds (bool ``(pictures,
     19)``, columns as in LABELS), and ``scienceqa/`` questions in the official layout: ``test`` and ``val`` about
     held-out scenes, a small ``train`` about others; their topic is the kind of question.
@@ -94,7 +92,7 @@ def sample_picture(
 
 
 def _write_training(folder: Path, num_pictures: int, seed: int) -> None:
-    files: dict[str, list[dict[str, Any]]] = {"captions": [], "instructions": [], "reading": []}
+    files: dict[str, list[dict[str, Any]]] = {"instructions": [], "reading": []}
     presence = np.zeros((num_pictures, len(LABELS)), dtype=np.bool_)
     console = Console(stderr=True)
     for i in track(range(num_pictures), "Drawing", console=console, disable=not console.is_terminal, transient=True):
@@ -103,10 +101,8 @@ def _write_training(folder: Path, num_pictures: int, seed: int) -> None:
         presence[i] = [label in held for label in LABELS]
         name = _picture_name(i)
         _save(picture, folder / "images" / name)
-        caption = to_turns([(CAPTION_PROMPT, describe(scene.shapes))], has_picture=True)
         instructions = to_turns(converse(scene, rng), has_picture=True)
         reading = to_turns(converse_about_words(scene, rng), has_picture=False)
-        files["captions"].append({"id": f"caption-{i}", "image": name, "conversations": caption})
         files["instructions"].append({"id": f"instruction-{i}", "image": name, "conversations": instructions})
         files["reading"].append({"id": f"reading-{i}", "conversations": reading})
     for stem, records in files.items():

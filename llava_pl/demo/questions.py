@@ -1,4 +1,4 @@
-"""Questions about a scene, and the conversations and captions made of them.
+"""Questions about a scene, and the conversations made of them.
 
 Second step of the demo: a Scene comes in, LLaVA conversations go out. The text follows ScienceQA as LLaVA asks it: the
 question, a context, lettered options; and the answer says what it saw before it names the letter.
@@ -17,8 +17,6 @@ from llava_pl.types import IMAGE_SLOT
 
 Topic = Literal["colour", "count", "existence", "position"]
 TOPICS: tuple[Topic, ...] = get_args(Topic)
-
-CAPTION_PROMPT = "Describe the picture."
 
 _NUM_POSITION_CHOICES = 3
 _MULTIPLE_CHOICE_SHARE = 0.6
@@ -114,7 +112,7 @@ def ask(scene: Scene, topic: Topic, rng: np.random.Generator) -> ShapeQuestion:
 
 
 def describe(shapes: Sequence[Shape]) -> str:
-    """Caption of a scene: every shape with its place, in the order given.
+    """A scene in words: every shape with its place, in the order given.
 
     >>> describe([Shape(0, "square", "red"), Shape(4, "circle", "blue")])
     'a red square at the top-left and a blue circle at the centre.'
@@ -138,13 +136,10 @@ def converse(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
 def converse_about_words(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
     """A conversation about a scene that is described in words, in the place where the picture will stand.
 
-    What the decoder learns before it meets a picture: to find an answer in what it has read. One of the questions is a
-    request to describe the scene, which stage align makes of a picture.
+    What the decoder learns before it meets a picture: to find an answer in what it has read.
     """
-    pairs = converse(scene, rng)
-    pairs[rng.integers(len(pairs))] = (CAPTION_PROMPT, describe(scene.shapes))
+    (question, answer), *rest = converse(scene, rng)
     description = describe([scene.shapes[i] for i in rng.permutation(len(scene.shapes))])
-    (question, answer), *rest = pairs
     return [(f"{description}\n{question}", answer), *rest]
 
 

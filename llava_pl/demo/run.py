@@ -65,10 +65,10 @@ def run_demo(folder: Path, seed: int) -> dict[str, dict[str, float]]:
     aligned, tuned = (str(folder / stage / "checkpoints" / "last.ckpt") for stage in ("align", "finetune"))
     plan = [
         ("Before training: the projector is random", "validate", "align", "start", []),
-        ("Stage align: the projector alone learns from captions", "fit", "align", "align", []),
+        ("Stage align: the projector alone learns", "fit", "align", "align", []),
         ("How well does the aligned model answer?", "validate", "align", "align", ["--ckpt_path", aligned]),
         (
-            "Stage finetune: projector and decoder learn from instructions",
+            "Stage finetune: projector and decoder learn",
             "fit",
             "finetune",
             "finetune",
@@ -95,17 +95,16 @@ def _command_line(folder: Path, command: str, config: str, run_dir: Path, seed: 
         *("--config", _relative(CONFIGS / "model.yaml"), "--config", _relative(path)),
         *("--model.vision_encoder.path", str(folder / "parts" / "encoder")),
         *("--model.decoder.path", str(folder / "parts" / "decoder")),
-        *_data_options(folder / "data", command, config),
+        *_data_options(folder / "data", command),
         *("--seed_everything", str(seed), "--run_dir", str(run_dir)),
         *extra,
     ]
 
 
-def _data_options(data: Path, command: str, config: str) -> list[str]:
+def _data_options(data: Path, command: str) -> list[str]:
     if command == "validate":
         return ["--data.root", str(data / "scienceqa")]
-    records = "captions.json" if config == "align" else "instructions.json"
-    return ["--data.records", str(data / records), "--data.image_folder", str(data / "images")]
+    return ["--data.records", str(data / "instructions.json"), "--data.image_folder", str(data / "images")]
 
 
 def _relative(path: Path) -> str:

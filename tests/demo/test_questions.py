@@ -10,7 +10,6 @@ import pytest
 from llava_pl.data.scienceqa import Problem, PromptFormat, answer_text, evaluation_question
 from llava_pl.demo.dataset import _problem
 from llava_pl.demo.questions import (
-    CAPTION_PROMPT,
     TOPICS,
     ShapeQuestion,
     ask,
@@ -123,23 +122,19 @@ def test_conversations_hold_every_topic_once_and_only_right_answers():
                 assert answer == f"{right} ({letter}). The answer is {letter}."
             else:
                 assert answer == f"{right}."
-    # Three quarters of 400, deviation 8.7; four deviations.
+    # Six in ten of 400, deviation 9.8; four deviations.
     assert abs(lettered - 240) < 40
 
 
 def test_words_stand_where_the_picture_will():
     orders = set()
-    for seed in range(20):
+    for seed in range(60):
         pairs = converse_about_words(SCENE, np.random.default_rng(seed))
         description, first = pairs[0][0].split("\n", maxsplit=1)
         orders.add(description)
         prompts = [first, *(prompt for prompt, _ in pairs[1:])]
-        assert prompts.count(CAPTION_PROMPT) == 1
         for prompt, (_, answer) in zip(prompts, pairs, strict=True):
-            if prompt == CAPTION_PROMPT:
-                assert answer == describe(SCENE.shapes)
-            else:
-                assert answer.split(" (")[0].removesuffix(".") == answer_by_hand(SCENE, prompt.split("\n")[0])
+            assert answer.split(" (")[0].removesuffix(".") == answer_by_hand(SCENE, prompt.split("\n")[0])
     assert orders == {describe(shapes) for shapes in permutations(SCENE.shapes)}
 
 

@@ -13,7 +13,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-.PHONY: install demo test test-slow test-gpu lint clean
+.PHONY: install demo test test-slow lint clean
 
 install: $(STAMP)
 
@@ -25,9 +25,6 @@ test: $(STAMP)  ## the default tier, under eight minutes on two cores
 
 test-slow: $(STAMP)  ## minutes of work each: the demo over several seeds
 	$(BIN)/python -m pytest -m slow
-
-test-gpu: $(STAMP)  ## what needs a CUDA device
-	$(BIN)/python -m pytest -m gpu
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -75,8 +75,9 @@ class LlavaCLI(LightningCLI):
         for name, path in (("ckpt_path", config.get("ckpt_path")), ("model.init_from", config.model.init_from)):
             if path not in (None, "last", "best", "hpc", "registry") and not Path(path).exists():
                 raise InputError(f"{name}: {path}: no such file; check the path")
-        if self.config.subcommand == "fit" and config.model.stage == "finetune" and not config.model.init_from:
-            rank_zero_warn("stage finetune without model.init_from: the projector starts from random weights")
+        trains_projector_first = self.config.subcommand == "fit" and config.model.stage == "align"
+        if not trains_projector_first and not config.model.init_from and not config.get("ckpt_path"):
+            rank_zero_warn("neither ckpt_path nor model.init_from is given: the projector has random weights")
         if "verbose" in config:
             config.verbose = False  # ScoreTable shows the same numbers in a form that fits the screen
         self.run_dir = _choose_run_dir(config.run_dir or config.trainer.default_root_dir, config.name)
@@ -98,7 +99,7 @@ class LlavaCLI(LightningCLI):
         config.callbacks = callbacks
         try:
             return super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
-        except MisconfigurationException as error:
+        except (MisconfigurationException, ValueError) as error:
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
 
 
@@ -140,6 +141,8 @@ def run_lightning(words: list[str]) -> None:
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
+    except MisconfigurationException as error:  # what Lightning finds out only when it runs
+        raise InputError(f"trainer: {' '.join(str(error).split())}") from error
     finally:
         sys.argv = argv
 

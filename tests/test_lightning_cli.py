@@ -145,3 +145,15 @@ def test_callbacks_are_appended_by_an_overlay(config, tmp_path):
     header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
     assert "lr-AdamW/decay" in header
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_validate_on_records_shows_the_loss(config, capsys):
+    assert main(["validate", "--config", str(config), "--run_dir", "val"]) == 0
+    assert "val/loss 4." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--trainer.accelerator", "xyz"], ["--trainer.strategy", "foo"]])
+def test_what_lightning_refuses_is_one_line(config, capsys, words):
+    assert main(["fit", "--config", str(config), *words]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("llava-pl: error: trainer: ")

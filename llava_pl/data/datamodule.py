@@ -55,7 +55,7 @@ class ConversationDataModule(LightningDataModule):
         tokenizer: str,
         image_processor: str,
         num_image_tokens: int,
-        image_folder: Path,
+        image_folder: str | Path,
         template: TemplateName = "vicuna_v1",
         image_aspect: Literal["pad", "square"] = "pad",
         image_start_end: bool = False,
@@ -68,6 +68,14 @@ class ConversationDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size or 1, 1),
+            ("num_workers", num_workers, 0),
+            ("max_length", max_length, 1),
+        ):
+            if value < least:
+                raise InputError(f"data.{name}: expected at least {least}, found {value}")
         self.num_image_tokens = num_image_tokens
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
@@ -77,7 +85,7 @@ class ConversationDataModule(LightningDataModule):
         self.val_datasets: list[Dataset[Sample]] = []
         self._tokenizer_path = tokenizer
         self._image_processor = image_processor
-        self._image_folder = image_folder
+        self._image_folder = Path(image_folder)
         self._template = template
         self._image_aspect = image_aspect
         self._image_start_end = image_start_end
@@ -176,9 +184,9 @@ class LlavaDataModule(ConversationDataModule):
     def __init__(
         self,
         *,
-        records: Path | None = None,
-        val_records: Path | None = None,
-        image_folder: Path,
+        records: str | Path | None = None,
+        val_records: str | Path | None = None,
+        image_folder: str | Path,
         **settings: object,
     ) -> None:
         super().__init__(image_folder=image_folder, **settings)  # type: ignore[arg-type]
@@ -210,7 +218,7 @@ class ScienceQADataModule(ConversationDataModule):
     def __init__(
         self,
         *,
-        root: Path,
+        root: str | Path,
         prompt_format: PromptFormat = "QCM-LEA",
         train_split: str = "train",
         val_split: str = "val",
@@ -221,7 +229,7 @@ class ScienceQADataModule(ConversationDataModule):
     ) -> None:
         super().__init__(image_folder=root, **settings)  # type: ignore[arg-type]
         self.image_sources = tuple(image_sources)
-        self._root = root
+        self._root = Path(root)
         self._prompt_format: PromptFormat = prompt_format
         self._train_split = train_split
         self._val_split = val_split

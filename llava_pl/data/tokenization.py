@@ -43,7 +43,10 @@ def encode_conversation(
     image_start_end: bool = False,
     is_prompt: bool = False,
 ) -> EncodedConversation:
-    """Return ids and labels of a conversation; each answer and its end mark are supervised, nothing else.
+    """Return ids and labels of a conversation; each answer and its end mark are supervised.
+
+    Nothing else is, except where a question spells out the template's own marks around an answer: that answer is
+    supervised too, as in the original (see `conversation`).
 
     Unlike LLaVA, which measures re-tokenized pieces and masks a whole record when their lengths do not add up, the
     supervised tokens are those that lie in the answers' characters.

@@ -38,7 +38,7 @@ from llava_pl.types import IGNORE_INDEX, Segment, Turn
 ENCODER_STEPS = 350
 DECODER_STEPS = 300
 
-_VERSION = 1  # raise it when the same arguments give other parts
+_VERSION = 2  # raise it when the same arguments give other parts
 _NUM_ENCODER_PICTURES = 8000
 _ENCODER_BATCH_SIZE = 64
 _DECODER_BATCH_SIZE = 16

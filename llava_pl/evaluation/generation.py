@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llava_pl.models.llava import LlavaModel
-from llava_pl.types import Batch
+from llava_pl.types import Batch, InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,6 +21,11 @@ class GenerationConfig:
     """
 
     max_new_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        """Refuse a length that leaves no room for an answer."""
+        if self.max_new_tokens < 1:
+            raise InputError(f"model.generation.max_new_tokens: expected at least 1, found {self.max_new_tokens}")
 
 
 def generate_answers(

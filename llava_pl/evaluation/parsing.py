@@ -28,9 +28,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from llava_pl.data.scienceqa import OPTION_LETTERS
+from llava_pl.types import InputError
 
 Parser = Literal["llava", "strict"]
 
@@ -69,6 +70,8 @@ def parse_letter(text: str, num_choices: int, *, parser: Parser) -> ParsedAnswer
     >>> parse_letter("The answer is Beta.", 3, parser="strict")
     ParsedAnswer(letter=None, index=-1)
     """
+    if parser not in get_args(Parser):
+        raise InputError(f"parser: expected one of {', '.join(get_args(Parser))}, found {parser!r}")
     letter = _read_llava(text) if parser == "llava" else _read_strict(text)
     index = OPTION_LETTERS[:num_choices].find(letter) if letter else -1
     if parser == "strict" and index == -1:

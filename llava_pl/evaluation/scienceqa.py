@@ -125,7 +125,7 @@ def score_answers(
     source = str(answers) if isinstance(answers, Path | str) else "answers"
     rows = {row["question_id"]: row for row in iterate_answers(answers)}
     ids = list(dict.fromkeys(splits[split]))
-    # Unlike LLaVA: a file of another split is an error there, not a score of zero.
+    # Unlike LLaVA: a file of another split is an error here, not a score of zero.
     if rows and ids and rows.keys().isdisjoint(ids):
         raise InputError(f"{source}: none of its {len(rows)} question ids is among the {len(ids)} of split {split!r}")
     scored = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -32,7 +32,6 @@ class OriginalConfig:
         select_layer: Which hidden state of the encoder is used.
         select_feature: Which of its positions are used.
         aspect: How pictures become square.
-        image_start_end: Whether image slots stand between start and end marks.
         decoder: The settings of the LLaMA decoder.
     """
 
@@ -40,8 +39,7 @@ class OriginalConfig:
     projector: str
     select_layer: int
     select_feature: SelectFeature
-    aspect: str
-    image_start_end: bool
+    aspect: Literal["pad", "square"]
     decoder: dict[str, Any]
 
 
@@ -74,8 +72,7 @@ def read_original_config(folder: Path) -> OriginalConfig:
         projector=config.get("mm_projector_type", "linear"),
         select_layer=config.get("mm_vision_select_layer", -1),
         select_feature=select_feature,
-        aspect=config.get("image_aspect_ratio", "square"),
-        image_start_end=config.get("mm_use_im_start_end", False),
+        aspect=config.get("image_aspect_ratio") or "square",
         decoder={key: value for key, value in config.items() if not key.startswith(("mm_", "image_", "model_type"))},
     )
 

@@ -13,7 +13,7 @@ from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.templates import TemplateName
 from llava_pl.export.original import EMBEDDING_NAME, PROJECTOR_FILE, is_original, read_original_config
 from llava_pl.export.parts import load_decoder, load_projector_weights, load_vision_encoder
-from llava_pl.export.weights import read_weights
+from llava_pl.export.weights import has_weights, read_weights
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector
@@ -28,7 +28,8 @@ class Pretrained:
         model: The weights, in eval mode.
         tokenizer: None when neither the folder nor its base holds one.
         image_transform: Pictures to ``pixel_values``, as the model was trained.
-        template: Name of the conversation template.
+        template: Name of the conversation template; no file says it, so it is "plain" for a stage-1 folder and
+            "vicuna_v1", LLaVA-1.5's, for every other.
     """
 
     model: LlavaModel
@@ -67,15 +68,19 @@ def load_pretrained(
             f"{path}: expected a config.json with 'mm_vision_tower' (the original LLaVA's layout), found none"
         )
     config = read_original_config(path)
-    is_projector_only = (path / PROJECTOR_FILE).is_file()
+    # Released folders hold the projector's file beside the whole model; it is a stage-1 folder only without the latter.
+    is_projector_only = not has_weights(path) and (path / PROJECTOR_FILE).is_file()
     if is_projector_only and base is None:
         raise InputError(f"{path}: holds a projector alone; give the language model it was trained with as base=")
+    if base is not None and not is_projector_only:
+        raise InputError(f"{path}: holds a whole model; base= is for folders with {PROJECTOR_FILE} alone")
+    if config.aspect not in ("pad", "square"):
+        raise InputError(f"{path}: image_aspect_ratio: expected pad or square, found {config.aspect!r}")
     encoder_path = vision_encoder or _beside(path, config.vision_encoder)
     encoder = load_vision_encoder(
         encoder_path, select_layer=config.select_layer, select_feature=config.select_feature, dtype=dtype
     )
-    decoder_path = Path(base) if is_projector_only and base is not None else path
-    decoder = load_decoder(decoder_path, dtype=dtype)
+    decoder = load_decoder(path if base is None else base, dtype=dtype)
     projector = build_projector(config.projector, vision_width=encoder.width, decoder_width=decoder.width).to(dtype)
     if is_projector_only:
         load_projector_weights(projector, path / PROJECTOR_FILE)
@@ -84,10 +89,8 @@ def load_pretrained(
         load_projector_weights(projector, path)
     return Pretrained(
         model=LlavaModel(encoder, projector, decoder).eval(),
-        tokenizer=_find_tokenizer(path, decoder_path),
-        image_transform=ImageTransform.from_pretrained(
-            encoder_path, aspect="pad" if config.aspect == "pad" else "square"
-        ),
+        tokenizer=_find_tokenizer(path, base),
+        image_transform=ImageTransform.from_pretrained(encoder_path, aspect=config.aspect),
         template="plain" if is_projector_only else "vicuna_v1",
     )
 
@@ -117,8 +120,11 @@ def _restore_embeddings(decoder: CausalDecoder, path: Path) -> None:
     own.data.copy_(embeddings)
 
 
-def _find_tokenizer(*folders: Path) -> PreTrainedTokenizerBase | None:
-    for folder in folders:
-        if any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
-            return load_tokenizer(folder)
+def _find_tokenizer(*places: str | Path | None) -> PreTrainedTokenizerBase | None:
+    for place in places:
+        if place is None:
+            continue
+        is_hub_name = not Path(place).exists()
+        if is_hub_name or any((Path(place) / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
+            return load_tokenizer(place)
     return None

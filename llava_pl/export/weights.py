@@ -41,6 +41,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     raise InputError(f"{path}: no weights found; expected a weights file or a folder with {', '.join(WEIGHT_FILES)}")
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds the weights of a whole model."""
+    return any((folder / name).is_file() for name in WEIGHT_FILES)
+
+
 def read_torch_file(path: Path) -> Any:  # noqa: ANN401  a checkpoint holds nested containers of plain values
     """Return the content of a torch file, read with ``weights_only=True``.
 
@@ -52,10 +57,8 @@ def read_torch_file(path: Path) -> Any:  # noqa: ANN401  a checkpoint holds nest
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path") from error
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[-1] if "Unsupported" not in str(error) else "it holds objects that run code"
-        raise InputError(
-            f"{path}: refused: expected a file of plain tensors, but {reason}; convert it with trusted tools"
-        ) from error
+        found = "it holds objects that run code" if "Unsupported" in str(error) else "it is something else"
+        raise InputError(f"{path}: refused: expected a torch file of plain tensors, but {found}") from error
     except Exception as error:  # on damaged files torch raises anything from EOFError to struct.error
         found = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise InputError(f"{path}: cannot be read as a torch file ({found}); fetch it again") from error

@@ -34,7 +34,7 @@ class PlanTable(Callback):
 
 
 class ScoreTable(Callback):
-    """Shows the scores of `validate` and `test`: a row for each group of questions, a column for each image source."""
+    """Shows what `validate` and `test` measured: a row for each group of questions, a column for each image source."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table of `validate`; during `fit` the log has the numbers."""
@@ -48,7 +48,11 @@ class ScoreTable(Callback):
     def _print(self, trainer: Trainer, prefix: str) -> None:
         metrics = {key.removeprefix(prefix): value for key, value in trainer.callback_metrics.items()}
         scores = {key: float(value) for key, value in metrics.items() if "accuracy" in key}
-        if not scores or not trainer.is_global_zero:
+        if not trainer.is_global_zero:
+            return
+        if "val/loss" in trainer.callback_metrics:
+            Console().print(f"val/loss {float(trainer.callback_metrics['val/loss']):.4f} per supervised token")
+        if not scores:
             return
         sources = list(dict.fromkeys(key.partition("accuracy")[0] for key in scores))
         table = Table(title=f"ScienceQA accuracy, step {int(metrics['checkpoint_step'])}, in percent")

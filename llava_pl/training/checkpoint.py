@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llava_pl.export.original import PROJECTOR_FILE, is_original, projector_weights
-from llava_pl.export.weights import read_torch_file, read_weights
+from llava_pl.export.weights import has_weights, read_torch_file, read_weights
 from llava_pl.models.llava import LlavaModel
 from llava_pl.types import InputError
 
@@ -52,7 +52,7 @@ def load_initial_weights(model: LlavaModel, path: str | Path) -> None:
         InputError: Nothing to load, or tensors do not fit.
     """
     path = Path(path)
-    if (path / PROJECTOR_FILE).is_file():
+    if not has_weights(path) and (path / PROJECTOR_FILE).is_file():
         path = path / PROJECTOR_FILE
     if path.is_dir() and not is_original(path):
         raise InputError(f"model.init_from: {path}: expected a .ckpt file, {PROJECTOR_FILE} or a LLaVA folder")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from lightning import LightningModule
@@ -60,6 +60,14 @@ class LlavaModule(LightningModule):
         parser: Parser = "llava",
     ) -> None:
         super().__init__()
+        for name, value, choices in (
+            ("stage", stage, get_args(Stage)),
+            ("loss_normalization", loss_normalization, get_args(LossNormalization)),
+            ("frozen_dtype", frozen_dtype, tuple(DTYPES)),
+            ("parser", parser, get_args(Parser)),
+        ):
+            if value not in choices:
+                raise InputError(f"model.{name}: expected one of {', '.join(choices)}, found {value!r}")
         # load_from_checkpoint hands back the plain values that are saved below.
         vision_encoder = VisionEncoderConfig(**vision_encoder) if isinstance(vision_encoder, dict) else vision_encoder
         decoder = DecoderConfig(**decoder) if isinstance(decoder, dict) else decoder

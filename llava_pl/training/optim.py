@@ -11,6 +11,8 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from llava_pl.types import InputError
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -31,6 +33,15 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     warmup_share: float = 0.03
+
+    def __post_init__(self) -> None:
+        """Refuse values that AdamW or the schedule cannot work with."""
+        rates = [self.learning_rate, self.weight_decay, self.eps, self.projector_learning_rate or 0.0]
+        if min(rates) < 0 or not all(0 <= beta < 1 for beta in self.betas) or not 0 <= self.warmup_share <= 1:
+            raise InputError(
+                "model.optim: expected rates, decay and eps of at least 0, betas in [0, 1), warmup_share in [0, 1], "
+                f"found {self}"
+            )
 
 
 def build_parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:

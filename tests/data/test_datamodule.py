@@ -385,3 +385,21 @@ def test_missing_scienceqa_picture_is_found(tiny_parts, root):
     data = make_scienceqa(tiny_parts, root)
     data.setup("validate")
     assert f"cannot open picture {path}: " in error_of(lambda: list(data.val_dataloader()[0]))
+
+
+def test_options_reach_the_encoder(tiny_parts, root):
+    data = make_scienceqa(tiny_parts, root, respect_exif=False, image_aspect="square", max_length=77)
+    encoder = data.make_encoder()
+    assert (encoder.respect_exif, encoder.image_transform.aspect, encoder.max_length) == (False, "square", 77)
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("num_workers", -1), ("eval_batch_size", -2)])
+def test_numbers_out_of_range_are_refused(tiny_parts, root, name, value):
+    with pytest.raises(InputError, match=f"data.{name}: expected at least .*, found {value}"):
+        make_scienceqa(tiny_parts, root, **{name: value})
+
+
+def test_paths_may_be_strings(tiny_parts, root):
+    data = make_scienceqa(tiny_parts, str(root))
+    data.setup("validate")
+    assert len(data.val_datasets[0]) > 0

@@ -33,7 +33,6 @@ def test_settings(tmp_path):
         select_layer=-2,
         select_feature="cls_patch",
         aspect="pad",
-        image_start_end=True,
         decoder={"hidden_size": 64, "vocab_size": 256},
     )
 
@@ -41,7 +40,7 @@ def test_settings(tmp_path):
 def test_defaults_are_the_original_s(tmp_path):
     config = read_original_config(write(tmp_path, {"model_type": "llava", "mm_vision_tower": "clip"}))
     # LLaVA: build_vision_projector's default is linear; a config without an aspect ratio crops.
-    assert config == OriginalConfig("clip", "linear", -1, "patch", "square", False, {})
+    assert config == OriginalConfig("clip", "linear", -1, "patch", "square", {})
 
 
 @pytest.mark.parametrize("variant", ["mlp2x", "gqa-linear"])
@@ -53,7 +52,6 @@ def test_settings_of_real_folders(golden_path, variant):
         assert config.vision_encoder == f"clip-{variant}-patch14-56"
         assert config.projector == {"mlp2x": "mlp2x_gelu", "gqa-linear": "linear"}[variant]
         assert config.select_feature == {"mlp2x": "patch", "gqa-linear": "cls_patch"}[variant]
-        assert config.image_start_end == (variant == "gqa-linear")
         assert config.decoder["num_key_value_heads"] == {"mlp2x": 4, "gqa-linear": 2}[variant]
         assert not [name for name in config.decoder if name.startswith("mm_")]
 

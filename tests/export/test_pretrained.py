@@ -229,3 +229,19 @@ def test_tokenizer_of_the_base_is_used(models, tiny_parts, tmp_path):
         shutil.copyfile(path, base / path.name)
     pretrained = load_pretrained(models / "stage1-mlp2x", base=base)
     assert pretrained.tokenizer.encode("ab", add_special_tokens=False) == [68, 69]
+
+
+def test_a_whole_model_with_the_projector_file_beside_it(models, tmp_path):
+    # As the released LLaVA-1.5 folders are.
+    folder = writable_copy(models / "llava-mlp2x", tmp_path / "x")
+    writable_copy(models / "stage1-mlp2x", tmp_path / "stage1")
+    (tmp_path / "stage1" / "mm_projector.bin").rename(folder / "mm_projector.bin")
+    tower = models / "clip-mlp2x-patch14-56"
+    expected = load_pretrained(models / "llava-mlp2x").model.state_dict()
+    loaded = load_pretrained(folder, vision_encoder=tower).model.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_base_for_a_whole_model_is_refused(models):
+    with pytest.raises(InputError, match="holds a whole model; base= is for"):
+        load_pretrained(models / "llava-mlp2x", base=models / "llava-mlp2x")

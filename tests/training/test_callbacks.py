@@ -94,11 +94,16 @@ def test_scores_of_a_test(capsys):
 
 @pytest.mark.parametrize(
     ("metrics", "fn", "rank"),
-    [(SCORES, "fit", 0), (SCORES, "validate", 1), ({"val/loss": 0.5}, "validate", 0), ({}, "validate", 0)],
+    [(SCORES, "fit", 0), (SCORES, "validate", 1), ({"val/loss": 0.5}, "fit", 0), ({}, "validate", 0)],
 )
 def test_no_scores_to_show(capsys, metrics, fn, rank):
     ScoreTable().on_validation_end(trainer_with(metrics, fn, rank), None)
     assert capsys.readouterr().out == ""
+
+
+def test_loss_of_records_is_shown(capsys):
+    ScoreTable().on_validation_end(trainer_with({"val/loss": 0.5}, "validate", 0), None)
+    assert capsys.readouterr().out == "val/loss 0.5000 per supervised token\n"
 
 
 class Clock:

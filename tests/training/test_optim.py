@@ -129,3 +129,9 @@ def test_schedule_keeps_the_ratio_of_the_groups():
 def test_schedule_never_turns_negative_or_up_again_after_its_end():
     assert [schedule_factor(step, num_steps=4, num_warmup=1) for step in (4, 4)] == [0.0, 0.0]
     assert schedule_factor(1, num_steps=1, num_warmup=1) == 1.0
+
+
+@pytest.mark.parametrize("wrong", [{"learning_rate": -1.0}, {"betas": (2.0, 3.0)}, {"warmup_share": 3.0}])
+def test_values_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"model\.optim: expected rates"):
+        OptimConfig(**{"learning_rate": 1e-3, **wrong})

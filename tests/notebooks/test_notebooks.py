@@ -14,7 +14,7 @@ def test_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch, capsys):
     names = {"__name__": "__main__"}
     for cell in json.loads(path.read_text())["cells"]:
         if cell["cell_type"] == "code":
-            exec(compile(cell["source"], f"{path.name}:{cell['id']}", "exec"), names)
+            exec(compile("".join(cell["source"]), f"{path.name}:{cell['id']}", "exec"), names)
     assert "learned" in capsys.readouterr().out
     assert set(names["batch"]) >= {"input_ids", "labels", "attention_mask", "pixel_values"}
 

@@ -166,6 +166,8 @@ def _choose_run_dir(given: str | None, name: str) -> Path:
     """Return the folder of this run; processes that a strategy starts again inherit it through the environment."""
     if given is not None:
         return Path(given)
+    if Path(name).name != name:
+        raise InputError(f"name: {name!r}: expected a plain folder name; use --run_dir for a folder elsewhere")
     if RUN_DIR_VARIABLE in os.environ and "LOCAL_RANK" in os.environ:
         return Path(os.environ[RUN_DIR_VARIABLE])
     stamp = Path("runs") / name / time.strftime("%Y-%m-%d_%H-%M-%S")

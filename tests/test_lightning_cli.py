@@ -157,3 +157,8 @@ def test_what_lightning_refuses_is_one_line(config, capsys, words):
     assert main(["fit", "--config", str(config), *words]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("llava-pl: error: trainer: ")
+
+
+def test_a_name_cannot_leave_the_folder_of_runs(config, capsys):
+    assert main(["fit", "--config", str(config), "--name", "a/../../b"]) == 2
+    assert "name: 'a/../../b': expected a plain folder name" in capsys.readouterr().err

@@ -75,7 +75,9 @@ def draw_samples(folder: Path, *, rows: int = 3, columns: int = 4) -> None:
     problems, splits = _read_scienceqa(folder)
     answers = {row["question_id"]: row["text"] for row in read_answers(_answers_path(folder, "finetune", ""))}
     figure = Figure(figsize=(3.1 * columns, 3.3 * rows), layout="constrained")
-    for axis, name in zip(figure.subplots(rows, columns).flat, splits["test"], strict=False):
+    # Spread over the test set: neighbours are of the same kinds.
+    names = splits["test"][:: max(1, len(splits["test"]) // (rows * columns))]
+    for axis, name in zip(figure.subplots(rows, columns).flat, names, strict=False):
         problem = problems[name]
         letter = "ABCDE"[problem["answer"]]
         is_right = bool(score_scienceqa(problems, {"test": [name]}, {name: answers[name]})["all"]["correct"])

@@ -16,8 +16,7 @@ from llava_pl.training.optim import OptimConfig
 from llava_pl.training.parts import DecoderConfig, VisionEncoderConfig
 from llava_pl.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, Sample
 
-# The largest difference seen was 3e-6. A mean over all tokens of a step instead of the mean of means, a projector left
-# without momentum in text-only batches, or a decaying norm weight is off by more than 1e-4 within three steps.
+# The largest difference seen was 1.1e-5, in a loss of the finetune run. The required tolerance is 2e-5.
 TOLERANCE = 2e-5
 
 

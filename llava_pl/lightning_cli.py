@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import sys
-import time
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning import LightningModule, Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
@@ -20,11 +18,16 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from llava_pl.data.datamodule import ConversationDataModule, LlavaDataModule, ScienceQADataModule
 from llava_pl.parser_errors import explain
+from llava_pl.run_folder import choose_run_dir, find_checkpoint, keep_old_metrics
 from llava_pl.training.callbacks import PlanTable, ScoreTable, Throughput
 from llava_pl.training.module import LlavaModule
 from llava_pl.types import InputError
 
-RUN_DIR_VARIABLE = "LLAVA_PL_RUN_DIR"
+REFUSERS = {"lightning": "trainer", "wandb": "trainer.logger"}
+"""Packages that refuse settings by raising, with the part of the configuration that they read."""
+
+LEAST = {"seed_everything": 0, "trainer.accumulate_grad_batches": 1, "trainer.gradient_clip_val": 0}
+"""Numbers that Lightning takes as they are, and the least that means something."""
 
 
 class OneLineParser(LightningArgumentParser):
@@ -66,27 +69,38 @@ class LlavaCLI(LightningCLI):
         parser.link_arguments("model.vision_encoder.path", "data.init_args.image_processor")
         parser.link_arguments("model.num_image_tokens", "data.init_args.num_image_tokens", apply_on="instantiate")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401  Lightning's union
+        """Parse the command line, and check the numbers that Lightning would only stumble over later."""
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
+        for key, least in LEAST.items():
+            value = config.get(key)
+            if value is not None and value is not False and value < least:
+                raise InputError(f"{key}: expected at least {least}, found {value}")
+
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: stock Lightning lets the checkpoint's values overrule the command line."""
 
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder, before anything expensive is loaded."""
         config = self.config[self.config.subcommand]
-        for name, path in (("ckpt_path", config.get("ckpt_path")), ("model.init_from", config.model.init_from)):
-            if path not in (None, "last", "best", "hpc", "registry") and not Path(path).exists():
-                raise InputError(f"{name}: {path}: no such file; check the path")
+        run_dir = config.run_dir or config.trainer.default_root_dir
+        if config.get("ckpt_path"):
+            config.ckpt_path = find_checkpoint(config.ckpt_path, run_dir=run_dir, name=config.name)
+        if config.model.init_from and not Path(config.model.init_from).exists():
+            raise InputError(f"model.init_from: {config.model.init_from}: no such file; check the path")
         trains_projector_first = self.config.subcommand == "fit" and config.model.stage == "align"
         if not trains_projector_first and not config.model.init_from and not config.get("ckpt_path"):
             rank_zero_warn("neither ckpt_path nor model.init_from is given: the projector has random weights")
         if "verbose" in config:
             config.verbose = False  # ScoreTable shows the same numbers in a form that fits the screen
-        self.run_dir = _choose_run_dir(config.run_dir or config.trainer.default_root_dir, config.name)
+        self.run_dir = choose_run_dir(run_dir, config.name)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401  Trainer's own arguments
         """Return the trainer, with a CSV log and checkpoints in the run's folder unless the configuration says else."""
         config = self.config_init[self.config_init.subcommand].trainer
         if config.logger in (None, True):
-            _keep_old_metrics(self.run_dir)
+            keep_old_metrics(self.run_dir)
             kwargs["logger"] = CSVLogger(save_dir=self.run_dir, name="", version="")
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         callbacks: list[Callback] = [callback for callback in given if callback is not None]
@@ -97,10 +111,7 @@ class LlavaCLI(LightningCLI):
             else:
                 kwargs["enable_checkpointing"] = False
         config.callbacks = callbacks
-        try:
-            return super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
-        except (MisconfigurationException, ValueError) as error:
-            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+        return super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
 
 
 def _option_names(parser: LightningArgumentParser) -> list[str]:
@@ -141,10 +152,22 @@ def run_lightning(words: list[str]) -> None:
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
-    except MisconfigurationException as error:  # what Lightning finds out only when it runs
-        raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+    except Exception as error:
+        # What Lightning or wandb refuse with an exception of their own, some of it only when the run starts.
+        refuser = _raised_in(error)
+        if refuser not in REFUSERS or isinstance(error, InputError):
+            raise
+        raise InputError(f"{REFUSERS[refuser]}: {' '.join(str(error).split())}") from error
     finally:
         sys.argv = argv
+
+
+def _raised_in(error: Exception) -> str:
+    """Return the package whose code raised an error on purpose: its last line is a ``raise`` there."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    frame = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    return package if (last.line or "").startswith("raise ") else ""
 
 
 def _silence() -> None:
@@ -155,28 +178,11 @@ def _silence() -> None:
         "Total length of `list` across ranks is zero.*",  # a run without validation data
         ".*does not have many workers.*",
         "Be aware that when using `ckpt_path`.*",  # an evaluation saves no checkpoints
-        "Experiment logs directory .* exists and is not empty.*",  # see _keep_old_metrics
+        "Experiment logs directory .* exists and is not empty.*",  # see keep_old_metrics
         "You have overridden `transfer_batch_to_device` in `LightningModule`.*",
     ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "litlogger" not in r.getMessage())
-
-
-def _choose_run_dir(given: str | None, name: str) -> Path:
-    """Return the folder of this run; processes that a strategy starts again inherit it through the environment."""
-    if given is not None:
-        return Path(given)
-    if Path(name).name != name:
-        raise InputError(f"name: {name!r}: expected a plain folder name; use --run_dir for a folder elsewhere")
-    if RUN_DIR_VARIABLE in os.environ and "LOCAL_RANK" in os.environ:
-        return Path(os.environ[RUN_DIR_VARIABLE])
-    stamp = Path("runs") / name / time.strftime("%Y-%m-%d_%H-%M-%S")
-    run_dir, number = stamp, 1
-    while run_dir.exists():
-        number += 1
-        run_dir = stamp.with_name(f"{stamp.name}-{number}")
-    os.environ[RUN_DIR_VARIABLE] = str(run_dir)
-    return run_dir
 
 
 def _checkpoint_callback(run_dir: Path) -> ModelCheckpoint:
@@ -188,13 +194,3 @@ def _checkpoint_callback(run_dir: Path) -> ModelCheckpoint:
         save_last="link",
         save_on_train_epoch_end=True,
     )
-
-
-def _keep_old_metrics(run_dir: Path) -> None:
-    """Move an earlier run's log aside: CSVLogger would delete it."""
-    metrics = run_dir / "metrics.csv"
-    number = 1
-    while (old := run_dir / f"metrics-{number}.csv").exists():
-        number += 1
-    if metrics.exists():
-        metrics.rename(old)

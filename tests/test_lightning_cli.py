@@ -3,13 +3,16 @@
 import csv
 import json
 import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 import yaml
 from PIL import Image
 
 from llava_pl.cli import main
-from llava_pl.lightning_cli import RUN_DIR_VARIABLE
+from llava_pl.run_folder import RUN_DIR_VARIABLE
 
 
 @pytest.fixture(autouse=True)
@@ -152,13 +155,89 @@ def test_validate_on_records_shows_the_loss(config, capsys):
     assert "val/loss 4." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["--trainer.accelerator", "xyz"], ["--trainer.strategy", "foo"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--trainer.accelerator", "xyz"],
+        ["--trainer.strategy", "foo"],
+        ["--trainer.val_check_interval", "100"],  # found out only when the run starts
+    ],
+)
 def test_what_lightning_refuses_is_one_line(config, capsys, words):
     assert main(["fit", "--config", str(config), *words]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("llava-pl: error: trainer: ")
 
 
-def test_a_name_cannot_leave_the_folder_of_runs(config, capsys):
-    assert main(["fit", "--config", str(config), "--name", "a/../../b"]) == 2
-    assert "name: 'a/../../b': expected a plain folder name" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seed_everything", "-5"], "seed_everything: expected at least 0, found -5"),
+        (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches: expected at least 1, found 0"),
+        (["--trainer.gradient_clip_val", "-1"], "trainer.gradient_clip_val: expected at least 0, found -1"),
+    ],
+)
+def test_numbers_that_lightning_would_stumble_over(config, capsys, words, message):
+    assert main(["fit", "--config", str(config), *words]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"llava-pl: error: {message}"
+
+
+def test_wandb_without_a_login_is_one_line(config, tmp_path):
+    # In a process of its own: wandb keeps its mode for as long as a process lives.
+    words = ["--trainer.logger", "WandbLogger", "--trainer.logger.save_dir", "."]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    done = subprocess.run(
+        [sys.executable, "-m", "llava_pl", "fit", "--config", str(config), *words],
+        env={**environment, "HOME": str(tmp_path), "WANDB_MODE": "online"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("llava-pl: error: trainer.logger: No API key configured.")
+
+
+def test_an_error_of_our_own_code_keeps_its_traceback(config, monkeypatch):
+    def broken(*_):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("llava_pl.training.module.build_optimizer", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        main(["fit", "--config", str(config)])
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("validate", "data.val_records: nothing to validate; give a JSON file of records"),
+        ("test", "data: conversations hold no questions to test or predict with; use ScienceQADataModule"),
+        ("predict", "data: conversations hold no questions to test or predict with; use ScienceQADataModule"),
+    ],
+)
+def test_records_without_questions(config, capsys, command, message):
+    assert main([command, "--config", str(config), "--data.val_records", "null"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"llava-pl: error: {message}"
+
+
+def test_last_goes_on_with_the_newest_run_of_the_name(config, tmp_path):
+    main(["fit", "--config", str(config), "--trainer.max_epochs", "1"])
+    os.environ.pop(RUN_DIR_VARIABLE)
+    assert main(["fit", "--config", str(config), "--trainer.max_epochs", "2", "--ckpt_path", "last"]) == 0
+    _, second = sorted((tmp_path / "runs" / "run").iterdir())
+    steps = [int(row["step"]) for row in csv.DictReader((second / "metrics.csv").open()) if row["train/loss"]]
+    assert steps == [2, 3]
+
+
+def test_a_tokenizer_with_more_tokens_than_the_decoder_reads(config, capsys, tmp_path, tiny_parts):
+    from transformers import AutoTokenizer
+
+    shutil.copytree(tiny_parts / "decoder", tmp_path / "decoder")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "decoder")
+    num_tokens = len(tokenizer)
+    tokenizer.add_tokens(["<im_start>", "<im_end>"], special_tokens=True)
+    tokenizer.save_pretrained(tmp_path / "decoder")
+    assert main(["fit", "--config", str(config), "--model.decoder.path", "decoder"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        f"model.decoder.path: decoder: its tokenizer knows {num_tokens + 2} tokens, its decoder {num_tokens};" in line
+    )

@@ -195,6 +195,10 @@ class LlavaDataModule(ConversationDataModule):
 
     def setup(self, stage: str) -> None:
         """Read the files that a stage needs."""
+        if stage in ("test", "predict"):
+            raise InputError("data: conversations hold no questions to test or predict with; use ScienceQADataModule")
+        if stage == "validate" and self._val_records is None:
+            raise InputError("data.val_records: nothing to validate; give a JSON file of records")
         if stage == "fit" and self._records is not None:
             self.train_records = read_records(self._records)
         if self._val_records is not None:

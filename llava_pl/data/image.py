@@ -9,7 +9,6 @@ departures are marked ``Unlike LLaVA``.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from PIL import Image, ImageOps
 # Not CLIPImageProcessor: that one is backed by torchvision, whose resizing differs by 1/255, and warns without it.
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from llava_pl.data.json_files import read_json_object
 from llava_pl.types import InputError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ MAX_PIXELS = 2 * 89_478_485
 
 
 def load_image(path: str | Path, *, respect_exif: bool = True) -> Image.Image:
-    """Returns the picture in a file as RGB, upright.
+    """Return the picture in a file as RGB, upright.
 
     The format is recognised by content, never by extension. Colours equal ``Image.open(path).convert("RGB")``, with
     the quirks that the published weights were trained on: alpha is dropped, so the hidden colour of a transparent
@@ -76,7 +76,7 @@ def load_image(path: str | Path, *, respect_exif: bool = True) -> Image.Image:
 
 
 def pad_to_square(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
-    """Returns the picture, in RGB, in the middle of a square as wide as its longer side.
+    """Return the picture, in RGB, in the middle of a square as wide as its longer side.
 
     Of an odd number of rows (columns) to add, the extra one goes below (to the right).
 
@@ -137,7 +137,7 @@ class ImageTransform:
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, aspect: Literal["pad", "square"] = "pad") -> ImageTransform:
-        """Returns the transform that a vision encoder was trained with.
+        """Return the transform that a vision encoder was trained with.
 
         Reads ``preprocessor_config.json``, of transformers 5 or older. A folder that has only the ``config.json`` of
         a CLIP model gives CLIP's values at that model's size.
@@ -154,7 +154,7 @@ class ImageTransform:
         try:
             config_path = Path(path) / "config.json"
             if config_path.is_file() and not any(config_path.parent.glob("*processor_config.json")):
-                config = json.loads(config_path.read_text(encoding="utf-8"))
+                config = read_json_object(config_path)
                 # transformers leaves defaults out of nested configs; this one is CLIPVisionConfig's.
                 size = config.get("vision_config", config).get("image_size", 224)
                 settings = {"image_processor_type": config.get("model_type"), "size": size, "crop_size": size}
@@ -174,7 +174,7 @@ class ImageTransform:
         return transform
 
     def __call__(self, picture: Image.Image) -> Tensor:
-        """Returns the pixel values of a picture of any mode, float32 ``(3, image_size, image_size)``.
+        """Return the pixel values of a picture of any mode, float32 ``(3, image_size, image_size)``.
 
         Raises:
             InputError: The picture is so elongated that squaring or resizing it would exhaust memory.
@@ -194,7 +194,7 @@ class ImageTransform:
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
-    """Returns a copy in RGB, without transparency."""
+    """Return a copy in RGB, without transparency."""
     if picture.mode == "P":
         # The same colours as straight to RGB, without Pillow's warning about palettes with many transparent entries.
         picture = picture.convert("RGBA")
@@ -206,7 +206,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _turn_upright(picture: Image.Image) -> Image.Image:
-    """Returns the picture turned as its EXIF orientation says; as stored where the metadata is damaged."""
+    """Return the picture turned as its EXIF orientation says; as stored where the metadata is damaged."""
     # TypeError, struct.error or SyntaxError on damaged metadata; the pixels are sound, since they are loaded already.
     with suppress(Exception):
         return ImageOps.exif_transpose(picture)

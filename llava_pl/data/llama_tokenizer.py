@@ -15,7 +15,6 @@ What `save_pretrained` writes is an ordinary `tokenizer.json` folder, which `Aut
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
+from llava_pl.data.json_files import read_json_object
 from llava_pl.types import InputError
 
 SPACE_MARK = "\u2581"
@@ -245,14 +245,4 @@ def _find_file(path: str | Path, name: str) -> Path | None:
 def _read_json(path: str | Path, name: str) -> dict[str, Any]:
     """Return the object in one file of a folder or hub model, empty if there is no such file."""
     file_path = _find_file(path, name)
-    if file_path is None:
-        return {}
-    try:
-        content = json.loads(file_path.read_text(encoding="utf-8"))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise InputError(
-            f"cannot read {file_path}: expected a JSON object, found something else; save or download the file again"
-        )
-    return content
+    return {} if file_path is None else read_json_object(file_path)

@@ -6,11 +6,11 @@ which the rest of the package trusts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_pl.data.json_files import read_json
 from llava_pl.types import IMAGE_SLOT, InputError, Record, Turn
 
 
@@ -25,26 +25,6 @@ def read_records(path: str | Path) -> list[Record]:
     if not isinstance(entries, list):
         raise InputError(f"{path}: expected a JSON list of records, found {_describe(entries)}")
     return [parse_record(entry, where=f"{path}: record {index}") for index, entry in enumerate(entries)]
-
-
-def read_json(path: str | Path) -> Any:  # noqa: ANN401  JSON is any type until it is validated
-    """Return the content of a JSON file.
-
-    Raises:
-        InputError: The file is missing, is a folder, is not UTF-8, or is no JSON; line and column are named.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: expected UTF-8 text, found byte {error.object[error.start]:#04x} at offset {error.start}"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: invalid JSON at line {error.lineno}, column {error.colno}: {error.msg}") from error
-    except (RecursionError, ValueError) as error:  # nested or a number too long for Python's reader
-        raise InputError(f"{path}: invalid JSON: {error}") from error
 
 
 def parse_record(entry: Any, *, where: str) -> Record:  # noqa: ANN401

@@ -11,12 +11,12 @@ trained on them, and a different space already moves the score.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from llava_pl.data.json_files import read_json_object
 from llava_pl.types import IMAGE_SLOT, InputError, Question, Record, Turn
 
 PromptFormat = Literal["QCM-LEA", "QCM-ALE", "QCM-A", "CQM-A"]
@@ -89,7 +89,7 @@ def read_scienceqa(root: Path, split: str) -> dict[str, Problem]:
         InputError: A file is missing or is no JSON, the split is unknown, an id has no problem, or a field is wrong.
     """
     splits_path, problems_path = root / "pid_splits.json", root / "problems.json"
-    splits, problems = _read_json_object(splits_path), _read_json_object(problems_path)
+    splits, problems = read_json_object(splits_path), read_json_object(problems_path)
     if split not in splits:
         raise InputError(f"{splits_path}: unknown split {split!r}, expected one of {', '.join(splits)}")
     ids = splits[split]
@@ -102,22 +102,6 @@ def read_scienceqa(root: Path, split: str) -> dict[str, Problem]:
                 "take both files from the same release"
             )
     return {problem_id: _validate_problem(problems_path, problem_id, problems[problem_id]) for problem_id in ids}
-
-
-def _read_json_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: file not found; expected the ScienceQA layout (problems.json, pid_splits.json, images/)"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: line {error.lineno} column {error.colno}: not valid JSON: {error.msg}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
 
 
 def _validate_problem(path: Path, problem_id: str, problem: object) -> Problem:

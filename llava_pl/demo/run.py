@@ -37,6 +37,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--folder", type=Path, default=Path("runs/demo"), help="where everything goes (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of data, parts and training (%(default)s)")
     options = parser.parse_args(argv)
+    if options.seed < 0:
+        raise InputError(f"--seed: expected at least 0, found {options.seed}")
+    if options.folder.exists() and not options.folder.is_dir():
+        raise InputError(f"--folder: {options.folder}: expected a folder or a new name, found a file")
     if not CONFIGS.is_dir():
         raise InputError(f"{CONFIGS}: no such folder; run the demo from a checkout of the repository")
     run_demo(options.folder, options.seed)

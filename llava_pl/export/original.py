@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from llava_pl.data.records import read_json
+from llava_pl.data.json_files import read_json
 from llava_pl.models.vision_encoder import SelectFeature
 from llava_pl.types import InputError
 

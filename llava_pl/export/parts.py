@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -18,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from llava_pl.export.original import decoder_weights, is_original, projector_weights, read_original_config
+from llava_pl.export.original import decoder_weights, is_original, read_original_config
 from llava_pl.export.weights import read_weights
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.vision_encoder import SelectFeature, VisionEncoder, count_layers_to_run
@@ -67,27 +68,33 @@ def load_decoder(
     """
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
     if is_original(Path(path)):
-        config = LlamaConfig.from_dict(read_original_config(Path(path)).decoder)
-        weights = decoder_weights(read_weights(path))
-        return CausalDecoder(
-            _from_pretrained(
-                LlamaForCausalLM, None, f"decoder.path: {path}", config=config, state_dict=weights, **options
-            )
-        )
+        return build_original_decoder(Path(path), read_weights(path), **options)
     _read_config(path, "decoder.path")
     return CausalDecoder(_from_pretrained(AutoModelForCausalLM, path, "decoder.path", **options))
 
 
-def load_projector_weights(projector: nn.Module, path: str | Path) -> None:
-    """Copy the projector's weights out of an original `mm_projector.bin` or model folder; dtype and device stay.
+def build_original_decoder(
+    path: Path, weights: Mapping[str, Tensor], *, dtype: torch.dtype = torch.float32, attn_implementation: str = "sdpa"
+) -> CausalDecoder:
+    """Return the language model that a folder in the original's layout describes.
+
+    Args:
+        path: The folder, for its settings.
+        weights: All of its tensors; the decoder's are picked out.
+        dtype: Of the decoder's weights.
+        attn_implementation: As transformers names it.
 
     Raises:
-        InputError: Names or shapes are not the projector's.
+        InputError: Tensors are missing or left over.
     """
-    copy_weights(projector, projector_weights(read_weights(path), path), where=path)
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
+    config = LlamaConfig.from_dict(read_original_config(path).decoder)
+    state = decoder_weights(weights)
+    field = f"decoder.path: {path}"
+    return CausalDecoder(_from_pretrained(LlamaForCausalLM, None, field, config=config, state_dict=state, **options))
 
 
-def copy_weights(module: nn.Module, weights: dict[str, torch.Tensor], *, where: str | Path) -> None:
+def copy_weights(module: nn.Module, weights: Mapping[str, Tensor], *, where: str | Path) -> None:
     """Copy tensors into a module's parameters of the same names, each exactly once.
 
     Raises:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.templates import TemplateName
-from llava_pl.export.original import EMBEDDING_NAME, PROJECTOR_FILE, is_original, read_original_config
-from llava_pl.export.parts import load_decoder, load_projector_weights, load_vision_encoder
+from llava_pl.export.original import (
+    EMBEDDING_NAME,
+    PROJECTOR_FILE,
+    is_original,
+    projector_weights,
+    read_original_config,
+)
+from llava_pl.export.parts import build_original_decoder, copy_weights, load_decoder, load_vision_encoder
 from llava_pl.export.weights import has_weights, read_weights
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
@@ -80,13 +88,15 @@ def load_pretrained(
     encoder = load_vision_encoder(
         encoder_path, select_layer=config.select_layer, select_feature=config.select_feature, dtype=dtype
     )
-    decoder = load_decoder(path if base is None else base, dtype=dtype)
+    # Once for both parts: at 7B the files are 14 GB.
+    weights_path = path / PROJECTOR_FILE if is_projector_only else path
+    weights = read_weights(weights_path)
+    decoder = build_original_decoder(path, weights, dtype=dtype) if base is None else load_decoder(base, dtype=dtype)
     projector = build_projector(config.projector, vision_width=encoder.width, decoder_width=decoder.width).to(dtype)
+    if is_projector_only or config.projector != "identity":
+        copy_weights(projector, projector_weights(weights, weights_path), where=weights_path)
     if is_projector_only:
-        load_projector_weights(projector, path / PROJECTOR_FILE)
-        _restore_embeddings(decoder, path / PROJECTOR_FILE)
-    elif config.projector != "identity":
-        load_projector_weights(projector, path)
+        _restore_embeddings(decoder, weights, weights_path)
     return Pretrained(
         model=LlavaModel(encoder, projector, decoder).eval(),
         tokenizer=_find_tokenizer(path, base),
@@ -100,12 +110,12 @@ def _beside(folder: Path, name: str) -> str | Path:
     return beside if beside.is_dir() else name
 
 
-def _restore_embeddings(decoder: CausalDecoder, path: Path) -> None:
+def _restore_embeddings(decoder: CausalDecoder, weights: Mapping[str, Tensor], path: Path) -> None:
     """Put back the word embeddings that stage 1 trains when image slots have start and end marks.
 
     The two new rows are the last; a base without them grows by two, as the original does.
     """
-    embeddings = read_weights(path).get(EMBEDDING_NAME)
+    embeddings = weights.get(EMBEDDING_NAME)
     if embeddings is None:
         return
     num_words = decoder.embedding.num_embeddings

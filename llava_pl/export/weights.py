@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from llava_pl.data.records import read_json
+from llava_pl.data.json_files import read_json
 from llava_pl.types import InputError
 
 WEIGHT_FILES = (

@@ -22,6 +22,11 @@ class Decoder(Protocol):
         """D, the width of an embedding."""
         ...
 
+    @property
+    def num_embeddings(self) -> int:
+        """V, the ids that it can read."""
+        ...
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """Return the word embeddings ``(B, T, D)`` of ids ``(B, T)``."""
         ...
@@ -67,6 +72,11 @@ class CausalDecoder(nn.Module):
     def width(self) -> int:
         """D, the width of an embedding."""
         return self.embedding.embedding_dim
+
+    @property
+    def num_embeddings(self) -> int:
+        """V, the ids that it can read."""
+        return self.embedding.num_embeddings
 
     @property
     def embedding(self) -> nn.Embedding:

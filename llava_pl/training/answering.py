@@ -59,19 +59,7 @@ class ScoreQuestions(Callback):
         if "questions" in batch:
             self.scores.update(dataloader_idx, batch["questions"], outputs["texts"])
 
-    on_test_batch_end = on_validation_batch_end
-
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401  Lightning's union of what a step may return
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Collect the answers of a batch."""
-        self.scores.update(dataloader_idx, batch["questions"], outputs)
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the scores and write the answers."""

@@ -122,6 +122,7 @@ class LlavaModule(LightningModule):
                 parameter.data = parameter.data.float()
         if self.init_from is not None:
             load_initial_weights(model, self.init_from)
+        self._check_vocabulary(model)
         self.model = model
 
     def forward(self, batch: Batch) -> LossOutput:
@@ -155,7 +156,7 @@ class LlavaModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[str]] | None:
         """Answer a batch of questions, or add a batch of records to the mean loss."""
         if "questions" in batch:
-            return {"texts": self.predict_step(batch, batch_idx)}
+            return self.predict_step(batch, batch_idx)
         if batch["num_supervised"]:
             # Weighted by tokens, so that the mean does not depend on how rows fell into batches.
             loss = self(batch).mean
@@ -164,12 +165,12 @@ class LlavaModule(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[str]]:
         """Answer a batch of questions."""
-        return {"texts": self.predict_step(batch, batch_idx)}
+        return self.predict_step(batch, batch_idx)
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
-        """Return the answers to a batch of questions."""
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[str]]:
+        """Return the answers to a batch of questions as ``texts``."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        return generate_answers(self.model, batch, data.tokenizer, self.generation, stop=data.stop)
+        return {"texts": generate_answers(self.model, batch, data.tokenizer, self.generation, stop=data.stop)}
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's own union of many forms
         """Return AdamW and its schedule, one step of it for each optimizer step."""
@@ -203,6 +204,14 @@ class LlavaModule(LightningModule):
         self.configure_model()  # not yet called on the way through load_from_checkpoint
         is_resumed = self._trainer is not None and self._trainer.state.fn == "fit"
         check_trained(checkpoint["state_dict"], self.model, "model.", is_resumed=is_resumed)
+
+    def _check_vocabulary(self, model: LlavaModel) -> None:
+        tokenizer = getattr(getattr(self._trainer, "datamodule", None), "tokenizer", None)
+        if tokenizer is not None and len(tokenizer) > model.decoder.num_embeddings:
+            raise InputError(
+                f"model.decoder.path: {self.decoder_config.path}: its tokenizer knows {len(tokenizer)} tokens, its "
+                f"decoder {model.decoder.num_embeddings}; remove the added tokens, or give the decoder rows for them"
+            )
 
     def _sum_over_ranks(self, number: int) -> Tensor:
         return cast("Tensor", self.trainer.strategy.reduce(torch.tensor(number, device=self.device), reduce_op="sum"))

@@ -371,7 +371,7 @@ def test_other_picture_where_there_is_only_one(tiny_parts, root):
 def test_missing_scienceqa_files(tiny_parts, root, tmp_path):
     (root / "problems.json").unlink()
     found = error_of(lambda: make_scienceqa(tiny_parts, root).setup("fit"))
-    assert found.startswith(f"{root / 'problems.json'}: file not found; expected the ScienceQA layout")
+    assert found.startswith(f"{root / 'problems.json'}: cannot be read (No such file or directory)")
 
 
 def test_missing_scienceqa_folder(tiny_parts, root, tmp_path):

@@ -380,7 +380,8 @@ def test_error_for_an_added_token_with_an_impossible_id(
 def test_error_for_a_damaged_config(llama_path: Path, tmp_path: Path, content: str) -> None:
     folder = llama_folder(tmp_path, llama_path)
     (folder / "tokenizer_config.json").write_text(content)
-    assert "JSON object" in error_line(folder)
+    with pytest.raises(InputError, match=r"tokenizer_config\.json: (expected a JSON object|invalid JSON at line 1)"):
+        load_tokenizer(folder)
 
 
 def test_error_for_a_damaged_tokenizer_json(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_pl.data.records import parse_record, parse_turns, read_json, read_records
+from llava_pl.data.records import parse_record, parse_turns, read_records
 from llava_pl.types import InputError, Record, Turn
 
 ASKED = Turn("human", "<image>\nWhat?")
@@ -88,45 +88,6 @@ def test_escaped_surrogate_pair_is_one_character(tmp_path):
     assert read_records(path)[0].turns[1].text == "\U0001f600"
 
 
-def test_missing_file(tmp_path):
-    path = tmp_path / "none.json"
-    assert file_message(path) == f"{path}: cannot be read (No such file or directory); check the path"
-
-
-def test_folder_in_place_of_a_file(tmp_path):
-    assert file_message(tmp_path) == f"{tmp_path}: cannot be read (Is a directory); check the path"
-
-
-def test_file_is_not_utf8(tmp_path):
-    path = tmp_path / "records.json"
-    path.write_bytes(b'[{"id": "caf\xe9"}]')
-    assert file_message(path) == f"{path}: expected UTF-8 text, found byte 0xe9 at offset 12"
-
-
-@pytest.mark.parametrize(
-    ("text", "place", "reason"),
-    [
-        ('[\n  {"id" 1}\n]', "line 2, column 9", "Expecting ':' delimiter"),
-        ('[{"id": 1}', "line 1, column 11", "Expecting ',' delimiter"),
-        ("", "line 1, column 1", "Expecting value"),
-        ('{"id": 1}\n{"id": 2}\n', "line 2, column 1", "Extra data"),
-    ],
-    ids=["colon", "cut_off", "empty", "json_lines"],
-)
-def test_invalid_json_names_line_and_column(tmp_path, text, place, reason):
-    path = tmp_path / "records.json"
-    path.write_text(text)
-    assert file_message(path) == f"{path}: invalid JSON at {place}: {reason}"
-
-
-@pytest.mark.parametrize("text", ["[" * 100_000, '[{"id": ' + "1" * 5000 + "}]"], ids=["nested", "long_number"])
-def test_json_that_the_parser_gives_up_on(tmp_path, text):
-    """These raise RecursionError and a plain ValueError in `json`, which is still the user's file being wrong."""
-    path = tmp_path / "records.json"
-    path.write_text(text)
-    assert file_message(path).startswith(f"{path}: ")
-
-
 @pytest.mark.parametrize(
     ("text", "found"),
     [('{"id": 1}', "dict {'id': 1}"), ("null", "nothing"), ('"a"', "str 'a'"), ("{}", "an empty dict")],
@@ -149,7 +110,6 @@ def test_empty_list_holds_no_records(tmp_path):
     path = tmp_path / "records.json"
     path.write_text("[]")
     assert read_records(path) == []
-    assert read_json(path) == []
 
 
 @pytest.mark.parametrize(

@@ -202,11 +202,11 @@ def test_id_without_problem(root):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("problems.json", '{\n "1": }', r"problems\.json: line 2 column 7: not valid JSON"),
+        ("problems.json", '{\n "1": }', r"problems\.json: invalid JSON at line 2, column 7"),
         ("problems.json", "[]", r"problems\.json: expected a JSON object, found list"),
         ("problems.json", '{"7": 1}', r"problems\.json: problem '7': expected a JSON object, found int"),
         ("pid_splits.json", '{"train": [7]}', r"pid_splits\.json: split 'train': expected a list of problem ids as st"),
-        ("pid_splits.json", None, r"pid_splits\.json: file not found"),
+        ("pid_splits.json", None, r"pid_splits\.json: cannot be read"),
     ],
 )
 def test_broken_file(root, name, content, message):

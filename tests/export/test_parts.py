@@ -15,7 +15,6 @@ from transformers.utils import logging
 from llava_pl.export.parts import (
     copy_weights,
     load_decoder,
-    load_projector_weights,
     load_vision_encoder,
     read_vision_config,
 )
@@ -195,11 +194,10 @@ def linear() -> nn.Module:
     return build_projector("linear", vision_width=2, decoder_width=3)
 
 
-def test_projector_weights_are_copied(tmp_path):
+def test_projector_weights_are_copied():
     weight, bias = torch.arange(6.0).view(3, 2), torch.ones(3)
-    torch.save({"model.mm_projector.weight": weight, "model.mm_projector.bias": bias}, tmp_path / "mm_projector.bin")
     projector = linear().bfloat16()
-    load_projector_weights(projector, tmp_path / "mm_projector.bin")
+    copy_weights(projector, {"weight": weight, "bias": bias}, where="here")
     assert projector.weight.dtype == torch.bfloat16
     assert projector.weight.tolist() == weight.tolist()
     assert projector.bias.tolist() == bias.tolist()

@@ -1,0 +1,41 @@
+"""JSON files to Python values; a file that is none says where it goes wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from llava_pl.types import InputError
+
+
+def read_json(path: str | Path) -> Any:  # noqa: ANN401  JSON is any type until it is validated
+    """Return the content of a JSON file.
+
+    Raises:
+        InputError: The file is missing, is a folder, is not UTF-8, or is no JSON; line and column are named.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: expected UTF-8 text, found byte {error.object[error.start]:#04x} at offset {error.start}"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: invalid JSON at line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except (RecursionError, ValueError) as error:  # nested or a number too long for Python's reader
+        raise InputError(f"{path}: invalid JSON: {error}") from error
+
+
+def read_json_object(path: str | Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        InputError: As `read_json`, and when the file holds anything but an object.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content

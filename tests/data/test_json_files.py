@@ -1,0 +1,67 @@
+"""Guards against a file that cannot be read and does not say where: in a gigabyte of JSON only line and column help."""
+
+import pytest
+
+from llava_pl.data.json_files import read_json, read_json_object
+from llava_pl.types import InputError
+
+
+def file_message(path):
+    with pytest.raises(InputError) as caught:
+        read_json(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_content(tmp_path):
+    path = tmp_path / "records.json"
+    path.write_text('[1, {"a": "caf\u00e9"}]', encoding="utf-8")
+    assert read_json(path) == [1, {"a": "caf\u00e9"}]
+
+
+def test_missing_file(tmp_path):
+    path = tmp_path / "none.json"
+    assert file_message(path) == f"{path}: cannot be read (No such file or directory); check the path"
+
+
+def test_folder_in_place_of_a_file(tmp_path):
+    assert file_message(tmp_path) == f"{tmp_path}: cannot be read (Is a directory); check the path"
+
+
+def test_file_is_not_utf8(tmp_path):
+    path = tmp_path / "records.json"
+    path.write_bytes(b'[{"id": "caf\xe9"}]')
+    assert file_message(path) == f"{path}: expected UTF-8 text, found byte 0xe9 at offset 12"
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "reason"),
+    [
+        ('[\n  {"id" 1}\n]', "line 2, column 9", "Expecting ':' delimiter"),
+        ('[{"id": 1}', "line 1, column 11", "Expecting ',' delimiter"),
+        ("", "line 1, column 1", "Expecting value"),
+        ('{"id": 1}\n{"id": 2}\n', "line 2, column 1", "Extra data"),
+    ],
+    ids=["colon", "cut_off", "empty", "json_lines"],
+)
+def test_invalid_json_names_line_and_column(tmp_path, text, place, reason):
+    path = tmp_path / "records.json"
+    path.write_text(text)
+    assert file_message(path) == f"{path}: invalid JSON at {place}: {reason}"
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '[{"id": ' + "1" * 5000 + "}]"], ids=["nested", "long_number"])
+def test_json_that_the_parser_gives_up_on(tmp_path, text):
+    """These raise RecursionError and a plain ValueError in `json`, which is still the user's file being wrong."""
+    path = tmp_path / "records.json"
+    path.write_text(text)
+    assert file_message(path).startswith(f"{path}: ")
+
+
+def test_object(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"a": 1}')
+    assert read_json_object(path) == {"a": 1}
+    path.write_text("[]")
+    with pytest.raises(InputError, match=r"config\.json: expected a JSON object, found list"):
+        read_json_object(path)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from jsonargparse import Namespace
 
-from llava_pl.cli import main
+from llava_pl.cli import HELP, main
 from llava_pl.lightning_cli import LlavaCLI, run_lightning
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -265,6 +265,41 @@ def test_command_in_head_parses(name, key, no_run, monkeypatch):
         assert f"configs/experiment/{name}.yaml" in words
         config = no_run[0].config.fit
         assert (config.model.stage == "finetune") == (config.model.init_from is not None)
+
+
+SHOWN = {
+    f"{name}-{number}": line
+    for name, text in (
+        ("readme", (REPOSITORY / "README.md").read_text()),
+        ("configs", (CONFIGS / "README.md").read_text()),
+        ("help", HELP),
+    )
+    for number, line in enumerate(re.findall(r"^ *(llava-pl (?:fit|validate|test|predict) .+)$", text, re.MULTILINE))
+}
+
+
+@pytest.mark.parametrize("line", SHOWN.values(), ids=SHOWN)
+def test_command_in_documentation_parses(line, no_run, monkeypatch, capsys):
+    monkeypatch.chdir(REPOSITORY)
+    no_run.clear()
+    words = shlex.split(line)[1:]
+    if "--print_config" in words:
+        with pytest.raises(SystemExit, match="0"):
+            main(words)
+        assert "trainer:" in capsys.readouterr().out
+    else:
+        assert main(words) == 0
+        assert len(no_run) == 1
+
+
+def test_commands_of_the_readme_are_found():
+    assert len(SHOWN) >= 11
+
+
+def test_make_targets_of_the_readme_exist():
+    targets = re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    named = re.findall(r"(?:^|`)make ([\w-]+)", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+    assert {"demo", "test"} <= set(named) <= set(targets)
 
 
 @pytest.mark.parametrize("other", OVERLAYS)

@@ -106,11 +106,9 @@ def ask(scene: Scene, topic: Topic, rng: np.random.Generator) -> ShapeQuestion:
     shape = scene.singles[rng.integers(len(scene.singles))]
     if topic == "colour":
         return _shuffled(topic, f"What colour is the {shape.kind}?", shape.colour, COLOURS, rng)
-    # The places of the other shapes first: against empty ones it would do to find any shape, of whatever kind.
-    occupied = {other.cell for other in scene.shapes}
-    others = sorted(rng.permutation(len(CELLS)).tolist(), key=lambda cell: cell not in occupied)
-    cells = [shape.cell, *(cell for cell in others if cell != shape.cell)][:_NUM_POSITION_CHOICES]
-    return _shuffled(topic, f"Where is the {shape.kind}?", CELLS[shape.cell], [CELLS[cell] for cell in cells], rng)
+    others = [cell for i, cell in enumerate(CELLS) if i != shape.cell]
+    wrong = [others[i] for i in rng.permutation(len(others))[: _NUM_POSITION_CHOICES - 1]]
+    return _shuffled(topic, f"Where is the {shape.kind}?", CELLS[shape.cell], [CELLS[shape.cell], *wrong], rng)
 
 
 def describe(shapes: Sequence[Shape]) -> str:

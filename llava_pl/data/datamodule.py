@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from math import ceil, inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from lightning import LightningDataModule
@@ -15,10 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 from llava_pl.data.collate import collate
 from llava_pl.data.dataset import ImageSource, QuestionDataset, RecordDataset, SampleEncoder
 from llava_pl.data.image import ImageTransform
+from llava_pl.data.lengths import count_tokens, count_words
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.loader import StepLoader
+from llava_pl.data.ordering import Grouping
 from llava_pl.data.records import read_records
-from llava_pl.data.sampler import ResumableSampler
+from llava_pl.data.sampler import EachOnceSampler, ResumableSampler
 from llava_pl.data.scienceqa import PromptFormat, evaluation_question, read_scienceqa, training_record
 from llava_pl.data.templates import TEMPLATES, TemplateName
 from llava_pl.types import InputError, Record, Sample
@@ -47,6 +49,9 @@ class ConversationDataModule(LightningDataModule):
         eval_batch_size: Samples per device and batch in validation; `batch_size` by default.
         num_workers: Processes that read and prepare data, per device.
         seed: Of the order of training samples, together with the epoch.
+        grouping: Order of training samples: "none" shuffles; "balanced" deals the global batches of "none" so that
+            devices wait and pad less; "modality_length" is the original's; "length" the same without regard to
+            pictures. All but "none" measure every record first.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class ConversationDataModule(LightningDataModule):
         eval_batch_size: int | None = None,
         num_workers: int = 4,
         seed: int = 0,
+        grouping: Grouping = "none",
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -76,11 +82,14 @@ class ConversationDataModule(LightningDataModule):
         ):
             if value < least:
                 raise InputError(f"data.{name}: expected at least {least}, found {value}")
+        if grouping not in get_args(Grouping):
+            raise InputError(f"data.grouping: expected one of {', '.join(get_args(Grouping))}, found {grouping!r}")
         self.num_image_tokens = num_image_tokens
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self.grouping: Grouping = grouping
         self.train_records: Sequence[Record] = ()
         self.val_datasets: list[Dataset[Sample]] = []
         self._tokenizer_path = tokenizer
@@ -92,6 +101,7 @@ class ConversationDataModule(LightningDataModule):
         self._respect_exif = respect_exif
         self._legacy_tokenizer = legacy_tokenizer
         self._max_length = max_length
+        self._lengths: Sequence[int] | None = None
         self.encoder: SampleEncoder | None = None
 
     def make_encoder(self) -> SampleEncoder:
@@ -125,6 +135,15 @@ class ConversationDataModule(LightningDataModule):
         """Return the micro batches of an epoch per device, known without making a loader."""
         return ceil(ceil(len(self.train_records) / world_size) / self.batch_size)
 
+    def measure_train_records(self) -> Sequence[int]:
+        """Return what `grouping` goes by for each training record, measured when first asked for: words or tokens."""
+        if self._lengths is None and self.grouping == "modality_length":
+            self._lengths = count_words(self.train_records)
+        elif self._lengths is None:
+            is_shown = self.trainer is None or self.trainer.global_rank == 0
+            self._lengths = count_tokens(self.train_records, self.make_encoder(), is_shown=is_shown)
+        return self._lengths
+
     def train_dataloader(self) -> StepLoader:
         """Return the loader of training batches: right-padded, in an order that seed and epoch alone decide."""
         if not self.train_records:
@@ -139,6 +158,10 @@ class ConversationDataModule(LightningDataModule):
                 num_replicas=trainer.world_size if trainer else 1,
                 rank=trainer.global_rank if trainer else 0,
                 seed=self.seed,
+                grouping=self.grouping,
+                micro_batch_size=self.batch_size,
+                num_micro_batches=trainer.accumulate_grad_batches if trainer else 1,
+                lengths=self.measure_train_records,
             ),
             count_micro_batches=lambda: trainer.accumulate_grad_batches if trainer else 1,
             count_batches=lambda: trainer.num_training_batches if trainer else inf,
@@ -154,9 +177,14 @@ class ConversationDataModule(LightningDataModule):
 
     def _eval_loader(self, dataset: Dataset[Sample]) -> DataLoader[Sample]:
         side: Literal["left", "right"] = "left" if isinstance(dataset, QuestionDataset) else "right"
+        trainer, sampler, batch_size = self.trainer, None, self.eval_batch_size
+        if trainer and trainer.world_size > 1:
+            sampler = EachOnceSampler(dataset, num_replicas=trainer.world_size, rank=trainer.global_rank)
+            batch_size = sampler.fit_batch_size(batch_size)
         return DataLoader(
             dataset,
-            batch_size=self.eval_batch_size,
+            batch_size=batch_size,
+            sampler=sampler,
             collate_fn=self._collate(side),
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from llava_pl.data.image import ImageTransform, load_image
 from llava_pl.data.templates import TemplateName
-from llava_pl.data.tokenization import encode_conversation
+from llava_pl.data.tokenization import EncodedConversation, encode_conversation
 from llava_pl.types import IMAGE_SLOT, InputError, Question, Record, Sample, Turn
 
 if TYPE_CHECKING:
@@ -62,6 +62,17 @@ class SampleEncoder:
         except InputError as error:
             raise InputError(f"record {record.id!r}: {error}") from error
 
+    def count_tokens(self, record: Record) -> int:
+        """Return the length T of the sample of a record, without opening its pictures.
+
+        Raises:
+            InputError: The conversation cannot be encoded; the record is named.
+        """
+        try:
+            return len(self._encode_turns(record.turns, has_pictures=bool(record.images), is_prompt=False).input_ids)
+        except InputError as error:
+            raise InputError(f"record {record.id!r}: {error}") from error
+
     def encode_question(self, question: Question, picture: Image.Image | None) -> Sample:
         """Return a prompt to be answered, with the picture that is given; without one its image slot goes too.
 
@@ -80,19 +91,22 @@ class SampleEncoder:
         return load_image(self.image_folder / name, respect_exif=self.respect_exif)
 
     def _encode(self, name: str, turns: Sequence[Turn], pictures: list[Image.Image], *, is_prompt: bool) -> Sample:
-        encoded = encode_conversation(
-            turns,
-            self.tokenizer,
-            template=self.template,
-            num_image_tokens=self.num_image_tokens if pictures else 0,
-            max_length=None if is_prompt else self.max_length,
-            image_start_end=self.image_start_end,
-            is_prompt=is_prompt,
-        )
+        encoded = self._encode_turns(turns, has_pictures=bool(pictures), is_prompt=is_prompt)
         size = self.image_transform.image_size
         pixels = [self.image_transform(picture) for picture in pictures]
         pixel_values = torch.stack(pixels) if pixels else torch.empty(0, 3, size, size)
         return Sample(name, encoded.input_ids, encoded.labels, pixel_values)
+
+    def _encode_turns(self, turns: Sequence[Turn], *, has_pictures: bool, is_prompt: bool) -> EncodedConversation:
+        return encode_conversation(
+            turns,
+            self.tokenizer,
+            template=self.template,
+            num_image_tokens=self.num_image_tokens if has_pictures else 0,
+            max_length=None if is_prompt else self.max_length,
+            image_start_end=self.image_start_end,
+            is_prompt=is_prompt,
+        )
 
 
 class RecordDataset(Dataset[Sample]):

@@ -1,4 +1,6 @@
-"""Record to batch, in reading order: records, conversation, tokenization, image, dataset, collate, loader, datamodule.
+"""Record to batch, in reading order.
+
+Sources, records, store, conversation, tokenization, image, dataset, lengths, collate, loader, datamodule.
 
 There is no ``nn.Module`` in here. The public names are loaded when first used, so that reading a file of records does
 not import Lightning.
@@ -12,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
     from llava_pl.data.image import ImageTransform, load_image
+    from llava_pl.data.lengths import EncodedLengths
     from llava_pl.data.llama_tokenizer import load_tokenizer
     from llava_pl.data.records import read_records
+    from llava_pl.data.store import RecordStore
+    from llava_pl.data.store_cache import open_store
     from llava_pl.data.tokenization import encode_conversation
 
 _HOMES = {
@@ -23,11 +28,17 @@ _HOMES = {
     "load_image": "image",
     "load_tokenizer": "llama_tokenizer",
     "read_records": "records",
+    "RecordStore": "store",
+    "open_store": "store_cache",
+    "EncodedLengths": "lengths",
     "encode_conversation": "tokenization",
 }
 
 __all__ = [
     "read_records",
+    "RecordStore",
+    "open_store",
+    "EncodedLengths",
     "load_tokenizer",
     "encode_conversation",
     "load_image",

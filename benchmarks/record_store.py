@@ -111,7 +111,7 @@ def child(way: str, path: Path) -> None:
     records = open_records(way, path)
     read_length(records[0])
     seconds = time.perf_counter() - start
-    result = {"seconds": seconds, "peak": read_memory("status", "VmHWM"), "resident": read_memory("status", "VmRSS")}
+    result = {"seconds": seconds, "cpu": time.process_time(), "peak": read_memory("status", "VmHWM")}
     gc.collect()
     if way != "build":
         dirty, unshared = zip(*measure_workers(records), strict=True)
@@ -153,11 +153,14 @@ def main() -> None:
     def middle(way: str, name: str) -> float:
         return median(result[name] for result in rounds[way])
 
-    print("| way | to the first record, s | / json.load | peak memory, MiB | / json.load |\n" + "| --- " * 5 + "|")
+    print("| way | to the first record, s | / json.load | CPU, s | / json.load | peak memory, MiB | / json.load |")
+    print("| --- " * 7 + "|")
     for way, name in WAYS.items():
-        seconds, peak = middle(way, "seconds"), middle(way, "peak")
-        ratios = seconds / middle("load", "seconds"), peak / middle("load", "peak")
-        print(f"| {name} | {seconds:.2f} | {ratios[0]:.3f} | {peak:.0f} | {ratios[1]:.3f} |")
+        cells = [name]
+        for measure, digits in (("seconds", 2), ("cpu", 2), ("peak", 0)):
+            value = middle(way, measure)
+            cells += [f"{value:.{digits}f}", f"{value / middle('load', measure):.3f}"]
+        print(f"| {' | '.join(cells)} |")
     print("\n| four workers grow by, MiB | written | written or unshared |\n| --- | --- | --- |")
     for way in ("load", "reopen"):
         print(f"| {WAYS[way]} | {middle(way, 'dirty'):.0f} | {middle(way, 'unshared'):.0f} |")

@@ -7,7 +7,6 @@ which the rest of the package trusts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -96,17 +95,18 @@ def parse_fields(entry: Any, *, where: str) -> RecordFields:  # noqa: ANN401
     if not isinstance(entry, _OBJECT):
         raise RecordError(f"{where}: expected an object, found {describe(entry)}", "entry")
     name = entry.get("id")
-    if not isinstance(name, str | int) or isinstance(name, bool):
+    if not isinstance(name, (str, int)) or isinstance(name, bool):
         raise RecordError(f"{where}: field 'id': expected a string or an integer, found {describe(name)}", "id")
-    where = f"{where} (id {name!r})"
-    name = str(name)
-    if not _is_encodable(name):
-        raise RecordError(f"{where}: field 'id': holds a lone surrogate; repair the text", "surrogate")
-    images = _parse_images(entry.get("image"), where)
-    roles, texts = _parse_conversation(entry.get("conversations"), where)
-    if images:
-        _check_slots(roles, texts, images, where)
-    return RecordFields(name, images, roles, texts)
+    try:
+        if not _is_encodable(str(name)):
+            raise RecordError("field 'id': holds a lone surrogate; repair the text", "surrogate")
+        images = _parse_images(entry.get("image"))
+        roles, texts = _parse_conversation(entry.get("conversations"))
+        if images:
+            _check_slots(roles, texts, images)
+    except RecordError as error:
+        raise RecordError(f"{where} (id {name!r}): {error}", error.reason) from None
+    return RecordFields(str(name), images, roles, texts)
 
 
 def parse_turns(conversations: Any, *, where: str = "conversation") -> tuple[Turn, ...]:  # noqa: ANN401
@@ -115,40 +115,42 @@ def parse_turns(conversations: Any, *, where: str = "conversation") -> tuple[Tur
     Raises:
         RecordError: Not a non-empty list of ``{"from": "human" | "gpt", "value": text}``.
     """
-    return tuple(map(Turn, *_parse_conversation(conversations, where)))
+    try:
+        return tuple(map(Turn, *_parse_conversation(conversations)))
+    except RecordError as error:
+        raise RecordError(f"{where}: {error}", error.reason) from None
 
 
-def _parse_conversation(conversations: Any, where: str) -> tuple[list[Role], list[str]]:  # noqa: ANN401
+def _parse_conversation(conversations: Any) -> tuple[list[Role], list[str]]:  # noqa: ANN401
     if not isinstance(conversations, (list, Sequence)) or isinstance(conversations, str) or not conversations:
         found = describe(conversations)
-        raise RecordError(f"{where}: field 'conversations': expected a non-empty list, found {found}", "conversations")
+        raise RecordError(f"field 'conversations': expected a non-empty list, found {found}", "conversations")
     # All turns at once, because a data set has millions of them; one by one only to say which of them is wrong.
-    with suppress(LookupError, TypeError):
+    try:
         roles = [turn["from"] for turn in conversations]
         texts = [turn["value"] for turn in conversations]
-        if _ROLES.issuperset(roles) and _is_encodable("\n".join(texts)):
-            return roles, texts
-    turns = [_parse_turn(turn, where, index) for index, turn in enumerate(conversations)]
+        is_plain = _ROLES.issuperset(roles) and _is_encodable("\n".join(texts))
+    except (LookupError, TypeError):
+        is_plain = False
+    if is_plain:
+        return roles, texts
+    turns = [_parse_turn(turn, f"turn {index}") for index, turn in enumerate(conversations)]
     return [role for role, _ in turns], [text for _, text in turns]
 
 
-def _parse_turn(turn: Any, where: str, index: int) -> tuple[Role, str]:  # noqa: ANN401
+def _parse_turn(turn: Any, where: str) -> tuple[Role, str]:  # noqa: ANN401
     if isinstance(turn, Turn):
         return turn.role, turn.text
     if not isinstance(turn, _OBJECT):
-        found = describe(turn)
-        raise RecordError(f"{where}: turn {index}: expected an object with 'from' and 'value', found {found}", "turn")
+        raise RecordError(f"{where}: expected an object with 'from' and 'value', found {describe(turn)}", "turn")
     role, text = turn.get("from"), turn.get("value")
     if role not in ("human", "gpt"):
-        raise RecordError(f"{where}: turn {index}: field 'from': expected 'human' or 'gpt', found {role!r}", "role")
+        raise RecordError(f"{where}: field 'from': expected 'human' or 'gpt', found {role!r}", "role")
     if not isinstance(text, str):
-        found = describe(text)
-        raise RecordError(f"{where}: turn {index}: field 'value': expected a string, found {found}", "text")
+        raise RecordError(f"{where}: field 'value': expected a string, found {describe(text)}", "text")
     if not _is_encodable(text):
         raise RecordError(
-            f"{where}: turn {index}: field 'value': holds a lone surrogate, which no tokenizer can read; "
-            "repair the text",
-            "surrogate",
+            f"{where}: field 'value': holds a lone surrogate, which no tokenizer can read; repair the text", "surrogate"
         )
     return role, text
 
@@ -163,30 +165,28 @@ def _is_encodable(text: str) -> bool:
     return True
 
 
-def _parse_images(image: Any, where: str) -> tuple[str, ...]:  # noqa: ANN401
+def _parse_images(image: Any) -> tuple[str, ...]:  # noqa: ANN401
     images = () if image is None else (image,) if isinstance(image, str) else image
-    if not isinstance(images, list | tuple) or not all(isinstance(name, str) and name for name in images):
+    if not isinstance(images, (list, tuple)) or not all(isinstance(name, str) and name for name in images):
         found = describe(image)
-        raise RecordError(f"{where}: field 'image': expected a file name or a list of them, found {found}", "image")
-    if not all(map(_is_encodable, images)):
-        raise RecordError(f"{where}: field 'image': holds a lone surrogate; rename the file", "surrogate")
+        raise RecordError(f"field 'image': expected a file name or a list of them, found {found}", "image")
+    if not _is_encodable("".join(images)):
+        raise RecordError("field 'image': holds a lone surrogate; rename the file", "surrogate")
     return tuple(images)
 
 
-def _check_slots(roles: Sequence[Role], texts: Sequence[str], images: Sequence[str], where: str) -> None:
+def _check_slots(roles: Sequence[Role], texts: Sequence[str], images: Sequence[str]) -> None:
     num_slots = "\n".join(texts).count(IMAGE_SLOT)
     if num_slots != len(images):
         raise RecordError(
-            f"{where}: {num_slots} '{IMAGE_SLOT}' marks for {len(images)} images; expected one mark for each",
-            "image_slots",
+            f"{num_slots} '{IMAGE_SLOT}' marks for {len(images)} images; expected one mark for each", "image_slots"
         )
     for index, text in enumerate(texts):
         if IMAGE_SLOT not in text:
             continue
         if roles[index] == "gpt":
             raise RecordError(
-                f"{where}: turn {index}: an answer holds '{IMAGE_SLOT}'; only questions may show pictures",
-                "slot_in_answer",
+                f"turn {index}: an answer holds '{IMAGE_SLOT}'; only questions may show pictures", "slot_in_answer"
             )
         num_slots -= text.count(IMAGE_SLOT)
         if not num_slots:  # mostly so after the first turn

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from hashlib import blake2b, file_digest
+from hashlib import blake2b, file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +71,10 @@ def _stats(files: Sequence[Path]) -> list[list[Any]]:
 
 
 def _hash_files(files: Sequence[Path]) -> str:
-    digest = blake2b(digest_size=32)
+    digest = sha256()
     for file in files:
         with file.open("rb") as opened:
-            digest.update(file_digest(opened, lambda: blake2b(digest_size=32)).digest())
+            digest.update(file_digest(opened, sha256).digest())
     return digest.hexdigest()
 
 

@@ -4,6 +4,7 @@ Texts are read in pieces here as small as a byte: a border may fall into an esca
 """
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -74,6 +75,23 @@ def test_record_of_five_megabytes(tmp_path):
     path.write_text(json.dumps(entries))
     assert path.stat().st_size > 4_000_000
     assert list(read_entries(path, chunk_size=4096)) == entries
+
+
+@pytest.mark.parametrize("name", ["records.json", "records.jsonl"])
+def test_file_is_never_held_whole(tmp_path, name):
+    path = tmp_path / name
+    lines = [
+        json.dumps({"id": index, "conversations": [{"from": "gpt", "value": "a" * 1000}]}) for index in range(4000)
+    ]
+    path.write_text("[" + ",\n".join(lines) + "]" if name == "records.json" else "\n".join(lines))
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read_entries(path, chunk_size=2**14)) == 4000
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # 111 kB were seen, of 4.2 MB: the window, a chunk, and what the decoder keeps.
+    assert peak < path.stat().st_size / 10
 
 
 @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)

@@ -6,6 +6,8 @@ A build may be killed, may meet a full disk, or may run while others ask for the
 import json
 import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -138,6 +140,20 @@ def test_remains_of_a_killed_build_are_ignored_and_removed(source, cache):
     (path.with_name(f".{path.name}.building") / "manifest.json").unlink()
     assert ids(open_store(source, cache)) == ["a", "b"]
     assert visible(cache) == [path.name]
+
+
+def test_process_killed_within_a_build_leaves_no_lock_and_no_store(source, cache):
+    code = (
+        "import os, sys; from llava_pl.data import store_cache; "
+        "store_cache.read_entries = lambda *_, **settings: (os.kill(os.getpid(), 9) for _ in (1,)); "
+        "store_cache.open_store(*sys.argv[1:])"
+    )
+    result = subprocess.run([sys.executable, "-c", code, source, cache], cwd=Path(__file__).parents[2], check=False)
+    assert result.returncode == -9
+    assert [name.endswith(".building") for name in visible(cache)] == [True]
+    store = open_store(source, cache)
+    assert ids(store) == ["a", "b"]
+    assert visible(cache) == [store.path.name]
 
 
 @pytest.mark.parametrize("name", ["records.arrow", "manifest.json", "source_index.npy"])

@@ -206,7 +206,7 @@ def test_parquet_file_and_folder(tmp_path):
 
 
 def save_to_disk(folder: Path, *shards: pa.Table) -> Path:
-    """Write what `datasets` 4 writes: shards as Arrow streams, and a state that names them in order."""
+    """Write what `datasets` 5.2 writes: shards as Arrow streams, and a state that names them in order."""
     folder.mkdir()
     names = [f"data-{number:05d}-of-{len(shards):05d}.arrow" for number in range(len(shards))]
     for name, shard in zip(names, shards, strict=True):

@@ -41,9 +41,12 @@ def packed_sdpa(
         **options: As for transformers' "sdpa".
     """
     if sequence_lengths is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
-    rows = [tensor.split(list(sequence_lengths), dim=2) for tensor in (query, key, value)]
-    outputs = [sdpa_attention_forward(module, *parts, None, **options)[0] for parts in zip(*rows, strict=True)]
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    queries, keys, values = (torch.split(tensor, list(sequence_lengths), dim=2) for tensor in (query, key, value))
+    outputs = [
+        sdpa_attention_forward(module, q, k, v, None, **options)[0]
+        for q, k, v in zip(queries, keys, values, strict=True)
+    ]
     return torch.cat(outputs, dim=1), None
 
 
@@ -51,7 +54,7 @@ def packed_sdpa_mask(
     batch_size: int,
     q_length: int,
     kv_length: int,
-    *args: Any,  # noqa: ANN401  as for transformers' own
+    *,
     attention_mask: Tensor | None = None,
     local_size: int | None = None,
     **options: Any,  # noqa: ANN401  as for transformers' own
@@ -62,9 +65,7 @@ def packed_sdpa_mask(
     """
     if attention_mask is None and local_size is None and q_length == kv_length:
         return None
-    return sdpa_mask(
-        batch_size, q_length, kv_length, *args, attention_mask=attention_mask, local_size=local_size, **options
-    )
+    return sdpa_mask(batch_size, q_length, kv_length, attention_mask=attention_mask, local_size=local_size, **options)
 
 
 AttentionInterface.register(PACKED_SDPA, packed_sdpa)

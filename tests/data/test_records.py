@@ -4,11 +4,21 @@ One bad entry among 665,298 must be found from one line: file, index, id, field,
 """
 
 import json
+import pickle
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from llava_pl.data.records import parse_record, parse_turns, read_records
+from llava_pl.data.records import (
+    Reason,
+    RecordError,
+    RecordFields,
+    parse_fields,
+    parse_record,
+    parse_turns,
+    read_records,
+)
 from llava_pl.types import InputError, Record, Turn
 
 ASKED = Turn("human", "<image>\nWhat?")
@@ -207,3 +217,49 @@ def test_long_values_are_cut_short_and_stay_on_one_line():
     assert "\n" not in found
     assert found.endswith("found dict {'bytes': 'line\\nline\\nline\\nline\\nline\\...")
     assert len(found) < 200
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("text", "entry"),
+        (entry(id=1.5), "id"),
+        (entry(id="\udc00"), "surrogate"),
+        (entry(image=5), "image"),
+        (entry(image="\udc00.png"), "surrogate"),
+        (entry(conversations=[]), "conversations"),
+        (entry(conversations=["Hello"]), "turn"),
+        (entry(conversations=[{"from": "user", "value": "a"}]), "role"),
+        (entry(conversations=[{"from": {}, "value": "a"}]), "role"),
+        (entry(conversations=[{"from": "gpt", "value": None}]), "text"),
+        (entry(image=None, conversations=turns("a", "b\ud83d")), "surrogate"),
+        (entry(conversations=turns("a", "b")), "image_slots"),
+        (entry(conversations=turns("a", "<image>")), "slot_in_answer"),
+    ],
+)
+def test_reason_is_one_word_that_survives_a_process_border(value, reason):
+    with pytest.raises(RecordError) as caught:
+        parse_record(value, where="x.json: record 3")
+    found = pickle.loads(pickle.dumps(caught.value))
+    assert (found.reason, str(found)) == (reason, str(caught.value))
+    assert reason in get_args(Reason)
+
+
+def test_id_and_image_must_be_text_that_a_file_can_hold():
+    found = message(entry(id="\ud83d"))
+    assert found == "x.json: record 3 (id '\\ud83d'): field 'id': holds a lone surrogate; repair the text"
+    found = message(entry(image="\udcff.png"))
+    assert found == "x.json: record 3 (id 'a'): field 'image': holds a lone surrogate; rename the file"
+
+
+def test_fields_are_the_columns_of_a_record():
+    record = RecordFields("7", ("a.png",), ["human", "gpt"], ["<image>\nWhat?", "A dog."])
+    assert parse_fields(entry(id=7), where="x") == record
+
+
+def test_a_wrong_turn_is_named_whatever_comes_before_it():
+    """Turns are checked together first: an odd one must not hide which one is wrong."""
+    odd = [Turn("human", "<image>"), {"from": "gpt", "value": "caf\u00e9"}, {"from": "gpt", "value": 1}]
+    expected = "x.json: record 3 (id 'a'): turn 2: field 'value': expected a string, found int 1"
+    assert message(entry(conversations=odd)) == expected
+    assert parse_turns(odd[:2]) == (Turn("human", "<image>"), Turn("gpt", "caf\u00e9"))

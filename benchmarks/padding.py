@@ -21,7 +21,6 @@ from llava_pl.data.ordering import deal_packed, deal_rows, modality_length_order
 NUM_SAMPLES = 20_480
 GLOBAL_BATCH_SIZE = 128
 NUM_RANKS = 8
-TOKEN_BUDGET = 16_384
 SEEDS = (0, 1, 2)
 
 Steps = list[list[list[list[int]]]]
@@ -86,7 +85,10 @@ def measure(seed: int, micro_batch_size: int) -> dict[str, float]:
             padded,
         ),
         "balanced, packed": (
-            [deal_packed(batch, tokens, num_ranks=NUM_RANKS, token_budget=TOKEN_BUDGET) for batch in drawn],
+            [
+                deal_packed(batch, tokens, num_ranks=NUM_RANKS, num_micro_batches=num_micro_batches // NUM_RANKS)
+                for batch in drawn
+            ],
             packed,
         ),
     }

@@ -123,19 +123,22 @@ class Sample:
 
 
 class Batch(TypedDict, total=False):
-    """Padded samples; a plain dictionary, so that Lightning and torch can move and pin it.
+    """Padded or packed samples; a plain dictionary, so that Lightning and torch can move and pin it.
 
-    ``input_ids``, ``labels`` and ``attention_mask`` are int64 ``(B, T)``; ``pixel_values`` is float32 ``(N, C, H, W)``
-    with the pictures of all rows in order (N may be 0). Counts are plain integers, known without asking the device:
-    ``num_tokens`` attended and ``num_supervised`` positions of this micro batch, and ``num_step_supervised`` of all
-    micro batches on this rank that share its optimizer step (training only). ``questions`` is present in evaluation
-    only.
+    ``input_ids`` and ``labels`` are int64 ``(B, T)``, and so is ``attention_mask``, which padded rows have. A packed
+    row (B = 1) has ``position_ids`` int64 ``(1, T)`` and ``sequence_lengths`` in its place. ``pixel_values`` is float32
+    ``(N, C, H, W)`` with the pictures of all rows in order (N may be 0). Counts are plain integers, known without
+    asking the device: ``num_tokens`` attended and ``num_supervised`` positions of this micro batch, and
+    ``num_step_supervised`` of all micro batches on this rank that share its optimizer step (training only).
+    ``questions`` is present in evaluation only.
     """
 
     ids: list[str]
     input_ids: Tensor
     labels: Tensor
     attention_mask: Tensor
+    position_ids: Tensor
+    sequence_lengths: list[int]
     pixel_values: Tensor
     num_tokens: int
     num_supervised: int

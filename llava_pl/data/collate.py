@@ -28,16 +28,7 @@ def collate(
     Raises:
         InputError: A sample's pictures and image tokens do not match; it is named.
     """
-    for sample in samples:
-        expected, found = (
-            len(sample.pixel_values) * num_image_tokens,
-            int((sample.input_ids == IMAGE_TOKEN_INDEX).sum()),
-        )
-        if expected != found:
-            raise InputError(
-                f"sample {sample.id!r}: {found} image tokens for {len(sample.pixel_values)} pictures of "
-                f"{num_image_tokens}; expected {expected}"
-            )
+    check_images(samples, num_image_tokens)
     labels = _pad([sample.labels for sample in samples], IGNORE_INDEX, padding_side)
     batch = Batch(
         ids=[sample.id for sample in samples],
@@ -52,6 +43,24 @@ def collate(
     if questions:
         batch["questions"] = questions
     return batch
+
+
+def check_images(samples: Sequence[Sample], num_image_tokens: int) -> None:
+    """Check that each sample has the pictures that its image tokens need.
+
+    Raises:
+        InputError: A sample's pictures and image tokens do not match; it is named.
+    """
+    for sample in samples:
+        expected, found = (
+            len(sample.pixel_values) * num_image_tokens,
+            int((sample.input_ids == IMAGE_TOKEN_INDEX).sum()),
+        )
+        if expected != found:
+            raise InputError(
+                f"sample {sample.id!r}: {found} image tokens for {len(sample.pixel_values)} pictures of "
+                f"{num_image_tokens}; expected {expected}"
+            )
 
 
 def count_supervised(labels: Tensor) -> int:

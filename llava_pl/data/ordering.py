@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
-from itertools import count
-from math import ceil
 from typing import Literal
 
 import torch
@@ -167,54 +165,39 @@ def deal_rows(
 
 
 def deal_packed(
-    indices: Sequence[int], lengths: Sequence[int], *, num_ranks: int, token_budget: int
+    indices: Sequence[int], lengths: Sequence[int], *, num_ranks: int, num_micro_batches: int
 ) -> list[list[list[int]]]:
     """Return the micro batches of each rank for one global batch whose rows are packed without padding.
 
-    Samples are taken from long to short, each to the rank with the fewest tokens; a rank's samples go to its micro
-    batches in the same way. Guaranteed:
+    Samples are taken from long to short, each to the micro batch with the fewest tokens; of each R micro batches in a
+    row, from full to empty, every rank gets one, the fullest going to the rank with the fewest tokens so far.
+    Guaranteed:
 
-    * no micro batch holds more tokens than the budget, and none is empty;
-    * every rank has the same number of micro batches, so that no rank waits for one that never comes;
-    * the tokens of the fullest rank exceed those of any other by no more than its own shortest sample, and so do those
-      of its micro batches. Numbers of samples are not equal.
+    * every rank has the same number of micro batches, so that no rank waits for one that never comes; none is empty;
+    * the tokens of two micro batches differ by no more than the shortest sample of the fuller one, those of two ranks
+      by no more than the fullest and the emptiest micro batch differ. Numbers of samples are not equal.
 
     Args:
-        indices: Of the global batch; at least one for each rank.
-        lengths: One for each sample of the dataset.
+        indices: Of the global batch; at least one for each micro batch.
+        lengths: One for each sample of the dataset, at least 1.
         num_ranks: R.
-        token_budget: The most tokens of a micro batch.
+        num_micro_batches: Micro batches of each rank.
 
-    Raises:
-        InputError: There are fewer samples than ranks, or the budget allows no such division; three times the longest
-            sample always does.
-
-    >>> deal_packed([0, 1, 2, 3, 4], [70, 10, 20, 30, 50], num_ranks=2, token_budget=60)
-    Traceback (most recent call last):
-    llava_pl.types.InputError: token_budget: expected at least 70, the tokens of sample 0, found 60
-    >>> deal_packed([0, 1, 2, 3, 4], [70, 10, 20, 30, 50], num_ranks=2, token_budget=80)
-    [[[0], [2]], [[4], [3, 1]]]
+    >>> deal_packed([0, 1, 2, 3, 4, 5], [70, 10, 20, 30, 50, 60], num_ranks=2, num_micro_batches=2)
+    [[[0], [3, 2]], [[5], [4, 1]]]
     """
+    assert len(indices) >= num_ranks * num_micro_batches
     ranked = sorted(indices, key=lengths.__getitem__, reverse=True)
-    if len(ranked) < num_ranks:
-        raise InputError(f"a global batch of {len(ranked)} samples cannot be dealt to {num_ranks} devices")
-    if lengths[ranked[0]] > token_budget:
-        raise InputError(
-            f"token_budget: expected at least {lengths[ranked[0]]}, the tokens of sample {ranked[0]}, "
-            f"found {token_budget}"
-        )
-    ranks = _put_to_emptiest(ranked, lengths, num_ranks)
-    fullest = max(sum(lengths[index] for index in rank) for rank in ranks)
-    for num_micro_batches in count(max(1, ceil(fullest / token_budget))):
-        if num_micro_batches > min(map(len, ranks)):
-            break
-        dealt = [_put_to_emptiest(rank, lengths, num_micro_batches) for rank in ranks]
-        if all(sum(lengths[i] for i in rows) <= token_budget for rank in dealt for rows in rank):
-            return dealt
-    raise InputError(
-        f"token_budget: {token_budget} tokens are too few to deal {len(ranked)} samples of up to "
-        f"{lengths[ranked[0]]} tokens to {num_ranks} devices in equally many micro batches; raise it"
-    )
+    chunks = _put_to_emptiest(ranked, lengths, num_ranks * num_micro_batches)
+    chunks.sort(key=lambda chunk: sum(lengths[index] for index in chunk), reverse=True)
+    dealt: list[list[list[int]]] = [[] for _ in range(num_ranks)]
+    work = [0] * num_ranks
+    for start in range(0, len(chunks), num_ranks):
+        ranks = sorted(range(num_ranks), key=work.__getitem__)
+        for rank, chunk in zip(ranks, chunks[start : start + num_ranks], strict=True):
+            dealt[rank].append(chunk)
+            work[rank] += sum(lengths[index] for index in chunk)
+    return dealt
 
 
 def _put_to_emptiest(indices: Sequence[int], lengths: Sequence[int], num_chunks: int) -> list[list[int]]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, DistributedSampler
 
-from llava_pl.data.ordering import Grouping, deal_rows, length_order, modality_length_order, shuffled_order
+from llava_pl.data.ordering import Grouping, deal_packed, deal_rows, length_order, modality_length_order, shuffled_order
 from llava_pl.types import InputError
 
 
@@ -64,10 +64,7 @@ class ResumableSampler(DistributedSampler[int]):
         self._measure = lengths
 
     def __iter__(self) -> Iterator[int]:
-        order = self._draw()
-        while len(order) < self.total_size:
-            order += order[: self.total_size - len(order)]
-        return self._go_through(order, self.start)
+        return self._go_through(self._fill(self._draw()), self.start)
 
     @cached_property
     def lengths(self) -> Sequence[int]:
@@ -90,6 +87,12 @@ class ResumableSampler(DistributedSampler[int]):
         draw = length_order if self.grouping == "length" else modality_length_order
         return draw(self.lengths, self.micro_batch_size, self.num_replicas * self.num_micro_batches, generator)
 
+    def _fill(self, order: list[int]) -> list[int]:
+        """Return the order with its first samples repeated at its end, so that ranks share it equally."""
+        while len(order) < self.total_size:
+            order += order[: self.total_size - len(order)]
+        return order
+
     def _go_through(self, order: Sequence[int], start: int) -> Iterator[int]:
         # Only a balanced deal looks at a whole step; the others are the same for one micro batch after the other.
         size = self.micro_batch_size * (self.num_micro_batches if self.grouping == "balanced" else 1)
@@ -106,6 +109,28 @@ class ResumableSampler(DistributedSampler[int]):
             return dealt[self.rank]
         size = len(shared) // self.num_replicas
         return shared[self.rank * size : (self.rank + 1) * size]
+
+
+class PackedSampler(ResumableSampler):
+    """The micro batches of one rank for packed rows: lists of indices of any length, ``start`` of which are done.
+
+    A loader's batch sampler. The global batches are those of `ResumableSampler` with the same grouping, "none" and
+    "balanced" being one: a packed deal is always balanced. Every rank gets as many micro batches as with padded rows.
+    """
+
+    def __len__(self) -> int:
+        return ceil(self.num_samples / self.micro_batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]  # torch's type promises single indices
+        order = self._fill(self._draw())
+        size = self.micro_batch_size * self.num_micro_batches * self.num_replicas
+        first_batch, done = divmod(self.start, self.num_micro_batches)
+        for first in range(first_batch * size, len(order), size):
+            shared = order[first : first + size]
+            num_micro_batches = ceil(len(shared) / self.num_replicas / self.micro_batch_size)
+            dealt = deal_packed(shared, self.lengths, num_ranks=self.num_replicas, num_micro_batches=num_micro_batches)
+            yield from dealt[self.rank][done:]
+            done = 0
 
 
 class EachOnceSampler(DistributedSampler[int]):

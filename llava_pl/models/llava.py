@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +87,7 @@ class LlavaModel(nn.Module):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        sequence_lengths: Sequence[int] | None = None,
     ) -> LlavaOutput:
         """Return the loss when labels are given, the logits of all positions when they are not.
 
@@ -95,6 +97,8 @@ class LlavaModel(nn.Module):
             attention_mask: int64 or bool ``(B, T)``, zero at padding, on either side; None when there is none.
             position_ids: int64 ``(B, T)``; counted over the attended positions when None.
             labels: int64 ``(B, T)``, IGNORE_INDEX where nothing is supervised.
+            sequence_lengths: Positions of each sequence of a packed row, whose `position_ids` restart; None when rows
+                are not packed.
 
         Raises:
             ValueError: Image tokens and pictures do not match.
@@ -102,7 +106,7 @@ class LlavaModel(nn.Module):
         inputs_embeds = self.embed(input_ids, pixel_values)
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-        hidden = self.decoder.hidden_states(inputs_embeds, attention_mask, position_ids)
+        hidden = self.decoder.hidden_states(inputs_embeds, attention_mask, position_ids, sequence_lengths)
         if labels is None:
             return LlavaOutput(logits=self.decoder.logits(hidden))
         return LlavaOutput(loss_output=supervised_loss(hidden, labels, self.decoder.logits))

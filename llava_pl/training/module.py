@@ -130,8 +130,10 @@ class LlavaModule(LightningModule):
         output = self.model(
             input_ids=batch["input_ids"],
             pixel_values=batch["pixel_values"],
-            attention_mask=batch["attention_mask"],
+            attention_mask=batch.get("attention_mask"),
+            position_ids=batch.get("position_ids"),
             labels=batch["labels"],
+            sequence_lengths=batch.get("sequence_lengths"),
         )
         return cast("LossOutput", output.loss_output)
 

@@ -1,6 +1,5 @@
 """Guards: a sample that an epoch leaves out or shows twice, and devices that wait longer than is promised."""
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +12,6 @@ from llava_pl.data.ordering import (
     shuffled_order,
     spread_evenly,
 )
-from llava_pl.types import InputError
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=90)
 
@@ -95,36 +93,21 @@ def test_rows_keep_their_promises(lengths, num_ranks, size):
         assert sum(map(sum, work)) == size * sum(ranked[::size])
 
 
-def test_packs_are_dealt_longest_first():
-    lengths = [8, 7, 6, 5, 4]
-    assert deal_packed(range(5), lengths, num_ranks=2, token_budget=17) == [[[0, 3, 4]], [[1, 2]]]
-    assert deal_packed(range(5), lengths, num_ranks=2, token_budget=13) == [[[0], [3, 4]], [[1], [2]]]
+def test_packs_are_even():
+    lengths = [10, 8, 5, 4, 3]
+    assert deal_packed(range(5), lengths, num_ranks=2, num_micro_batches=1) == [[[1, 2, 4]], [[0, 3]]]
+    assert deal_packed(range(5), lengths, num_ranks=2, num_micro_batches=2) == [[[0], [2]], [[1], [3, 4]]]
 
 
-@given(lengths=LENGTHS, num_ranks=st.integers(1, 5), budget=st.integers(60, 400))
-def test_packs_keep_their_promises(lengths, num_ranks, budget):
-    try:
-        dealt = deal_packed(range(len(lengths)), lengths, num_ranks=num_ranks, token_budget=budget)
-    except InputError:
-        assert len(lengths) < num_ranks or budget < 3 * max(lengths)
-        return
+@given(lengths=LENGTHS, num_ranks=st.integers(1, 5), num_micro_batches=st.integers(1, 4))
+def test_packs_keep_their_promises(lengths, num_ranks, num_micro_batches):
+    lengths = lengths * num_ranks * num_micro_batches
+    dealt = deal_packed(range(len(lengths)), lengths, num_ranks=num_ranks, num_micro_batches=num_micro_batches)
     assert sorted(flat(flat(dealt))) == list(range(len(lengths)))
-    assert len({len(rank) for rank in dealt}) == 1
-    assert all(rows and sum(lengths[i] for i in rows) <= budget for rank in dealt for rows in rank)
-    for parts in ([flat(rank) for rank in dealt], *dealt):
-        tokens = [sum(lengths[i] for i in part) for part in parts]
-        fullest = parts[tokens.index(max(tokens))]
-        assert max(tokens) - min(tokens) <= min(lengths[i] for i in fullest)
-
-
-@pytest.mark.parametrize(
-    ("lengths", "budget", "message"),
-    [
-        ([5], 9, "a global batch of 1 samples cannot be dealt to 2 devices"),
-        ([5, 10], 9, "token_budget: expected at least 10, the tokens of sample 1, found 9"),
-        ([9, 5, 5], 9, "token_budget: 9 tokens are too few to deal 3 samples of up to 9 tokens to 2 devices"),
-    ],
-)
-def test_deals_that_cannot_be(lengths, budget, message):
-    with pytest.raises(InputError, match=message):
-        deal_packed(range(len(lengths)), lengths, num_ranks=2, token_budget=budget)
+    assert [len(rank) for rank in dealt] == [num_micro_batches] * num_ranks
+    packs = flat(dealt)
+    tokens = [sum(lengths[i] for i in pack) for pack in packs]
+    fullest = packs[tokens.index(max(tokens))]
+    assert max(tokens) - min(tokens) <= min(lengths[i] for i in fullest)
+    work = [sum(lengths[i] for i in flat(rank)) for rank in dealt]
+    assert max(work) - min(work) <= max(tokens) - min(tokens)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DistributedSampler
 
-from llava_pl.data.sampler import EachOnceSampler, ResumableSampler
+from llava_pl.data.sampler import EachOnceSampler, PackedSampler, ResumableSampler
 from llava_pl.types import InputError
 
 LENGTHS = [4, -9, 2, 7, -1, 5, 8, -3, 6, 10]
@@ -159,3 +159,33 @@ def test_batch_size_gives_equally_many_batches(num, world, most):
 def test_fewer_samples_than_devices():
     with pytest.raises(InputError, match="data: 2 samples to evaluate on 3 devices; expected at least one for each"):
         EachOnceSampler(range(2), num_replicas=3, rank=0)
+
+
+def packs(epoch=0, start=0, rank=0, world=1, num=50, size=2, num_micro_batches=3):
+    lengths = [LENGTHS[i % 10] if LENGTHS[i % 10] > 0 else 1 for i in range(num)]
+    sampler = PackedSampler(
+        range(num), num_replicas=world, rank=rank, seed=3, grouping="balanced", micro_batch_size=size,
+        num_micro_batches=num_micro_batches, lengths=lambda: lengths,
+    )  # fmt: skip
+    sampler.set_epoch(epoch)
+    sampler.start = start
+    found = list(sampler)
+    assert len(found) == len(sampler) - start
+    return found
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_packs_hold_the_global_batches_of_the_shuffle(world):
+    ranks = [packs(rank=rank, world=world) for rank in range(world)]
+    assert len({len(rank) for rank in ranks}) == 1
+    whole = [
+        sorted(i for rank in ranks for pack in rank[at : at + 3] for i in pack) for at in range(0, len(ranks[0]), 3)
+    ]
+    assert whole == global_batches("none", world, 2, 3, 50)
+
+
+@given(start=st.integers(0, 25), rank=st.integers(0, 1), epoch=st.integers(0, 2))
+def test_packs_can_be_entered_anywhere(start, rank, epoch):
+    whole = packs(epoch, rank=rank, world=2)
+    start = min(start, len(whole))
+    assert packs(epoch, start=start, rank=rank, world=2) == whole[start:]

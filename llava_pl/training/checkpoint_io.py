@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -39,7 +39,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb", buffering=0) as file:
                 hashing = _HashingFile(file)
-                torch.save(checkpoint, hashing)
+                torch.save(checkpoint, cast("IO[bytes]", hashing))
                 os.fsync(file.fileno())
             # An older manifest under this name would condemn the new file if the process died between the two.
             manifest_path(path).unlink(missing_ok=True)
@@ -51,14 +51,18 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 step=checkpoint.get("global_step"),
             )
             sync_folder(path.parent)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
+            # Leaving torch's archive after an error raises another one about its own books.
+            cause = error if isinstance(error, OSError) else error.__context__
             temporary.unlink(missing_ok=True)
+            if not isinstance(cause, OSError):
+                raise cause or error from None
             raise InputError(
-                f"checkpoint: {path}: cannot be written: {error.strerror}; older checkpoints are as they were, make "
+                f"checkpoint: {path}: cannot be written: {cause.strerror}; older checkpoints are as they were, make "
                 "room and resume with --ckpt_path last"
             ) from error
 
-    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # noqa: ANN401
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
         """Read a checkpoint after checking its bytes.
 
         Raises:

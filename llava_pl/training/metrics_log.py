@@ -28,9 +28,13 @@ class MetricsLog(CSVLogger):
     @property
     def experiment(self) -> Any:  # noqa: ANN401  a dummy on other ranks than the first
         """The file."""
-        if self._experiment is None and rank_zero_only.rank == 0:
-            self._experiment = _MetricsFile(self.log_dir)
+        if self._experiment is None:
+            self._open()
         return super().experiment
+
+    @rank_zero_only
+    def _open(self) -> None:
+        self._experiment = _MetricsFile(self.log_dir)
 
     @property
     def num_rows(self) -> int:

@@ -1,10 +1,11 @@
 """Guards: a run that was killed goes on as another run than the one that was not.
 
-Everything is compared to the last bit: weights, optimizer, schedule, counters, position in the data, logged numbers. The
-decoder has dropout in its attention, so that a random state that is off by one draw shows in the next loss.
+Everything is compared to the last bit: weights, optimizer, schedule, counters, position in the data, logged numbers.
+The decoder has dropout in its attention, so that a random state that is off by one draw shows in the next loss.
 """
 
 import csv
+import errno
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from PIL import Image
 from llava_pl.cli import main
 from llava_pl.ledger_file import verify_ledger
 from llava_pl.run_folder import RUN_DIR_VARIABLE
+from llava_pl.training import checkpoint_io
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NUM_RECORDS = 14
@@ -173,6 +175,30 @@ def test_killed_at_any_micro_batch(root, accumulate):
         assert_same_run(run, "whole")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("--trainer.max_epochs", "null", "--trainer.max_steps", "STEPS"),
+        ("--data.init_args.val_records", "val.json"),
+    ],
+    ids=["epochs", "steps", "validation"],
+)
+def test_killed_at_every_micro_batch(root, words, accumulate, workers):
+    words = [word.replace("STEPS", str({1: 14, 3: 6}[accumulate])) for word in words]
+    words += ["--trainer.accumulate_grad_batches", str(accumulate)]
+    fit(*words, run="whole")
+    words += ["--data.init_args.num_workers", str(workers)]
+    for batch in range(2 * accumulate + 1, 14):
+        run = f"killed-{batch}"
+        assert fit(*words, run=run, batch=batch) == 137
+        assert fit(*words, "--ckpt_path", "last", run=run) == 0
+        assert_same_run(run, "whole")
+
+
 VALIDATES = ("--data.init_args.val_records", "val.json", "--trainer.val_check_interval", "3")
 """After the micro batches 3 and 6 of each epoch: within it, and not at its end."""
 
@@ -217,7 +243,7 @@ def test_a_run_is_continued_in_its_folder(root):
     assert main([*words, "--trainer.max_steps", "9", "--ckpt_path", "last"]) == 0
     (run,) = (root / "runs" / "run").iterdir()
     assert [int(row["step"]) for row in rows(run)] == list(range(9))
-    assert [len(name) for name in [sorted(p.name for p in run.glob("config*.yaml"))]] == [2]
+    assert sorted(path.name for path in run.glob("config*.yaml")) == ["config-1.yaml", "config.yaml"]
     assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_steps"] == 3
     assert [(r.num_repeated, r.num_missing) for r in verify_ledger(run)] == [(0, 0), (0, NUM_RECORDS - 4)]
 
@@ -260,6 +286,29 @@ def test_a_damaged_checkpoint_is_passed_over(root):
     last.write_bytes(data)
     with pytest.warns(UserWarning, match=r"step=14.ckpt is damaged .its bytes are not.*; going on with .*step=12.ckpt"):
         assert fit("--ckpt_path", "last") == 0
+    assert_same_run("run", "whole")
+
+
+def test_a_full_disk_is_one_line_and_costs_no_checkpoint(root, capsys, monkeypatch):
+    class FullDisk(checkpoint_io._HashingFile):
+        num_files = 0
+
+        def __init__(self, file):
+            super().__init__(file)
+            FullDisk.num_files += 1
+
+        def write(self, data):
+            if FullDisk.num_files == 3 and self.num_bytes > 10_000:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    fit(run="whole")
+    monkeypatch.setattr(checkpoint_io, "_HashingFile", FullDisk)
+    assert fit() == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("llava-pl: error: checkpoint: ")
+    assert "step=6.ckpt: cannot be written: No space left on device; older checkpoints are as they were" in line
+    assert fit("--ckpt_path", "last") == 0
     assert_same_run("run", "whole")
 
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from llava_pl.data.sampler import ResumableSampler
-from llava_pl.types import Batch, Sample
+from llava_pl.types import Batch, InputError, Sample
 
 
 class StepLoader(DataLoader[Sample]):
@@ -75,12 +75,25 @@ class StepLoader(DataLoader[Sample]):
         return int(min(self.count_micro_batches(), left)) if left > 0 else self.count_micro_batches()
 
     def state_dict(self) -> dict[str, int]:
-        """Return the position: the epoch, and how many of its batches are done."""
-        return self._resume_at or {"epoch": self._epoch, "num_done": self._num_done}
+        """Return the position: the epoch, how many of its batches are done, and how many samples a batch has."""
+        return self._resume_at or {"epoch": self._epoch, "num_done": self._num_done, "batch_size": self._world_batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the batches that were done."""
+        """Go on after the batches that were done.
+
+        Raises:
+            InputError: Batches had another size, so that their number says nothing about the samples that were seen.
+        """
+        if state.get("batch_size", self._world_batch) != self._world_batch:
+            raise InputError(
+                f"data.batch_size: {self._world_batch} samples a batch over all devices, but the checkpoint was made "
+                f"with {state['batch_size']}; resume with as many, or start anew with --model.init_from"
+            )
         self._resume_at = dict(state)
+
+    @property
+    def _world_batch(self) -> int:
+        return (self.batch_size or 1) * int(getattr(self.sampler, "num_replicas", 1))
 
 
 def ignore_signals(_: int) -> None:

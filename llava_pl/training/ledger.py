@@ -31,6 +31,8 @@ class Ledger(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the file of this rank where the run goes on."""
+        if getattr(trainer, "fast_dev_run", False):
+            return
         loader: Any = trainer.train_dataloader
         path = ledger_path(self._run_dir, trainer.global_rank)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
-"""When a run is saved, and how it ends when it is told to.
+"""When a run is saved.
 
-In: the settings of the run, signals. Out: ``checkpoints/step=N.ckpt``, the newest few, and the link ``last.ckpt``.
+In: the settings of the run, a request to stop. Out: ``checkpoints/step=N.ckpt``, the newest few, and the link
+``last.ckpt``.
 
 A checkpoint is taken where an optimizer step is complete: in the midst of one, gradients of some micro batches would be
 lost. Where validation follows a step it is taken just before, in a state that makes the resumed run validate; at the
@@ -10,9 +11,6 @@ end of an epoch it is taken after everything.
 from __future__ import annotations
 
 import re
-import signal
-import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from llava_pl.training.metrics_log import MetricsLog
+from llava_pl.training.stopping import StopRequest
 from llava_pl.types import Batch
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""What a cluster sends before it kills; SLURM lets the user choose the second."""
 
 OWN_NAME = re.compile(r"step=\d+\.ckpt")
 
@@ -61,26 +57,23 @@ class RunCheckpoint(Checkpoint):
         self._every_n_steps = None if is_only_for_stops else every_n_steps
         self._every_seconds = None if is_only_for_stops or every_minutes is None else 60 * every_minutes
         self._num_kept = num_kept
-        self._resume_command = resume_command
+        self._stop = StopRequest(resume_command)
         self._is_continued = is_continued
         self._is_only_for_stops = is_only_for_stops
         self._own: set[str] = set()
         self._saved_at = 0.0
+        self._is_trial = False
         self._is_due = False
         self._is_before_validation = False
-        self._stop_signal: int | None = None
         self._num_metric_rows: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen to signals, and go back in the log to where the checkpoint was taken."""
+        self._is_trial = bool(getattr(trainer, "fast_dev_run", False))
+        if self._is_trial:
+            return
         self._saved_at = time.monotonic()
-        # Lightning would end after a micro batch, with status 0, and save nothing.
-        if trainer.received_sigterm:
-            self._stop_signal = signal.SIGTERM
-            trainer._signal_connector.received_sigterm = False
-        if threading.current_thread() is threading.main_thread():
-            for number in STOP_SIGNALS:
-                signal.signal(number, self._note_signal)
+        self._stop.listen(trainer)
         if self._num_metric_rows is not None and (log := _metrics_log(trainer)):
             log.cut(self._num_metric_rows)
         validation = trainer.fit_loop.epoch_loop.val_loop
@@ -91,10 +84,6 @@ class RunCheckpoint(Checkpoint):
                 path.unlink()
             if self._is_continued:
                 self._own = {path.name for path in self._folder.iterdir() if OWN_NAME.fullmatch(path.name)}
-
-    def _note_signal(self, number: int, _: Any) -> None:  # noqa: ANN401
-        # Nothing but a note: whatever runs now, a save perhaps, is finished first. Another signal changes nothing.
-        self._stop_signal = self._stop_signal or number
 
     def on_train_batch_end(
         self,
@@ -108,17 +97,15 @@ class RunCheckpoint(Checkpoint):
         loop = trainer.fit_loop.epoch_loop
         if loop._should_accumulate():
             return
-        is_time, is_stopping = self._agree(trainer, self._is_time(trainer), self._stop_signal is not None)
+        is_time, is_stopping = self._agree(trainer, self._is_time(trainer), self._stop.is_made)
         self._is_due = self._is_due or is_time or is_stopping or self._is_cut_short(trainer)
-        fetcher = trainer.fit_loop._data_fetcher
-        validates = fetcher is not None and loop._should_check_val_fx(fetcher)
-        if not self._is_due or validates or loop.batch_progress.is_last_batch:
+        if not self._is_due or loop.batch_progress.is_last_batch or self._validates(trainer):
             return  # later hooks see to it, in a state that Lightning can resume
         if log := _metrics_log(trainer):
             log.write_ahead(trainer)
         self._save(trainer)
         if is_stopping:
-            self._stop(trainer)
+            self._stop.obey(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if it is time: a validation may be long."""
@@ -128,7 +115,7 @@ class RunCheckpoint(Checkpoint):
         if self._is_due or is_stopping:
             self._save_before_validation(trainer)
         if is_stopping:
-            self._stop(trainer)
+            self._stop.obey(trainer)
 
     def on_validation_batch_end(
         self,
@@ -141,9 +128,9 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         """Stop if asked to; the resumed run validates from the beginning."""
         # Ranks may have different numbers of batches here, so that they cannot ask each other.
-        if trainer.world_size == 1 and self._stop_signal and trainer.state.fn == "fit" and not trainer.sanity_checking:
+        if trainer.world_size == 1 and self._stop.is_made and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._save_before_validation(trainer)
-            self._stop(trainer)
+            self._stop.obey(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save, and stop if asked to."""
@@ -151,7 +138,7 @@ class RunCheckpoint(Checkpoint):
         if (is_stopping or not self._is_only_for_stops) and not self._is_cut_short(trainer):
             self._save(trainer)
         if is_stopping:
-            self._stop(trainer)
+            self._stop.obey(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say after Ctrl-C how to go on."""
@@ -160,7 +147,7 @@ class RunCheckpoint(Checkpoint):
             and trainer.is_global_zero
             and (self._folder / "last.ckpt").exists()
         ):
-            self._say_how_to_resume()
+            self._stop.say_how_to_resume()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Mark the validation that follows as entered; otherwise Lightning takes it for done."""
@@ -181,6 +168,15 @@ class RunCheckpoint(Checkpoint):
             return True
         return self._every_seconds is not None and time.monotonic() - self._saved_at >= self._every_seconds
 
+    @staticmethod
+    def _validates(trainer: Trainer) -> bool:
+        """Whether a validation follows this step, and has anything to do."""
+        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+        if fetcher is None or not loop._should_check_val_fx(fetcher):
+            return False
+        loop.val_loop.setup_data()
+        return not loop.val_loop.skip
+
     def _is_cut_short(self, trainer: Trainer) -> bool:
         """Whether training ends within an epoch; saved as its end, the rest of it would be lost to a longer run."""
         loop = trainer.fit_loop.epoch_loop
@@ -188,7 +184,7 @@ class RunCheckpoint(Checkpoint):
         return is_over and not self._is_only_for_stops and not loop.batch_progress.is_last_batch
 
     def _is_stopping(self, trainer: Trainer) -> bool:
-        return self._agree(trainer, self._stop_signal is not None)[0]
+        return self._agree(trainer, self._stop.is_made)[0]
 
     @staticmethod
     def _agree(trainer: Trainer, *wishes: bool) -> list[bool]:
@@ -204,6 +200,8 @@ class RunCheckpoint(Checkpoint):
         self._is_before_validation = False
 
     def _save(self, trainer: Trainer) -> None:
+        if self._is_trial:
+            return
         log = _metrics_log(trainer)
         self._num_metric_rows = log.num_rows if log else None
         path = self._folder / f"step={trainer.global_step}.ckpt"
@@ -225,17 +223,6 @@ class RunCheckpoint(Checkpoint):
         for name in self._own - set(past[-self._num_kept :]):
             trainer.strategy.remove_checkpoint(self._folder / name)
             self._own.remove(name)
-
-    def _stop(self, trainer: Trainer) -> None:
-        number = signal.Signals(self._stop_signal or signal.SIGTERM)
-        if trainer.is_global_zero:
-            sys.stderr.write(f"llava-pl: stopped by {number.name} after step {trainer.global_step}, which is saved\n")
-            self._say_how_to_resume()
-        raise SystemExit(128 + number)
-
-    def _say_how_to_resume(self) -> None:
-        if self._resume_command:
-            sys.stderr.write(f"llava-pl: resume with: {self._resume_command}\n")
 
 
 def _metrics_log(trainer: Trainer) -> MetricsLog | None:

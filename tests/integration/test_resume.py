@@ -353,3 +353,27 @@ def test_sigterm_to_a_whole_process_group_with_workers(root):
     assert "resume with: llava-pl fit" in error
     assert fit(*words, "--ckpt_path", "last") == 0
     assert_same_run("run", "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_two_processes(root, number):
+    """SIGTERM reaches the first one alone, and both stop after the same step."""
+    words = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "3")
+    whole = start(*words, run="whole")
+    assert whole.wait(timeout=200) == 0
+    source = (root / "assassin.py").read_text()
+    where = "if trainer.global_rank == 0 and self.seen - 1 == self.batch:"
+    source = source.replace("if self.seen - 1 == self.batch:", where)
+    if number == signal.SIGKILL:
+        source = source.replace("os.kill(os.getpid(), ", "os.killpg(os.getpgid(0), ")
+    (root / "assassin.py").write_text(source)
+    process = start(*words, batch=6, number=int(number))
+    _, error = process.communicate(timeout=200)
+    assert process.returncode == {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143}[number], error
+    again = start(*words, "--ckpt_path", "last")
+    _, error = again.communicate(timeout=200)
+    assert again.returncode == 0, error
+    assert differences(load("run"), load("whole")) == []
+    assert rows("run") == rows("whole")
+    assert [(r.num_seen, r.num_padding, r.is_good) for r in verify_ledger("run")] == [(NUM_RECORDS, 0, True)] * 3

@@ -51,6 +51,16 @@ def test_by_the_clock(fit, tmp_path):
     assert fit(RunCheckpoint(tmp_path, every_minutes=0, num_kept=3)) == [6, 7, 8]
 
 
+def test_nothing_is_kept_of_a_trial(fit, tmp_path):
+    assert fit(RunCheckpoint(tmp_path, every_n_steps=1), fast_dev_run=True) == []
+
+
+def test_a_validation_without_data_does_not_keep_a_step_from_being_saved(fit, tmp_path, monkeypatch):
+    monkeypatch.setattr(Module, "validation_step", lambda *_: None, raising=False)
+    monkeypatch.setattr(Module, "val_dataloader", lambda _: [])
+    assert fit(RunCheckpoint(tmp_path, every_n_steps=2, num_kept=9), val_check_interval=1) == [2, 4, 6, 8]
+
+
 def test_other_files_are_left_alone(fit, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     for name in ("best.ckpt", "step=1.ckpt", ".step=5.ckpt.tmp"):

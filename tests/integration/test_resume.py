@@ -313,7 +313,11 @@ def test_a_full_disk_is_one_line_and_costs_no_checkpoint(root, capsys, monkeypat
 
 
 def test_ctrl_c_says_how_to_go_on(root, capsys):
-    assert fit(batch=5, number=int(signal.SIGINT)) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        assert fit(batch=5, number=int(signal.SIGINT)) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     error = capsys.readouterr().err
     assert "llava-pl: resume with: llava-pl fit --config config.yaml" in error
     assert error.endswith("llava-pl: interrupted\n")

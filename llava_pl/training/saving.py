@@ -25,9 +25,6 @@ from llava_pl.types import Batch
 
 OWN_NAME = re.compile(r"step=\d+\.ckpt")
 
-VALIDATION_AHEAD = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-"""Lightning's progress of a validation that was entered and has done nothing: it is then run from its beginning."""
-
 
 class RunCheckpoint(Checkpoint):
     """Saves a run on the way, at the end of each epoch, and when SIGTERM or SIGUSR1 asks it to stop.
@@ -65,6 +62,7 @@ class RunCheckpoint(Checkpoint):
         self._is_trial = False
         self._is_due = False
         self._is_before_validation = False
+        self._num_validated = 0
         self._num_metric_rows: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -78,7 +76,7 @@ class RunCheckpoint(Checkpoint):
             log.cut(self._num_metric_rows)
         validation = trainer.fit_loop.epoch_loop.val_loop
         if validation.restarted_mid_evaluation:
-            validation.batch_progress.reset()
+            validation.batch_progress.total.reset_on_restart()
         if trainer.is_global_zero:
             for path in self._folder.glob(".*.tmp"):  # of a save that was killed
                 path.unlink()
@@ -111,6 +109,7 @@ class RunCheckpoint(Checkpoint):
         """Save if it is time: a validation may be long."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
+        self._num_validated = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.completed
         is_stopping = self._is_stopping(trainer)
         if self._is_due or is_stopping:
             self._save_before_validation(trainer)
@@ -153,7 +152,7 @@ class RunCheckpoint(Checkpoint):
         """Mark the validation that follows as entered; otherwise Lightning takes it for done."""
         if self._is_before_validation:
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
-            progress.update(total=dict(VALIDATION_AHEAD), current=dict(VALIDATION_AHEAD), is_last_batch=False)
+            progress.update(total=_entered(self._num_validated), current=_entered(0), is_last_batch=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Return how long the log was."""
@@ -223,6 +222,11 @@ class RunCheckpoint(Checkpoint):
         for name in self._own - set(past[-self._num_kept :]):
             trainer.strategy.remove_checkpoint(self._folder / name)
             self._own.remove(name)
+
+
+def _entered(num_done: int) -> dict[str, int]:
+    """Return Lightning's counters of a batch that was begun: it then does this one again, the first of a validation."""
+    return {"ready": num_done + 1, "started": num_done + 1, "processed": num_done, "completed": num_done}
 
 
 def _metrics_log(trainer: Trainer) -> MetricsLog | None:

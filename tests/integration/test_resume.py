@@ -218,7 +218,7 @@ def test_killed_around_a_validation(root, at):
     [
         (("--trainer.accumulate_grad_batches", "3"), {"batch": 4}, signal.SIGTERM, 2),  # within the second step
         (("--trainer.accumulate_grad_batches", "3"), {"batch": 6}, signal.SIGUSR1, 3),  # in the last one of an epoch
-        (VALIDATES, {"validation": 4}, signal.SIGTERM, 6),
+        (VALIDATES, {"validation": 10}, signal.SIGTERM, 13),  # in the last one, so that its counters stay to the end
         (VALIDATES, {"batch": 2}, signal.SIGTERM, 3),  # a validation follows
         (("--data.init_args.val_records", "val.json"), {"validation": 1}, signal.SIGTERM, 7),  # at the end of an epoch
     ],
@@ -246,6 +246,13 @@ def test_a_run_is_continued_in_its_folder(root):
     assert sorted(path.name for path in run.glob("config*.yaml")) == ["config-1.yaml", "config.yaml"]
     assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_steps"] == 3
     assert [(r.num_repeated, r.num_missing) for r in verify_ledger(run)] == [(0, 0), (0, NUM_RECORDS - 4)]
+
+
+def test_a_finished_run_stays_as_it_is(root):
+    fit("--trainer.max_epochs", "1")
+    before = {path: path.read_bytes() for path in sorted((root / "run").rglob("*")) if path.is_file()}
+    assert fit("--trainer.max_epochs", "1", "--ckpt_path", "last") == 0
+    assert {path: path.read_bytes() for path in sorted((root / "run").rglob("*")) if path.is_file()} == before
 
 
 def test_a_longer_run_goes_on_within_the_epoch(root):

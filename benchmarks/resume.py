@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 import tempfile
 import time
 import warnings
@@ -189,6 +190,7 @@ def main() -> None:
                 taken, trainer = run(folder, kind, options.workers, path)
                 assert trainer.global_step == (num_done + 1 if path else 1)
                 seconds[label].append(taken)
+                print(f"{label}: {taken:.2f} s", file=sys.stderr, flush=True)
     own = median(seconds["resumed in place"])
     print("| start | median, s | ratio |\n| --- | --- | --- |")
     for label, values in seconds.items():

@@ -74,7 +74,13 @@ class RunCheckpoint(Checkpoint):
         self._stop.listen(trainer)
         if self._num_metric_rows is not None and (log := _metrics_log(trainer)):
             log.cut(self._num_metric_rows)
-        validation = trainer.fit_loop.epoch_loop.val_loop
+        loop = trainer.fit_loop
+        if loop.restarted_on_epoch_end:
+            # Only with max_steps: Lightning 2.6.6 would end that epoch a second time, and skip the next one's order.
+            loop.epoch_progress.increment_completed()
+            loop.on_iteration_done()
+            loop.epoch_loop.on_iteration_done()
+        validation = loop.epoch_loop.val_loop
         if validation.restarted_mid_evaluation:
             validation.batch_progress.total.reset_on_restart()
         if trainer.is_global_zero:

@@ -167,12 +167,20 @@ def test_dropout_is_at_work(root):
 def test_killed_at_any_micro_batch(root, accumulate):
     words = ("--trainer.accumulate_grad_batches", str(accumulate))
     assert fit(*words, run="whole") == 0
-    # In the second epoch, too, and at its very first micro batch, where the checkpoint is that of the epoch's end.
-    for batch in (3, 7, 8, 12) if accumulate == 1 else (7, 10):
+    # In the second epoch, too; at its very first micro batch the checkpoint is that of the first one's end.
+    for batch in (3, 8, 12) if accumulate == 1 else (7, 10):
         run = f"killed-{batch}"
         assert fit(*words, run=run, batch=batch) == 137
         assert fit(*words, "--ckpt_path", "last", run=run) == 0
         assert_same_run(run, "whole")
+
+
+def test_killed_at_the_beginning_of_an_epoch_with_a_number_of_steps(root):
+    words = ("--trainer.max_epochs", "null", "--trainer.max_steps", "14")
+    fit(*words, run="whole")
+    assert fit(*words, batch=7) == 137
+    assert fit(*words, "--ckpt_path", "last") == 0
+    assert_same_run("run", "whole")
 
 
 @pytest.mark.slow

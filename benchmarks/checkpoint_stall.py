@@ -1,4 +1,4 @@
-"""B9: how long a save holds up training, and what it costs in memory, beside Lightning's own.
+"""How long a save holds up training, and what it costs in memory, beside Lightning's own.
 
     python benchmarks/checkpoint_stall.py --megabytes 500
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -11,22 +12,34 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
 from llava_pl.data.datamodule import ConversationDataModule, LlavaDataModule, ScienceQADataModule
 from llava_pl.parser_errors import explain
-from llava_pl.run_folder import choose_run_dir, find_checkpoint, keep_old_metrics
+from llava_pl.run_folder import choose_run_dir, continued_run, find_checkpoint, free_name, keep_old_logs, resume_command
 from llava_pl.training.callbacks import PlanTable, ScoreTable, Throughput
+from llava_pl.training.checkpoint_io import DurableCheckpointIO
+from llava_pl.training.ledger import Ledger
+from llava_pl.training.metrics_log import MetricsLog
 from llava_pl.training.module import LlavaModule
+from llava_pl.training.saving import RunCheckpoint
+from llava_pl.training.seeding import SeedSteps
 from llava_pl.types import InputError
 
 REFUSERS = {"lightning": "trainer", "wandb": "trainer.logger"}
 """Packages that refuse settings by raising, with the part of the configuration that they read."""
 
-LEAST = {"seed_everything": 0, "trainer.accumulate_grad_batches": 1, "trainer.gradient_clip_val": 0}
+LEAST = {
+    "seed_everything": 0,
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.gradient_clip_val": 0,
+    "save_every_n_steps": 1,
+    "save_every_minutes": 0,
+    "keep_checkpoints": 1,
+}
 """Numbers that Lightning takes as they are, and the least that means something."""
 
 
@@ -45,14 +58,24 @@ class OneLineParser(LightningArgumentParser):
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Writes the merged configuration into the run's folder, where it can be given to `--config` again."""
+    """Writes the merged configuration into the run's folder, where it can be given to `--config` again.
+
+    A run that is continued keeps its file; other settings than those are written beside it.
+    """
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write ``config.yaml``."""
+        """Write ``config.yaml``, or ``config-1.yaml`` and so on."""
         path = Path(trainer.default_root_dir) / "config.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         config = self.config.clone()
         config.run_dir = None  # the next run from this file gets a folder of its own
+        if stage == "fit" and config.ckpt_path and continued_run(config.ckpt_path, str(path.parent), is_last=False):
+            config.ckpt_path = None
+            given = self.parser.dump(config, skip_unset=False)
+            saved = [old.read_text() for old in path.parent.glob("config*.yaml")]
+            if any(_without_checkpoint(given) == _without_checkpoint(text) for text in saved):
+                return
+            path = free_name(path)
         self.parser.save(config, str(path), skip_unset=False, overwrite=True, multifile=False)
 
 
@@ -65,6 +88,16 @@ class LlavaCLI(LightningCLI):
         parser.add_argument(
             "--run_dir", type=str | None, default=None, help="Folder of the run, instead of runs/NAME/TIME."
         )
+        parser.add_argument(
+            "--save_every_minutes",
+            type=float | None,
+            default=30.0,
+            help="Save the run on the way when it has not been saved for so long; it is also saved after each epoch.",
+        )
+        parser.add_argument(
+            "--save_every_n_steps", type=int | None, default=None, help="Save the run after so many optimizer steps."
+        )
+        parser.add_argument("--keep_checkpoints", type=int, default=2, help="How many checkpoints stay, the newest.")
         parser.link_arguments("model.decoder.path", "data.init_args.tokenizer")
         parser.link_arguments("model.vision_encoder.path", "data.init_args.image_processor")
         parser.link_arguments("model.num_image_tokens", "data.init_args.num_image_tokens", apply_on="instantiate")
@@ -85,8 +118,11 @@ class LlavaCLI(LightningCLI):
         """Choose the run's folder, before anything expensive is loaded."""
         config = self.config[self.config.subcommand]
         run_dir = config.run_dir or config.trainer.default_root_dir
-        if config.get("ckpt_path"):
-            config.ckpt_path = find_checkpoint(config.ckpt_path, run_dir=run_dir, name=config.name)
+        continued = None
+        if given := config.get("ckpt_path"):
+            config.ckpt_path = find_checkpoint(given, run_dir=run_dir, name=config.name)
+            if self.config.subcommand == "fit":
+                continued = continued_run(config.ckpt_path, run_dir, is_last=given == "last")
         if config.model.init_from and not Path(config.model.init_from).exists():
             raise InputError(f"model.init_from: {config.model.init_from}: no such file; check the path")
         trains_projector_first = self.config.subcommand == "fit" and config.model.stage == "align"
@@ -94,24 +130,45 @@ class LlavaCLI(LightningCLI):
             rank_zero_warn("neither ckpt_path nor model.init_from is given: the projector has random weights")
         if "verbose" in config:
             config.verbose = False  # ScoreTable shows the same numbers in a form that fits the screen
-        self.run_dir = choose_run_dir(run_dir, config.name)
+        self.is_continued = continued is not None
+        self.run_dir = continued or choose_run_dir(run_dir, config.name)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401  Trainer's own arguments
         """Return the trainer, with a CSV log and checkpoints in the run's folder unless the configuration says else."""
-        config = self.config_init[self.config_init.subcommand].trainer
+        run = self.config_init[self.config_init.subcommand]
+        config = run.trainer
+        is_fit = self.subcommand == "fit"
         if config.logger in (None, True):
-            keep_old_metrics(self.run_dir)
-            kwargs["logger"] = CSVLogger(save_dir=self.run_dir, name="", version="")
+            if not self.is_continued:
+                keep_old_logs(self.run_dir, with_ledger=is_fit)
+            kwargs["logger"] = MetricsLog(self.run_dir)
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         callbacks: list[Callback] = [callback for callback in given if callback is not None]
         callbacks += [PlanTable(), ScoreTable(), Throughput()]
-        if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
-            if self.subcommand == "fit" and config.enable_checkpointing is not False:
-                callbacks.append(_checkpoint_callback(self.run_dir))
-            else:
-                kwargs["enable_checkpointing"] = False
+        if is_fit:
+            callbacks += [SeedSteps(int(os.environ.get("PL_GLOBAL_SEED", 0))), Ledger(self.run_dir)]
+        if is_fit and config.enable_checkpointing is not False:
+            saver = RunCheckpoint(
+                self.run_dir,
+                every_n_steps=run.save_every_n_steps,
+                every_minutes=run.save_every_minutes,
+                num_kept=run.keep_checkpoints,
+                resume_command=resume_command(sys.argv[1:], self.run_dir),
+                is_continued=self.is_continued,
+                is_only_for_stops=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            )
+            callbacks.append(saver)
+        else:
+            kwargs["enable_checkpointing"] = False
         config.callbacks = callbacks
-        return super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
+        trainer = super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # nothing else was configured
+            trainer.strategy.checkpoint_io = DurableCheckpointIO()
+        return trainer
+
+
+def _without_checkpoint(config: str) -> list[str]:
+    return [line for line in config.splitlines() if not line.startswith("ckpt_path:")]
 
 
 def _option_names(parser: LightningArgumentParser) -> list[str]:
@@ -158,6 +215,11 @@ def run_lightning(words: list[str]) -> None:
         if refuser not in REFUSERS or isinstance(error, InputError):
             raise
         raise InputError(f"{REFUSERS[refuser]}: {' '.join(str(error).split())}") from error
+    except SystemExit as stop:
+        # Lightning makes status 1 of Ctrl-C.
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from stop
+        raise
     finally:
         sys.argv = argv
 
@@ -178,19 +240,7 @@ def _silence() -> None:
         "Total length of `list` across ranks is zero.*",  # a run without validation data
         ".*does not have many workers.*",
         "Be aware that when using `ckpt_path`.*",  # an evaluation saves no checkpoints
-        "Experiment logs directory .* exists and is not empty.*",  # see keep_old_metrics
         "You have overridden `transfer_batch_to_device` in `LightningModule`.*",
     ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "litlogger" not in r.getMessage())
-
-
-def _checkpoint_callback(run_dir: Path) -> ModelCheckpoint:
-    """Return what saves the newest weights after each epoch and at the end, and links to them as ``last.ckpt``."""
-    return ModelCheckpoint(
-        dirpath=run_dir / "checkpoints",
-        filename="step={step}",
-        auto_insert_metric_name=False,
-        save_last="link",
-        save_on_train_epoch_end=True,
-    )

@@ -6,10 +6,13 @@ In: what the command line and the configuration say. Out: paths that `lightning_
 from __future__ import annotations
 
 import os
+import shlex
 import time
-import zipfile
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
+from llava_pl.training.manifest import find_damage
 from llava_pl.types import InputError
 
 RUNS = Path("runs")
@@ -46,7 +49,8 @@ def find_checkpoint(given: str, *, run_dir: str | None, name: str) -> str:
     """Return the file that ``--ckpt_path`` means.
 
     Args:
-        given: A path, or ``last``: the newest checkpoint of the given folder, or of all runs of this name.
+        given: A path, or ``last``: the newest good checkpoint of the given folder, or of the newest run of this name
+            that has one.
         run_dir: As for `choose_run_dir`.
         name: Name of the run.
 
@@ -56,39 +60,108 @@ def find_checkpoint(given: str, *, run_dir: str | None, name: str) -> str:
     if given == "last":
         _check_name(name)
         folders = [Path(run_dir)] if run_dir else sorted((RUNS / name).glob("*/"), reverse=True)
-        found = [path for folder in folders if (path := folder / "checkpoints" / "last.ckpt").is_file()]
-        if not found:
-            place = run_dir or RUNS / name
-            raise InputError(f"ckpt_path: last: no checkpoints/last.ckpt in {place}; give the path of a checkpoint")
-        return str(found[0])
+        for folder in folders:
+            if found := _newest_checkpoints(folder / "checkpoints"):
+                return str(_first_good(found))
+        place = run_dir or RUNS / name
+        raise InputError(f"ckpt_path: last: no checkpoints/last.ckpt in {place}; give the path of a checkpoint")
     if given in ("best", "hpc", "registry"):
         raise InputError(f"ckpt_path: {given}: expected 'last' or the path of a checkpoint; give one of these")
     check_checkpoint(Path(given), "ckpt_path")
     return given
 
 
-def check_checkpoint(path: Path, option: str) -> None:
-    """Check that a checkpoint is there and complete, before anything expensive is loaded.
+def _newest_checkpoints(folder: Path) -> list[Path]:
+    """Return ``last.ckpt``, then the other files from new to old."""
+    last = folder / "last.ckpt"
+    files = [path for path in folder.glob("*.ckpt") if path.is_file() and path.resolve() != last.resolve()]
+    files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    return [last, *files] if last.is_file() else files
+
+
+def _first_good(paths: list[Path]) -> Path:
+    """Return the first undamaged one, and say aloud which ones are not.
 
     Raises:
-        InputError: No such file, or not what ``torch.save`` writes: a zip archive, whose table of contents comes last.
+        InputError: None is good.
+    """
+    for path in paths:
+        damage = find_damage(path)
+        if damage is None:
+            if path != paths[0]:
+                warnings.warn(
+                    f"ckpt_path: {paths[0].resolve()} is damaged ({find_damage(paths[0])}); going on with {path}",
+                    stacklevel=1,
+                )
+            return path
+    raise InputError(f"ckpt_path: {paths[0]}: {find_damage(paths[0])}, and there is no other good one; start anew")
+
+
+def continued_run(ckpt_path: str, run_dir: str | None, *, is_last: bool) -> Path | None:
+    """Return the folder of the run that a checkpoint continues, None if a new one starts from it.
+
+    Args:
+        ckpt_path: The checkpoint.
+        run_dir: The folder that the user chose.
+        is_last: The user asked for the last checkpoint, not for a certain file.
+    """
+    folder = Path(ckpt_path).absolute().parent
+    if run_dir is not None:
+        return Path(run_dir) if (Path(run_dir) / "checkpoints").resolve() == folder.resolve() else None
+    return Path(ckpt_path).parent.parent if is_last else None
+
+
+def resume_command(words: Sequence[str], run_dir: Path) -> str:
+    """Return what a user types to go on with a run.
+
+    Args:
+        words: What the run was started with.
+        run_dir: Its folder.
+
+    >>> resume_command(["fit", "--config", "a.yaml", "--ckpt_path=x.ckpt"], Path("runs/run/now"))
+    'llava-pl fit --config a.yaml --run_dir runs/run/now --ckpt_path last'
+    """
+    kept, is_value = [], False
+    for word in words:
+        option, equals, _ = word.partition("=")
+        if option in ("--ckpt_path", "--run_dir"):
+            is_value = not equals
+        elif is_value:
+            is_value = False
+        else:
+            kept.append(word)
+    return shlex.join(["llava-pl", *kept, "--run_dir", str(run_dir), "--ckpt_path", "last"])
+
+
+def check_checkpoint(path: Path, option: str) -> None:
+    """Check that a checkpoint is there and what was written, before anything expensive is loaded.
+
+    Raises:
+        InputError: No such file, or not what ``torch.save`` and the manifest say.
     """
     if not path.exists():
         raise InputError(f"{option}: {path}: no such file; check the path")
     if path.is_dir():
         raise InputError(f"{option}: {path}: expected a checkpoint file, found a folder; name a .ckpt file in it")
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{option}: {path}: expected a checkpoint, found another or an incomplete file; use an older")
+    if damage := find_damage(path):
+        raise InputError(f"{option}: {path}: expected a checkpoint, {damage}; use an older")
 
 
-def keep_old_metrics(run_dir: Path) -> None:
-    """Move an earlier run's log aside: CSVLogger would delete it."""
-    metrics = run_dir / "metrics.csv"
+def keep_old_logs(run_dir: Path, *, with_ledger: bool) -> None:
+    """Move aside what an earlier run logged in a folder that another one starts in."""
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        return
+    for name in ("metrics.csv", "ledger") if with_ledger else ("metrics.csv",):
+        if (run_dir / name).exists():
+            (run_dir / name).rename(free_name(run_dir / name))
+
+
+def free_name(path: Path) -> Path:
+    """Return ``metrics-1.csv`` for ``metrics.csv``, or the first higher number that is not taken."""
     number = 1
-    while (old := run_dir / f"metrics-{number}.csv").exists():
+    while (free := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
         number += 1
-    if metrics.exists():
-        metrics.rename(old)
+    return free
 
 
 def _check_name(name: str) -> None:

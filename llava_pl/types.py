@@ -113,6 +113,7 @@ class Sample:
         labels: int64 ``(T,)``; IGNORE_INDEX where nothing is supervised.
         pixel_values: float32 ``(N, C, H, W)``; N is 0 without a picture.
         question: What an evaluation asks, None in training.
+        index: Place in its dataset, which names a sample where ids repeat; None outside of training.
     """
 
     id: str
@@ -120,6 +121,7 @@ class Sample:
     labels: Tensor
     pixel_values: Tensor
     question: Question | None = None
+    index: int | None = None
 
 
 class Batch(TypedDict, total=False):
@@ -130,10 +132,11 @@ class Batch(TypedDict, total=False):
     ``(N, C, H, W)`` with the pictures of all rows in order (N may be 0). Counts are plain integers, known without
     asking the device: ``num_tokens`` attended and ``num_supervised`` positions of this micro batch, and
     ``num_step_supervised`` of all micro batches on this rank that share its optimizer step (training only).
-    ``questions`` is present in evaluation only.
+    ``questions`` is present in evaluation only, ``indices`` where each sample knows its place in the dataset.
     """
 
     ids: list[str]
+    indices: list[int]
     input_ids: Tensor
     labels: Tensor
     attention_mask: Tensor

@@ -175,6 +175,8 @@ def test_what_lightning_refuses_is_one_line(config, capsys, words):
         (["--seed_everything", "-5"], "seed_everything: expected at least 0, found -5"),
         (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches: expected at least 1, found 0"),
         (["--trainer.gradient_clip_val", "-1"], "trainer.gradient_clip_val: expected at least 0, found -1"),
+        (["--save_every_n_steps", "0"], "save_every_n_steps: expected at least 1, found 0"),
+        (["--keep_checkpoints", "0"], "keep_checkpoints: expected at least 1, found 0"),
     ],
 )
 def test_numbers_that_lightning_would_stumble_over(config, capsys, words, message):
@@ -223,9 +225,26 @@ def test_last_goes_on_with_the_newest_run_of_the_name(config, tmp_path):
     main(["fit", "--config", str(config), "--trainer.max_epochs", "1"])
     os.environ.pop(RUN_DIR_VARIABLE)
     assert main(["fit", "--config", str(config), "--trainer.max_epochs", "2", "--ckpt_path", "last"]) == 0
-    _, second = sorted((tmp_path / "runs" / "run").iterdir())
-    steps = [int(row["step"]) for row in csv.DictReader((second / "metrics.csv").open()) if row["train/loss"]]
-    assert steps == [2, 3]
+    rows = csv.DictReader((only_run(tmp_path) / "metrics.csv").open())
+    assert [int(row["step"]) for row in rows if row["train/loss"]] == [0, 1, 2, 3]
+
+
+def test_a_certain_checkpoint_starts_a_run_of_its_own(config, tmp_path):
+    main(["fit", "--config", str(config), "--run_dir", "a"])
+    words = ["--ckpt_path", "a/checkpoints/step=2.ckpt", "--trainer.max_epochs", "2", "--run_dir", "b"]
+    assert main(["fit", "--config", str(config), *words]) == 0
+    rows = csv.DictReader((tmp_path / "b" / "metrics.csv").open())
+    assert [int(row["step"]) for row in rows if row["train/loss"]] == [2, 3]
+
+
+def test_a_checkpoint_callback_of_the_user_replaces_ours(config, tmp_path):
+    (tmp_path / "more.yaml").write_text(
+        "trainer: {callbacks: [{class_path: ModelCheckpoint, init_args: {dirpath: mine, filename: best}}]}\n"
+    )
+    assert main(["fit", "--config", str(config), "--config", "more.yaml", "--run_dir", "run"]) == 0
+    assert (tmp_path / "mine" / "best.ckpt").exists()
+    assert (tmp_path / "mine" / "best.ckpt.json").exists()
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_a_tokenizer_with_more_tokens_than_the_decoder_reads(config, capsys, tmp_path, tiny_parts):

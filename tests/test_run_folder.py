@@ -6,7 +6,15 @@ import re
 import pytest
 import torch
 
-from llava_pl.run_folder import RUN_DIR_VARIABLE, check_checkpoint, choose_run_dir, find_checkpoint, keep_old_metrics
+from llava_pl.run_folder import (
+    RUN_DIR_VARIABLE,
+    check_checkpoint,
+    choose_run_dir,
+    continued_run,
+    find_checkpoint,
+    keep_old_logs,
+    resume_command,
+)
 from llava_pl.types import InputError
 
 
@@ -85,9 +93,55 @@ def test_a_checkpoint_is_complete(tmp_path):
     assert refused(check_checkpoint, tmp_path / "b", "ckpt_path").endswith("b: no such file; check the path")
 
 
-def test_old_metrics_are_moved_aside(tmp_path):
+def test_last_passes_over_damaged_files(tmp_path):
+    folder = tmp_path / "here" / "checkpoints"
+    good, torn = checkpoint(folder / "step=1.ckpt"), checkpoint(folder / "step=2.ckpt")
+    (folder / "last.ckpt").symlink_to("step=2.ckpt")
+    torn.write_bytes(torn.read_bytes()[:-40])
+    with pytest.warns(UserWarning, match=r"step=2.ckpt is damaged .found another or an incomplete file.*step=1.ckpt"):
+        assert find_checkpoint("last", run_dir="here", name="x") == str(good.relative_to(tmp_path))
+    good.write_text("")
+    assert refused(find_checkpoint, "last", run_dir="here", name="x").endswith("there is no other good one; start anew")
+
+
+def test_last_without_its_link(tmp_path):
+    """A kill between the file and the link."""
+    newest = checkpoint(tmp_path / "here" / "checkpoints" / "step=1.ckpt")
+    (tmp_path / "here" / "checkpoints" / "last.ckpt").symlink_to("step=9.ckpt")
+    assert find_checkpoint("last", run_dir="here", name="x") == str(newest.relative_to(tmp_path))
+
+
+def test_what_continues_a_run(tmp_path):
+    path = str(tmp_path / "runs" / "x" / "checkpoints" / "step=1.ckpt")
+    run = tmp_path / "runs" / "x"
+    assert continued_run(path, None, is_last=True) == run
+    assert continued_run(path, None, is_last=False) is None
+    assert continued_run(path, str(run), is_last=False) == run
+    assert continued_run(path, str(tmp_path / "other"), is_last=True) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fit", "--config", "a b.yaml"],
+        ["fit", "--run_dir", "old", "--config", "a b.yaml", "--ckpt_path", "last"],
+        ["fit", "--run_dir=old", "--ckpt_path=x", "--config", "a b.yaml"],
+    ],
+)
+def test_command_that_resumes(words, tmp_path):
+    command = resume_command(words, tmp_path / "run")
+    assert command == f"llava-pl fit --config 'a b.yaml' --run_dir {tmp_path}/run --ckpt_path last"
+
+
+def test_old_logs_are_moved_aside(tmp_path, monkeypatch):
     for text in ("first", "second"):
         (tmp_path / "metrics.csv").write_text(text)
-        keep_old_metrics(tmp_path)
+        (tmp_path / "ledger").mkdir(exist_ok=True)
+        keep_old_logs(tmp_path, with_ledger=text == "second")
     assert [(tmp_path / f"metrics-{number}.csv").read_text() for number in (1, 2)] == ["first", "second"]
     assert not (tmp_path / "metrics.csv").exists()
+    assert (tmp_path / "ledger-1").is_dir()
+    monkeypatch.setenv("LOCAL_RANK", "1")  # the first rank may already write
+    (tmp_path / "metrics.csv").write_text("new")
+    keep_old_logs(tmp_path, with_ledger=True)
+    assert (tmp_path / "metrics.csv").exists()

@@ -42,6 +42,9 @@ def collate(
     questions = [sample.question for sample in samples if sample.question is not None]
     if questions:
         batch["questions"] = questions
+    indices = [sample.index for sample in samples if sample.index is not None]
+    if len(indices) == len(samples):
+        batch["indices"] = indices
     return batch
 
 

@@ -120,7 +120,7 @@ class RecordDataset(Dataset[Sample]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.encoder.encode_record(self.records[index])
+        return replace(self.encoder.encode_record(self.records[index]), index=index)
 
 
 class QuestionDataset(Dataset[Sample]):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from itertools import islice
 from math import inf
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from llava_pl.data.sampler import ResumableSampler
-from llava_pl.types import Batch, Sample
+from llava_pl.types import Batch, InputError, Sample
 
 
 class StepLoader(DataLoader[Sample]):
@@ -20,8 +22,8 @@ class StepLoader(DataLoader[Sample]):
     last micro batch, but the first one's backward pass already needs them; reading ahead costs nothing but the memory
     of the waiting micro batches, and works under every strategy (no gradient is rescaled afterwards).
 
-    Its state, which Lightning puts into checkpoints, is the number of batches handed out in this epoch: a resumed run
-    goes on with the next one, without reading those before it.
+    Its state, which Lightning puts into checkpoints, is the epoch and the number of batches handed out in it: a resumed
+    run goes on with the next one, without reading those before it.
 
     Args:
         *args: As for torch's ``DataLoader``.
@@ -37,14 +39,15 @@ class StepLoader(DataLoader[Sample]):
         count_batches: Callable[[], float] = lambda: inf,
         **kwargs: Any,  # noqa: ANN401  torch's own
     ) -> None:
-        super().__init__(*args, **kwargs)
+        # Otherwise each epoch draws a seed for its workers from the generator that dropout uses.
+        super().__init__(*args, **{"generator": torch.Generator(), "worker_init_fn": ignore_signals, **kwargs})
         self.count_micro_batches = count_micro_batches
         self.count_batches = count_batches
         self._num_done = 0
-        self._resume_at = 0
+        self._resume_at: dict[str, int] | None = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch's type promises its own iterator class
-        self._num_done, self._resume_at = self._resume_at, 0
+        self._num_done = self._take_position()
         if isinstance(self.sampler, ResumableSampler):
             self.sampler.start = self._num_done * (self.batch_size or 1)
         batches: Iterator[Batch] = super().__iter__()
@@ -55,15 +58,49 @@ class StepLoader(DataLoader[Sample]):
                 self._num_done += 1
                 yield batch
 
+    def _take_position(self) -> int:
+        """Return how many batches of this epoch are done; those of a finished or another epoch count no more."""
+        state, self._resume_at = self._resume_at, None
+        if state is None or state["num_done"] >= min(len(self), self.count_batches()):
+            return 0
+        return state["num_done"] if state.get("epoch", self._epoch) == self._epoch else 0
+
+    @property
+    def _epoch(self) -> int:
+        return int(getattr(self.sampler, "epoch", 0))
+
     def _count_next(self) -> int:
         """Return how many micro batches the next step has: the last one of a shortened epoch may have fewer."""
         left = self.count_batches() - self._num_done
         return int(min(self.count_micro_batches(), left)) if left > 0 else self.count_micro_batches()
 
     def state_dict(self) -> dict[str, int]:
-        """Return the position within the epoch."""
-        return {"num_done": self._num_done}
+        """Return the position: the epoch, how many of its batches are done, and how many samples a batch has."""
+        return self._resume_at or {"epoch": self._epoch, "num_done": self._num_done, "batch_size": self._world_batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the batches that were done; a finished epoch is followed by the start of the next."""
-        self._resume_at = state["num_done"] if state["num_done"] < len(self) else 0
+        """Go on after the batches that were done.
+
+        Raises:
+            InputError: Batches had another size, so that their number says nothing about the samples that were seen.
+        """
+        if state.get("batch_size", self._world_batch) != self._world_batch:
+            raise InputError(
+                f"data.batch_size: {self._world_batch} samples a batch over all devices, but the checkpoint was made "
+                f"with {state['batch_size']}; resume with as many, or start anew with --model.init_from"
+            )
+        self._resume_at = dict(state)
+
+    @property
+    def _world_batch(self) -> int:
+        return (self.batch_size or 1) * int(getattr(self.sampler, "num_replicas", 1))
+
+
+def ignore_signals(_: int) -> None:
+    """Leave it to the process that trains to answer a signal that is sent to its workers too.
+
+    A cluster signals every process of a job, a terminal every process of a group; a worker that ends at once would take
+    the step with it that is still to be finished. It ends with the process that started it.
+    """
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

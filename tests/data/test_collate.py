@@ -3,6 +3,8 @@
 None of these raises; they only train a worse model.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -50,6 +52,12 @@ def test_pad_id_inside_a_text_is_attended(side, mask):
     batch = collated(LONG, unknown, padding_side=side)
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], mask]
     assert batch["labels"][1][batch["attention_mask"][1].bool()].tolist() == [-100, PAD, 9]
+
+
+def test_places_in_the_dataset():
+    first, second = replace(LONG, index=7), replace(SHORT, index=0)
+    assert collated(first, second)["indices"] == [7, 0]
+    assert "indices" not in collated(first, SHORT)
 
 
 def test_types():

@@ -86,7 +86,7 @@ def test_record_becomes_a_sample(encoder):
     dataset = RecordDataset([record("red.png", name="a"), record("green.png", name="b", answer="No")], encoder)
     assert len(dataset) == 2
     sample = dataset[1]
-    assert (sample.id, sample.question) == ("b", None)
+    assert (sample.id, sample.index, sample.question) == ("b", 1, None)
     assert sample.input_ids.tolist() == [1, -200, -200, -200, -200, 49, 82, 98]
     assert sample.labels.tolist() == [IGNORED] * 5 + [49, 82, 98]
     assert sample.pixel_values.shape == (1, 3, 16, 16)

@@ -4,9 +4,14 @@ Counted too small or too large, some steps would train with another learning rat
 would show it.
 """
 
+import signal
+
 import pytest
+import torch
 
 from llava_pl.data.loader import StepLoader
+from llava_pl.data.sampler import ResumableSampler
+from llava_pl.types import InputError
 
 # How many tokens each sample supervises; a batch is two samples.
 COUNTS = [1, 2, 30, 4, 500, 6, 7, 80, 9, 10]
@@ -76,3 +81,59 @@ def test_no_more_is_read_than_the_step_needs():
 def test_length_is_the_number_of_micro_batches():
     assert len(loader(lambda: 3)) == 5
     assert len(loader(lambda: 3, drop_last=True, batch_size=3)) == 3
+
+
+def resumable(epoch=0, **options) -> StepLoader:
+    sampler = ResumableSampler(COUNTS, num_replicas=1, rank=0, shuffle=False)
+    sampler.set_epoch(epoch)
+    return loader(lambda: 1, sampler=sampler, **options)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_goes_on_after_what_is_done(num_workers):
+    first, second = resumable(), resumable(num_workers=num_workers)
+    batches = iter(first)
+    next(batches), next(batches)
+    second.load_state_dict(first.state_dict())
+    assert second.state_dict() == first.state_dict() == {"epoch": 0, "num_done": 2, "batch_size": 2}
+    assert [batch["num_supervised"] for batch in second] == PER_BATCH[2:]
+    assert [batch["num_supervised"] for batch in second] == PER_BATCH
+
+
+@pytest.mark.parametrize(
+    ("epoch", "state"),
+    [(1, {"epoch": 0, "num_done": 5}), (1, {"epoch": 0, "num_done": 3}), (0, {"num_done": 5})],
+)
+def test_a_finished_epoch_is_followed_by_a_whole_one(epoch, state):
+    batches = resumable(epoch)
+    batches.load_state_dict(state)
+    assert len(list(batches)) == 5
+
+
+def test_a_shortened_epoch_is_finished_at_its_end():
+    batches = resumable(count_batches=lambda: 3)
+    batches.load_state_dict({"num_done": 3})
+    assert next(iter(batches))["num_supervised"] == PER_BATCH[0]
+
+
+def test_batches_of_another_size_have_no_place_to_go_on():
+    state = resumable().state_dict()
+    with pytest.raises(InputError, match=r"data.batch_size: 5 samples a batch .* made with 2; resume with as many"):
+        resumable(batch_size=5).load_state_dict(state)
+
+
+def test_workers_leave_signals_to_the_process_that_trains():
+    handlers = next(iter(StepLoader([0], collate_fn=read_handlers, num_workers=1)))["handlers"]
+    assert handlers == [signal.SIG_IGN] * 3
+
+
+def read_handlers(_) -> dict:
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
+    return {"handlers": handlers, "num_supervised": 0}
+
+
+def test_random_state_is_left_alone():
+    """Each epoch of an ordinary loader draws a number, and dropout after it would differ in a resumed run."""
+    before = torch.get_rng_state()
+    list(loader(lambda: 1))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,32 @@
+"""The command that shows a run's ledger: one line for each epoch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from llava_pl.ledger_file import verify_ledger
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the reports of a run and return 0 when every sample was seen exactly once, else 1.
+
+    Args:
+        argv: The folder of the run.
+    """
+    parser = argparse.ArgumentParser(
+        prog="llava-pl data ledger",
+        description="Proves from a run's ledger that every epoch saw every sample exactly once, also across kills.",
+    )
+    parser.add_argument("run", help="Folder of the run, runs/NAME/TIME.")
+    reports = verify_ledger(parser.parse_args(argv).run)
+    for report in reports:
+        state = "whole" if report.is_whole else "in part"
+        verdict = "good" if report.is_good else "WRONG"
+        sys.stdout.write(
+            f"epoch {report.epoch} {state}, steps {report.first_step} to {report.last_step}: "
+            f"{report.num_seen:,} samples seen, {report.num_missing:,} missing, {report.num_repeated:,} repeats, "
+            f"{report.num_padding:,} of padding: {verdict}\n"
+        )
+    return 0 if all(report.is_good for report in reports) else 1

@@ -1,0 +1,108 @@
+"""Checkpoints to and from disk: a file is there whole or not at all, and a changed one is noticed.
+
+In: what the trainer wants kept. Out: a file under its final name, and its manifest (see `manifest.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from llava_pl.training.manifest import find_damage, manifest_path, temporary_path, write_manifest
+from llava_pl.types import InputError
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its final name, hands it to the disk, then renames it.
+
+    Unlike Lightning's own, which first makes a second copy of the checkpoint in memory, writes it through the folder
+    for temporary files, and returns while the operating system still holds it.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
+        """Write a checkpoint and its manifest.
+
+        Raises:
+            InputError: The disk is full or refuses; what was there before is untouched.
+        """
+        if "://" in str(path):  # an object store has no renaming, and its uploads are whole or not at all
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        path = Path(path)
+        temporary = temporary_path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb", buffering=0) as file:
+                hashing = _HashingFile(file)
+                torch.save(checkpoint, cast("IO[bytes]", hashing))
+                os.fsync(file.fileno())
+            # An older manifest under this name would condemn the new file if the process died between the two.
+            manifest_path(path).unlink(missing_ok=True)
+            temporary.replace(path)
+            write_manifest(
+                path,
+                sha256=hashing.digest.hexdigest(),
+                num_bytes=hashing.num_bytes,
+                step=checkpoint.get("global_step"),
+            )
+            sync_folder(path.parent)
+        except (OSError, RuntimeError) as error:
+            # Leaving torch's archive after an error raises another one about its own books.
+            cause = error if isinstance(error, OSError) else error.__context__
+            temporary.unlink(missing_ok=True)
+            if not isinstance(cause, OSError):
+                raise cause or error from None
+            raise InputError(
+                f"checkpoint: {path}: cannot be written: {cause.strerror}; older checkpoints are as they were, make "
+                "room and resume with --ckpt_path last"
+            ) from error
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Read a checkpoint after checking its bytes.
+
+        Raises:
+            InputError: They are not those that were written.
+        """
+        if "://" not in str(path) and (damage := find_damage(Path(path))):
+            raise InputError(f"ckpt_path: {path}: damaged, {damage}; use an older checkpoint")
+        return super().load_checkpoint(path, *args, **kwargs)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Delete a checkpoint and its manifest."""
+        super().remove_checkpoint(path)
+        if "://" not in str(path):
+            manifest_path(Path(path)).unlink(missing_ok=True)
+
+
+class _HashingFile:
+    """A file for ``torch.save`` that hashes what passes through, so that nothing has to be read again."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.num_bytes = 0
+
+    def write(self, data: memoryview) -> int:
+        rest = memoryview(data).cast("B")
+        while rest:  # an unbuffered file may take less than it is given
+            rest = rest[self._file.write(rest) :]
+        self.digest.update(data)
+        self.num_bytes += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def sync_folder(folder: Path) -> None:
+    """Hand the names in a folder to the disk: a rename is otherwise lost with the power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,67 @@
+"""What a checkpoint file must be, written down beside it: ``step=10.ckpt`` has ``step=10.ckpt.json``.
+
+In: a finished file. Out: one line that says how a file differs from what was written, or None.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from functools import lru_cache
+from pathlib import Path
+
+CHUNK_BYTES = 1 << 24
+
+
+def manifest_path(path: Path) -> Path:
+    """Return where the manifest of a checkpoint lies.
+
+    >>> manifest_path(Path("checkpoints/step=10.ckpt")).name
+    'step=10.ckpt.json'
+    """
+    return path.with_name(f"{path.name}.json")
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the name that a file has while it is being written."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def write_manifest(path: Path, *, sha256: str, num_bytes: int, step: int | None) -> None:
+    """Write the manifest of a checkpoint, whole or not at all."""
+    target = manifest_path(path)
+    with temporary_path(target).open("w") as file:
+        json.dump({"sha256": sha256, "bytes": num_bytes, "step": step}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary_path(target).replace(target)
+
+
+def find_damage(path: Path) -> str | None:
+    """Return how a checkpoint file differs from what was written, None if it does not.
+
+    Every byte is read, once in the life of a process. A checkpoint without a manifest, as other programs write them, is
+    only asked for the end of its archive.
+    """
+    path = path.resolve()
+    status = path.stat()
+    return _find_damage(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache
+def _find_damage(path: Path, num_bytes: int, _: int) -> str | None:
+    if not zipfile.is_zipfile(path):
+        return "found another or an incomplete file"
+    try:
+        expected = json.loads(manifest_path(path).read_text())
+    except FileNotFoundError:
+        return None
+    if expected["bytes"] != num_bytes:
+        return f"found {num_bytes:,} bytes, {expected['bytes']:,} were written"
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return None if digest.hexdigest() == expected["sha256"] else "its bytes are not those that were written"

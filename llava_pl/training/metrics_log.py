@@ -1,0 +1,122 @@
+"""The run's log, ``metrics.csv``: a row is on disk when it is logged, and a resumed run goes on where it stopped.
+
+In: what the trainer logs. Out: rows, each once.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class MetricsLog(CSVLogger):
+    """A CSV log that is continued, not deleted, when the file is there.
+
+    Args:
+        run_dir: Folder of ``metrics.csv``.
+    """
+
+    def __init__(self, run_dir: str | Path) -> None:
+        super().__init__(save_dir=run_dir, name="", version="")
+
+    @property
+    def experiment(self) -> Any:  # noqa: ANN401  a dummy on other ranks than the first
+        """The file."""
+        if self._experiment is None:
+            self._open()
+        return super().experiment
+
+    @rank_zero_only
+    def _open(self) -> None:
+        self._experiment = _MetricsFile(self.log_dir)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows written so far."""
+        return self._file.num_rows if self._file else 0
+
+    def cut(self, num_rows: int) -> None:
+        """Drop the rows after the first ``num_rows``: the run that is resumed will write them again."""
+        if self._file:
+            self._file.cut(num_rows)
+
+    def write_ahead(self, trainer: Trainer) -> None:
+        """Write the row of the step that ends, before the trainer does.
+
+        Called before a checkpoint is saved: the trainer logs a step after its last hook, and a kill between the two
+        would lose the row, as the resumed run starts with the next step.
+        """
+        connector = trainer._logger_connector
+        if not self._file or not connector.should_update_logs:
+            return
+        metrics = {name: float(value) for name, value in connector.metrics["log"].items()}
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        self.log_metrics({**metrics, "epoch": trainer.current_epoch}, step)
+        self._file.ahead = (step, set(metrics))
+
+    @property
+    def _file(self) -> _MetricsFile | None:
+        return self.experiment if isinstance(self.experiment, _MetricsFile) else None
+
+
+class _MetricsFile(ExperimentWriter):
+    """A file that rows are appended to; a new column rewrites it."""
+
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir=log_dir)
+        self._path = Path(self.metrics_file_path)
+        self.ahead: tuple[int, set[str]] | None = None
+        self.num_rows = 0
+        if self._path.exists():
+            # Also drops a row that a kill has torn.
+            self._rewrite(self._read())
+
+    def _check_log_dir_exists(self) -> None:
+        """Leave the file alone, where Lightning deletes it."""
+
+    def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
+        """Append a row, unless it was written ahead."""
+        ahead, self.ahead = self.ahead, None
+        if ahead == (step, set(metrics_dict) - {"epoch"}):
+            return
+        row = {**metrics_dict, "step": self.num_rows if step is None else step}
+        if new := row.keys() - set(self.metrics_keys):
+            rows = self._read()
+            self.metrics_keys = sorted([*self.metrics_keys, *new])
+            self._rewrite([*rows, row])
+            return
+        with self._path.open("a", newline="") as file:
+            csv.DictWriter(file, self.metrics_keys).writerow(row)
+        self.num_rows += 1
+
+    def cut(self, num_rows: int) -> None:
+        """Keep the first rows alone."""
+        if self.num_rows > num_rows:
+            self._rewrite(self._read()[:num_rows])
+
+    def save(self) -> None:
+        """Do nothing: every row is on disk."""
+
+    def _read(self) -> list[dict[str, Any]]:
+        if not self._path.exists():
+            return []
+        with self._path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            rows = [row for row in reader if None not in row.values()]
+            self.metrics_keys = list(reader.fieldnames or [])
+        return rows
+
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(rows)
+        temporary.replace(self._path)
+        self.num_rows = len(rows)

@@ -1,0 +1,95 @@
+"""Guards the proof that every sample was seen once: it must not call a wrong run good, nor a good one wrong."""
+
+import json
+
+import numpy as np
+import pytest
+
+from llava_pl.ledger_file import cut_ledger, encode_entry, ledger_path, read_ledger, verify_ledger
+from llava_pl.types import InputError
+
+
+def write(run, ranks, num_samples=5, *, is_cut_short=False):
+    """Write a ledger: for each rank a list of (step, epoch, indices)."""
+    for rank, entries in enumerate(ranks):
+        path = ledger_path(run, rank)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"".join(encode_entry(*entry) for entry in entries))
+    plan = {"num_samples": num_samples, "world_size": len(ranks), "is_cut_short": is_cut_short}
+    (run / "ledger" / "plan.json").write_text(json.dumps(plan))
+    return verify_ledger(run)
+
+
+def numbers(report):
+    return report.num_seen, report.num_missing, report.num_padding, report.num_repeated
+
+
+WHOLE = [(0, 0, [4, 2]), (1, 0, [0, 1]), (2, 0, [3])]
+
+
+def test_two_whole_epochs(tmp_path):
+    reports = write(tmp_path, [[*WHOLE, (3, 1, [0, 1]), (4, 1, [2, 3]), (5, 1, [4])]])
+    assert [(r.epoch, r.first_step, r.last_step) for r in reports] == [(0, 0, 2), (1, 3, 5)]
+    assert all(numbers(report) == (5, 0, 0, 0) and report.is_whole and report.is_good for report in reports)
+
+
+def test_an_epoch_that_goes_on_is_good_so_far(tmp_path):
+    (report,) = write(tmp_path, [WHOLE[:2]])
+    assert numbers(report) == (4, 1, 0, 0)
+    assert report.is_good
+    assert not report.is_whole
+
+
+def test_a_repeat_is_wrong(tmp_path):
+    (report,) = write(tmp_path, [[(0, 0, [4, 2]), (1, 0, [2, 1])]])
+    assert (numbers(report), report.is_good) == ((3, 2, 0, 1), False)
+
+
+def test_a_skipped_sample_is_wrong_once_the_next_epoch_begins(tmp_path):
+    entries = [*WHOLE[:2], (2, 1, [0, 1])]
+    assert [report.is_good for report in write(tmp_path, [entries])] == [False, True]
+    assert [report.is_good for report in write(tmp_path, [entries], is_cut_short=True)] == [True, True]
+
+
+def test_padding_of_a_distributed_epoch_is_told_apart(tmp_path):
+    # Five samples on two ranks: the order 4 2 0 1 3 is filled up with its beginning.
+    (report,) = write(tmp_path, [[(0, 0, [4, 0]), (1, 0, [3])], [(0, 0, [2, 1]), (1, 0, [4])]])
+    assert (numbers(report), report.is_good) == ((5, 0, 1, 0), True)
+    (report,) = write(tmp_path, [[(0, 0, [4, 0]), (1, 0, [3])], [(0, 0, [2, 0]), (1, 0, [4])]])
+    assert (numbers(report), report.is_good) == ((4, 1, 1, 1), False)
+
+
+def test_cut_and_go_on(tmp_path):
+    write(tmp_path, [WHOLE])
+    path = ledger_path(tmp_path, 0)
+    cut_ledger(path, 1)
+    with path.open("ab") as file:
+        file.write(encode_entry(1, 0, [3, 0]))
+    assert [(entry.step, list(entry.indices)) for entry in read_ledger(path)] == [(0, [4, 2]), (1, [3, 0])]
+    cut_ledger(ledger_path(tmp_path, 9), 1)  # a rank that is new
+
+
+def test_a_torn_entry_ends_the_file(tmp_path):
+    write(tmp_path, [WHOLE])
+    path = ledger_path(tmp_path, 0)
+    path.write_bytes(path.read_bytes()[:-2])
+    assert [entry.step for entry in read_ledger(path)] == [0, 1]
+    cut_ledger(path, 9)
+    assert path.stat().st_size % 4 == 0
+
+
+def test_indices_are_plain_numbers(tmp_path):
+    write(tmp_path, [WHOLE])
+    assert next(iter(read_ledger(ledger_path(tmp_path, 0)))).indices.dtype == np.int32
+
+
+def test_what_cannot_be_proven(tmp_path):
+    with pytest.raises(InputError, match=r"no ledger/plan.json; give the folder of a run"):
+        verify_ledger(tmp_path)
+    with pytest.raises(InputError, match="step 2 follows step 0; expected the next one"):
+        write(tmp_path, [[WHOLE[0], WHOLE[2]]])
+    with pytest.raises(InputError, match="the ranks took different steps"):
+        write(tmp_path, [WHOLE, WHOLE[:2]])
+    ledger_path(tmp_path, 1).unlink()
+    with pytest.raises(InputError, match=r"rank-1.bin: no such file; the run had 2 ranks"):
+        verify_ledger(tmp_path)

@@ -1,0 +1,89 @@
+"""Guards: a save that fails and takes the older checkpoint with it, or leaves half of the new one under its name."""
+
+import errno
+import hashlib
+import json
+
+import pytest
+import torch
+
+from llava_pl.training import checkpoint_io
+from llava_pl.training.checkpoint_io import DurableCheckpointIO
+from llava_pl.types import InputError
+
+CONTENT = {"global_step": 3, "state_dict": {"w": torch.arange(1000.0)}}
+
+
+@pytest.fixture
+def io():
+    return DurableCheckpointIO()
+
+
+def test_round_trip(io, tmp_path):
+    io.save_checkpoint(CONTENT, tmp_path / "new" / "a.ckpt")
+    loaded = io.load_checkpoint(tmp_path / "new" / "a.ckpt", weights_only=True)
+    assert torch.equal(loaded["state_dict"]["w"], CONTENT["state_dict"]["w"])
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.ckpt", "a.ckpt.json"]
+
+
+def test_hash_is_that_of_the_file(io, tmp_path):
+    io.save_checkpoint(CONTENT, tmp_path / "a.ckpt")
+    data = (tmp_path / "a.ckpt").read_bytes()
+    manifest = json.loads((tmp_path / "a.ckpt.json").read_text())
+    assert manifest == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "step": 3}
+
+
+def test_a_full_disk_leaves_what_was_there(io, tmp_path, monkeypatch):
+    io.save_checkpoint(CONTENT, tmp_path / "a.ckpt")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    class FullDisk(checkpoint_io._HashingFile):
+        def write(self, data):
+            if self.num_bytes > 1000:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    monkeypatch.setattr(checkpoint_io, "_HashingFile", FullDisk)
+    with pytest.raises(InputError, match=r"a.ckpt: cannot be written: No space left on device; older checkpoints are"):
+        io.save_checkpoint(CONTENT, tmp_path / "a.ckpt")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_ctrl_c_while_writing_is_no_other_error(io, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint_io._HashingFile, "write", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        io.save_checkpoint(CONTENT, tmp_path / "a.ckpt")
+
+
+def test_a_kill_while_writing_leaves_what_was_there(io, tmp_path, monkeypatch):
+    io.save_checkpoint(CONTENT, tmp_path / "a.ckpt")
+    before = (tmp_path / "a.ckpt").read_bytes()
+
+    def die(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint_io.os, "fsync", die)
+    with pytest.raises(KeyboardInterrupt):
+        io.save_checkpoint({"global_step": 4}, tmp_path / "a.ckpt")
+    assert (tmp_path / "a.ckpt").read_bytes() == before
+
+
+def test_a_changed_file_is_not_loaded(io, tmp_path):
+    path = tmp_path / "a.ckpt"
+    io.save_checkpoint(CONTENT, path)
+    data = bytearray(path.read_bytes())
+    data[700] ^= 255
+    path.write_bytes(data)
+    with pytest.raises(
+        InputError, match=r"ckpt_path: .*a.ckpt: damaged, its bytes are not .*; use an older checkpoint"
+    ):
+        io.load_checkpoint(path)
+
+
+def test_manifest_goes_with_its_checkpoint(io, tmp_path):
+    io.save_checkpoint(CONTENT, tmp_path / "a.ckpt")
+    io.remove_checkpoint(tmp_path / "a.ckpt")
+    assert list(tmp_path.iterdir()) == []

@@ -28,16 +28,25 @@ def collate(
     Raises:
         InputError: A sample's pictures and image tokens do not match; it is named.
     """
-    check_images(samples, num_image_tokens)
-    labels = _pad([sample.labels for sample in samples], IGNORE_INDEX, padding_side)
+    batch = start_batch(samples, num_image_tokens=num_image_tokens)
+    batch["input_ids"] = _pad([sample.input_ids for sample in samples], pad_token_id, padding_side)
+    batch["labels"] = _pad([sample.labels for sample in samples], IGNORE_INDEX, padding_side)
+    batch["attention_mask"] = _pad([torch.ones_like(sample.input_ids) for sample in samples], 0, padding_side)
+    batch["num_supervised"] = count_supervised(batch["labels"])
+    return batch
+
+
+def start_batch(samples: Sequence[Sample], *, num_image_tokens: int) -> Batch:
+    """Return what a batch of some samples holds whether their rows are padded or packed.
+
+    Raises:
+        InputError: A sample's pictures and image tokens do not match; it is named.
+    """
+    _check_images(samples, num_image_tokens)
     batch = Batch(
         ids=[sample.id for sample in samples],
-        input_ids=_pad([sample.input_ids for sample in samples], pad_token_id, padding_side),
-        labels=labels,
-        attention_mask=_pad([torch.ones_like(sample.input_ids) for sample in samples], 0, padding_side),
         pixel_values=torch.cat([sample.pixel_values for sample in samples]),
         num_tokens=sum(len(sample.input_ids) for sample in samples),
-        num_supervised=count_supervised(labels),
     )
     questions = [sample.question for sample in samples if sample.question is not None]
     if questions:
@@ -48,12 +57,12 @@ def collate(
     return batch
 
 
-def check_images(samples: Sequence[Sample], num_image_tokens: int) -> None:
-    """Check that each sample has the pictures that its image tokens need.
+def count_supervised(labels: Tensor) -> int:
+    """Return how many tokens of labels ``(B, T)`` the loss counts; a row's first has no predecessor to say it."""
+    return int((labels[:, 1:] != IGNORE_INDEX).sum())
 
-    Raises:
-        InputError: A sample's pictures and image tokens do not match; it is named.
-    """
+
+def _check_images(samples: Sequence[Sample], num_image_tokens: int) -> None:
     for sample in samples:
         expected, found = (
             len(sample.pixel_values) * num_image_tokens,
@@ -64,11 +73,6 @@ def check_images(samples: Sequence[Sample], num_image_tokens: int) -> None:
                 f"sample {sample.id!r}: {found} image tokens for {len(sample.pixel_values)} pictures of "
                 f"{num_image_tokens}; expected {expected}"
             )
-
-
-def count_supervised(labels: Tensor) -> int:
-    """Return how many tokens of labels ``(B, T)`` the loss counts; a row's first has no predecessor to say it."""
-    return int((labels[:, 1:] != IGNORE_INDEX).sum())
 
 
 def _pad(rows: Sequence[Tensor], value: int, side: Literal["left", "right"]) -> Tensor:

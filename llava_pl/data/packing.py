@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from llava_pl.data.collate import check_images, count_supervised
+from llava_pl.data.collate import count_supervised, start_batch
 from llava_pl.types import IGNORE_INDEX, Batch, Sample
 
 
@@ -27,18 +27,14 @@ def pack(samples: Sequence[Sample], *, num_image_tokens: int) -> Batch:
     Raises:
         InputError: A sample's pictures and image tokens do not match; it is named.
     """
-    check_images(samples, num_image_tokens)
+    batch = start_batch(samples, num_image_tokens=num_image_tokens)
     lengths = [len(sample.input_ids) for sample in samples]
     labels = torch.cat([sample.labels for sample in samples])
     # A sample's first token has no predecessor; here the last token of the sample before it would pass for one.
     labels[torch.tensor([0, *lengths[:-1]]).cumsum(dim=0)] = IGNORE_INDEX
-    return Batch(
-        ids=[sample.id for sample in samples],
-        input_ids=torch.cat([sample.input_ids for sample in samples])[None],
-        labels=labels[None],
-        position_ids=torch.cat([torch.arange(length) for length in lengths])[None],
-        sequence_lengths=lengths,
-        pixel_values=torch.cat([sample.pixel_values for sample in samples]),
-        num_tokens=sum(lengths),
-        num_supervised=count_supervised(labels[None]),
-    )
+    batch["input_ids"] = torch.cat([sample.input_ids for sample in samples])[None]
+    batch["labels"] = labels[None]
+    batch["position_ids"] = torch.cat([torch.arange(length) for length in lengths])[None]
+    batch["sequence_lengths"] = lengths
+    batch["num_supervised"] = count_supervised(batch["labels"])
+    return batch

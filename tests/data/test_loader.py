@@ -84,7 +84,7 @@ def test_length_is_the_number_of_micro_batches():
 
 
 def resumable(epoch=0, **options) -> StepLoader:
-    sampler = ResumableSampler(COUNTS, num_replicas=1, rank=0, shuffle=False)
+    sampler = ResumableSampler(COUNTS, num_replicas=1, rank=0)
     sampler.set_epoch(epoch)
     return loader(lambda: 1, sampler=sampler, **options)
 

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from llava_pl.data.datamodule import ConversationDataModule, LlavaDataModule, ScienceQADataModule
 from llava_pl.parser_errors import explain
 from llava_pl.run_folder import choose_run_dir, find_checkpoint, keep_old_metrics
-from llava_pl.training.callbacks import PlanTable, ScoreTable, Throughput
+from llava_pl.training.callbacks import PlanTable, ScoreTable, SkipCount, Throughput
 from llava_pl.training.module import LlavaModule
 from llava_pl.types import InputError
 
@@ -104,7 +104,7 @@ class LlavaCLI(LightningCLI):
             kwargs["logger"] = CSVLogger(save_dir=self.run_dir, name="", version="")
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         callbacks: list[Callback] = [callback for callback in given if callback is not None]
-        callbacks += [PlanTable(), ScoreTable(), Throughput()]
+        callbacks += [PlanTable(), ScoreTable(), SkipCount(), Throughput()]
         if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
             if self.subcommand == "fit" and config.enable_checkpointing is not False:
                 callbacks.append(_checkpoint_callback(self.run_dir))
@@ -126,11 +126,12 @@ def _option_names(parser: LightningArgumentParser) -> list[str]:
     return sorted(name for name in set(names) if name.rpartition(".")[2] not in linked)
 
 
-def run_lightning(words: list[str]) -> None:
-    """Parse and run a Lightning command.
+def run_lightning(words: list[str], cli_class: type[LlavaCLI] = LlavaCLI) -> LlavaCLI:
+    """Parse and run a Lightning command, and return what ran it.
 
     Args:
         words: The command and its options.
+        cli_class: What runs it.
 
     Raises:
         InputError: What the user gave is wrong.
@@ -140,7 +141,7 @@ def run_lightning(words: list[str]) -> None:
     # The words go through sys.argv, because Lightning starts the processes of other devices with what stands there.
     argv, sys.argv = sys.argv, [sys.argv[0], *words]
     try:
-        LlavaCLI(
+        return cli_class(
             LlavaModule,
             ConversationDataModule,
             subclass_mode_data=True,

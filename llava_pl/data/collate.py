@@ -51,6 +51,9 @@ def collate(
     questions = [sample.question for sample in samples if sample.question is not None]
     if questions:
         batch["questions"] = questions
+    skipped = [sample.skipped for sample in samples if sample.skipped is not None]
+    if skipped:
+        batch["skipped"] = skipped
     return batch
 
 

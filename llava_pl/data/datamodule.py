@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from llava_pl.data.collate import collate
@@ -17,11 +18,12 @@ from llava_pl.data.dataset import ImageSource, QuestionDataset, RecordDataset, S
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.loader import StepLoader
-from llava_pl.data.records import read_records
+from llava_pl.data.quarantine import leave_out
+from llava_pl.data.records import parse_records, read_records
 from llava_pl.data.sampler import ResumableSampler
 from llava_pl.data.scienceqa import PromptFormat, evaluation_question, read_scienceqa, training_record
 from llava_pl.data.templates import TEMPLATES, TemplateName
-from llava_pl.types import InputError, Record, Sample
+from llava_pl.types import BadRecord, InputError, OnTooLong, Record, Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 class ConversationDataModule(LightningDataModule):
     """What every data module here shares: one encoder, loaders for learning and for answering.
 
-    A subclass reads its files in `setup` and fills ``train_records`` and ``val_datasets``.
+    A subclass reads its files in `parse_train_records` and `setup`, and fills ``train_records`` and ``val_datasets``.
 
     Args:
         tokenizer: Folder or hub name of the decoder's tokenizer.
@@ -42,7 +44,12 @@ class ConversationDataModule(LightningDataModule):
         image_start_end: Put start and end marks around image slots.
         respect_exif: Turn photographs upright; false reproduces the original.
         legacy_tokenizer: For LLaMA's tokenizer: its `legacy` setting, by default that of its folder.
-        max_length: Longer training samples are cut on the right, never inside an image.
+        max_length: The most positions of a training sample, image tokens included.
+        on_too_long: A longer sample has text cut off its end ("truncate_text"; one whose image would be cut stops the
+            run), is left out and counted ("drop"), or stops the run ("error").
+        bad_records: A record that cannot be learned from stops the run ("error"), or is left out if `quarantine` names
+            it ("quarantine").
+        quarantine: JSON file that `llava-pl data check --quarantine` wrote.
         batch_size: Samples per device and micro batch in training.
         eval_batch_size: Samples per device and batch in validation; `batch_size` by default.
         num_workers: Processes that read and prepare data, per device.
@@ -62,6 +69,9 @@ class ConversationDataModule(LightningDataModule):
         respect_exif: bool = True,
         legacy_tokenizer: bool | None = None,
         max_length: int = 2048,
+        on_too_long: OnTooLong = "truncate_text",
+        bad_records: Literal["error", "quarantine"] = "error",
+        quarantine: str | Path | None = None,
         batch_size: int = 16,
         eval_batch_size: int | None = None,
         num_workers: int = 4,
@@ -76,6 +86,11 @@ class ConversationDataModule(LightningDataModule):
         ):
             if value < least:
                 raise InputError(f"data.{name}: expected at least {least}, found {value}")
+        if (bad_records == "quarantine") != (quarantine is not None):
+            raise InputError(
+                f"data.bad_records: found {bad_records} with data.quarantine {quarantine}; expected 'quarantine' with "
+                "the file that `llava-pl data check --quarantine FILE` wrote, or 'error' without a file"
+            )
         self.num_image_tokens = num_image_tokens
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
@@ -92,6 +107,8 @@ class ConversationDataModule(LightningDataModule):
         self._respect_exif = respect_exif
         self._legacy_tokenizer = legacy_tokenizer
         self._max_length = max_length
+        self._on_too_long: OnTooLong = on_too_long
+        self._quarantine = quarantine
         self.encoder: SampleEncoder | None = None
 
     def make_encoder(self) -> SampleEncoder:
@@ -108,6 +125,7 @@ class ConversationDataModule(LightningDataModule):
                 image_start_end=self._image_start_end,
                 respect_exif=self._respect_exif,
                 max_length=self._max_length,
+                on_too_long=self._on_too_long,
             )
         return self.encoder
 
@@ -120,6 +138,10 @@ class ConversationDataModule(LightningDataModule):
     def stop(self) -> str:
         """The text that ends an answer: the template's end mark, or the end-of-sequence token of a Jinja template."""
         return str(self.tokenizer.eos_token) if self._template == "chat" else TEMPLATES[self._template].stop
+
+    def parse_train_records(self) -> list[Record | BadRecord]:
+        """Return every record to train on, or what is wrong with it, in the order that a quarantine counts in."""
+        return list(self.train_records)
 
     def count_train_batches(self, world_size: int) -> int:
         """Return the micro batches of an epoch per device, known without making a loader."""
@@ -193,6 +215,10 @@ class LlavaDataModule(ConversationDataModule):
         self._records = records
         self._val_records = val_records
 
+    def parse_train_records(self) -> list[Record | BadRecord]:
+        """Return every record of the training file, or what is wrong with it."""
+        return [] if self._records is None else parse_records(self._records)
+
     def setup(self, stage: str) -> None:
         """Read the files that a stage needs."""
         if stage in ("test", "predict"):
@@ -200,7 +226,7 @@ class LlavaDataModule(ConversationDataModule):
         if stage == "validate" and self._val_records is None:
             raise InputError("data.val_records: nothing to validate; give a JSON file of records")
         if stage == "fit" and self._records is not None:
-            self.train_records = read_records(self._records)
+            self.train_records = leave_out(self.parse_train_records(), self._quarantine, rank_zero_info)
         if self._val_records is not None:
             self.val_datasets = [RecordDataset(read_records(self._val_records), self.make_encoder())]
 
@@ -240,11 +266,15 @@ class ScienceQADataModule(ConversationDataModule):
         self._test_split = test_split
         self._ask_letter = ask_letter
 
+    def parse_train_records(self) -> list[Record | BadRecord]:
+        """Return the records of the training split; a malformed problem stops the run."""
+        problems = read_scienceqa(self._root, self._train_split).values()
+        return [training_record(problem, self._prompt_format) for problem in problems]
+
     def setup(self, stage: str) -> None:
         """Read the problems that a stage needs."""
         if stage == "fit":
-            problems = read_scienceqa(self._root, self._train_split).values()
-            self.train_records = [training_record(problem, self._prompt_format) for problem in problems]
+            self.train_records = leave_out(self.parse_train_records(), self._quarantine, rank_zero_info)
         if stage in ("fit", "validate"):
             self.val_datasets = [self._ask(self._val_split, source) for source in self.image_sources]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_pl.data.json_files import read_json
-from llava_pl.types import IMAGE_SLOT, InputError, Record, Turn
+from llava_pl.types import IMAGE_SLOT, BadRecord, InputError, Record, RecordError, Turn
 
 
 def read_records(path: str | Path) -> list[Record]:
@@ -21,10 +21,34 @@ def read_records(path: str | Path) -> list[Record]:
         InputError: The file is missing, is no JSON list, or a record is malformed; the message names file, index,
             id and field.
     """
+    records: list[Record] = []
+    for record in parse_records(path):
+        if isinstance(record, BadRecord):
+            raise RecordError(record.message, record.reason)
+        records.append(record)
+    return records
+
+
+def parse_records(path: str | Path) -> list[Record | BadRecord]:
+    """Return each record of a LLaVA JSON file, or what is wrong with it, in order.
+
+    Raises:
+        InputError: The file is missing or is no JSON list.
+    """
     entries = read_json(path)
     if not isinstance(entries, list):
         raise InputError(f"{path}: expected a JSON list of records, found {_describe(entries)}")
-    return [parse_record(entry, where=f"{path}: record {index}") for index, entry in enumerate(entries)]
+    return [_parse_or_explain(entry, index, f"{path}: record {index}") for index, entry in enumerate(entries)]
+
+
+def _parse_or_explain(entry: Any, index: int, where: str) -> Record | BadRecord:  # noqa: ANN401
+    try:
+        return parse_record(entry, where=where)
+    except RecordError as error:
+        fields = entry if isinstance(entry, Mapping) else {}
+        name, image = fields.get("id"), fields.get("image")
+        images = tuple(name for name in (image if isinstance(image, list) else [image]) if isinstance(name, str))
+        return BadRecord(index, str(name) if isinstance(name, str | int) else "", error.reason, str(error), images)
 
 
 def parse_record(entry: Any, *, where: str) -> Record:  # noqa: ANN401
@@ -38,7 +62,7 @@ def parse_record(entry: Any, *, where: str) -> Record:  # noqa: ANN401
         where: File and index, put in front of every message.
 
     Raises:
-        InputError: A field is missing, of a wrong type, or slots and images do not match.
+        RecordError: A field is missing, of a wrong type, or slots and images do not match.
 
     >>> turns = [{"from": "human", "value": "<image> What?"}, {"from": "gpt", "value": "A dog."}]
     >>> record = parse_record({"id": 7, "image": "a.png", "conversations": turns}, where="x.json: record 0")
@@ -46,9 +70,9 @@ def parse_record(entry: Any, *, where: str) -> Record:  # noqa: ANN401
     ('7', ('a.png',), Turn(role='gpt', text='A dog.'))
     """
     if not isinstance(entry, Mapping):
-        raise InputError(f"{where}: expected an object, found {_describe(entry)}")
+        raise RecordError(f"{where}: expected an object, found {_describe(entry)}")
     if not isinstance(entry.get("id"), str | int) or isinstance(entry["id"], bool):
-        raise InputError(f"{where}: field 'id': expected a string or an integer, found {_describe(entry.get('id'))}")
+        raise RecordError(f"{where}: field 'id': expected a string or an integer, found {_describe(entry.get('id'))}")
     where = f"{where} (id {entry['id']!r})"
     images = _parse_images(entry.get("image"), where)
     turns = parse_turns(entry.get("conversations"), where=where)
@@ -60,10 +84,12 @@ def parse_turns(conversations: Any, *, where: str = "conversation") -> tuple[Tur
     """Return the turns of a ``conversations`` field, or of a sequence of turns.
 
     Raises:
-        InputError: Not a non-empty list of ``{"from": "human" | "gpt", "value": text}``.
+        RecordError: Not a non-empty list of ``{"from": "human" | "gpt", "value": text}``.
     """
     if not isinstance(conversations, Sequence) or isinstance(conversations, str) or not conversations:
-        raise InputError(f"{where}: field 'conversations': expected a non-empty list, found {_describe(conversations)}")
+        raise RecordError(
+            f"{where}: field 'conversations': expected a non-empty list, found {_describe(conversations)}"
+        )
     return tuple(_parse_turn(turn, f"{where}: turn {index}") for index, turn in enumerate(conversations))
 
 
@@ -71,14 +97,14 @@ def _parse_turn(turn: Any, where: str) -> Turn:  # noqa: ANN401
     if isinstance(turn, Turn):
         return turn
     if not isinstance(turn, Mapping):
-        raise InputError(f"{where}: expected an object with 'from' and 'value', found {_describe(turn)}")
+        raise RecordError(f"{where}: expected an object with 'from' and 'value', found {_describe(turn)}")
     role, text = turn.get("from"), turn.get("value")
     if role not in ("human", "gpt"):
-        raise InputError(f"{where}: field 'from': expected 'human' or 'gpt', found {role!r}")
+        raise RecordError(f"{where}: field 'from': expected 'human' or 'gpt', found {role!r}", "roles")
     if not isinstance(text, str):
-        raise InputError(f"{where}: field 'value': expected a string, found {_describe(text)}")
+        raise RecordError(f"{where}: field 'value': expected a string, found {_describe(text)}")
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise InputError(
+        raise RecordError(
             f"{where}: field 'value': holds a lone surrogate, which no tokenizer can read; repair the text"
         )
     return Turn(role=role, text=text)
@@ -87,7 +113,7 @@ def _parse_turn(turn: Any, where: str) -> Turn:  # noqa: ANN401
 def _parse_images(image: Any, where: str) -> tuple[str, ...]:  # noqa: ANN401
     images = () if image is None else (image,) if isinstance(image, str) else image
     if not isinstance(images, list | tuple) or not all(isinstance(name, str) and name for name in images):
-        raise InputError(f"{where}: field 'image': expected a file name or a list of them, found {_describe(image)}")
+        raise RecordError(f"{where}: field 'image': expected a file name or a list of them, found {_describe(image)}")
     return tuple(images)
 
 
@@ -96,10 +122,12 @@ def _check_slots(turns: tuple[Turn, ...], images: tuple[str, ...], where: str) -
         return
     slots = sum(turn.text.count(IMAGE_SLOT) for turn in turns)
     if slots != len(images):
-        raise InputError(f"{where}: {slots} '{IMAGE_SLOT}' marks for {len(images)} images; expected one mark for each")
+        found = f"{slots} '{IMAGE_SLOT}' marks for {len(images)} images"
+        raise RecordError(f"{where}: {found}; expected one mark for each", "image_slots")
     for index, turn in enumerate(turns):
         if turn.role == "gpt" and IMAGE_SLOT in turn.text:
-            raise InputError(f"{where}: turn {index}: an answer holds '{IMAGE_SLOT}'; only questions may show pictures")
+            found = f"turn {index}: an answer holds '{IMAGE_SLOT}'"
+            raise RecordError(f"{where}: {found}; only questions may show pictures", "image_slots")
 
 
 def _describe(value: object) -> str:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections import Counter
+from typing import Any, cast
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from llava_pl.training.stages import summarize_parts
 from llava_pl.types import Batch
+
+SKIP_REASONS = ("too_long",)
+"""Why a sample can be left out while training; the data modules' `on_too_long` decides."""
 
 
 class PlanTable(Callback):
@@ -67,6 +74,33 @@ class ScoreTable(Callback):
         for name in ("count", "unparsed"):
             table.add_row(name, *(str(int(metrics[f"{source}{name}"])) for source in sources))
         Console().print(table)
+
+
+class SkipCount(Callback):
+    """Counts the samples that training left out, by reason over the whole world, and says so after each epoch."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Count on this rank."""
+        self._counts.update(batch.get("skipped", ()))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add up the ranks; each of them takes part, whatever it has seen itself."""
+        for reason in SKIP_REASONS:
+            count = torch.tensor(self._counts[reason], device=pl_module.device)
+            total = int(cast("Tensor", trainer.strategy.reduce(count, reduce_op="sum")))
+            if total:
+                pl_module.log(f"data/skipped/{reason}", float(total))
+                rank_zero_warn(f"{total:,} samples were left out so far: {reason}")
 
 
 class Throughput(Callback):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llava_pl.data.records import parse_record, parse_turns, read_records
-from llava_pl.types import InputError, Record, Turn
+from llava_pl.data.records import parse_record, parse_records, parse_turns, read_records
+from llava_pl.types import BadRecord, InputError, Record, RecordError, Turn
 
 ASKED = Turn("human", "<image>\nWhat?")
 ANSWERED = Turn("gpt", "A dog.")
@@ -207,3 +207,33 @@ def test_long_values_are_cut_short_and_stay_on_one_line():
     assert "\n" not in found
     assert found.endswith("found dict {'bytes': 'line\\nline\\nline\\nline\\nline\\...")
     assert len(found) < 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"id": None}, "invalid"),
+        ({"image": 5}, "invalid"),
+        ({"conversations": []}, "invalid"),
+        ({"conversations": [{"from": "gpt", "value": "a\ud83d"}]}, "invalid"),
+        ({"conversations": [{"from": "system", "value": "a"}]}, "roles"),
+        ({"conversations": turns("What?", "A dog.")}, "image_slots"),
+        ({"conversations": turns("Which mark?", "It is <image>.")}, "image_slots"),
+    ],
+)
+def test_reason_of_an_error(fields, reason):
+    with pytest.raises(RecordError) as caught:
+        parse_record(entry(**fields), where="x")
+    assert caught.value.reason == reason
+
+
+def test_parsing_a_file_goes_on_after_a_bad_record(tmp_path):
+    path = tmp_path / "records.json"
+    path.write_text(json.dumps([entry(), 5, entry(id=7, image=["a.png", "b.png", 3]), entry(id="good")]))
+    first, second, third, last = parse_records(path)
+    assert (first.id, last.id) == ("a", "good")
+    assert second == BadRecord(1, "", "invalid", f"{path}: record 1: expected an object, found int 5")
+    assert (third.index, third.id, third.reason, third.images) == (2, "7", "invalid", ("a.png", "b.png"))
+    with pytest.raises(RecordError) as caught:
+        read_records(path)
+    assert (str(caught.value), caught.value.reason) == (second.message, "invalid")

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from llava_pl.models.llava import LlavaModel
 from llava_pl.training import callbacks
-from llava_pl.training.callbacks import PlanTable, ScoreTable, Throughput
+from llava_pl.training.callbacks import PlanTable, ScoreTable, SkipCount, Throughput
 from llava_pl.training.optim import OptimConfig
 from llava_pl.training.stages import PLANS, apply_plan
 
@@ -182,3 +182,27 @@ def test_speed_is_that_of_the_whole_world(tmp_path, monkeypatch):
     batch = {"num_tokens": 10, "pixel_values": torch.empty(3, 3, 2, 2)}
     throughput.on_train_batch_end(trainer, module, None, batch, 0)
     assert logged == {"perf/tokens_per_s": 20.0, "perf/images_per_s": 6.0}
+
+
+class Rank:
+    """What the counter asks of a trainer: three ranks that have all counted the same."""
+
+    def __init__(self):
+        self.strategy = SimpleNamespace(reduce=lambda tensor, reduce_op: 3 * tensor)
+
+
+def test_skipped_samples_are_counted_over_the_world(recwarn):
+    logged, counter = {}, SkipCount()
+    module = SimpleNamespace(device="cpu", log=lambda name, value: logged.update({name: value}))
+    for skipped in (["too_long"], [], ["too_long", "too_long"]):
+        counter.on_train_batch_end(Rank(), module, None, {"skipped": skipped} if skipped else {}, 0)
+    counter.on_train_epoch_end(Rank(), module)
+    assert logged == {"data/skipped/too_long": 9.0}
+    assert [str(warning.message) for warning in recwarn] == ["9 samples were left out so far: too_long"]
+
+
+def test_nothing_is_logged_where_nothing_was_skipped(recwarn):
+    counter = SkipCount()
+    counter.on_train_batch_end(Rank(), None, None, {}, 0)
+    counter.on_train_epoch_end(Rank(), SimpleNamespace(device="cpu"))
+    assert not list(recwarn)

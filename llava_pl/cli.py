@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from llava_pl import __version__
-from llava_pl.types import InputError
+from llava_pl.types import InputError, RecordError
 
 FIT_COMMANDS = ("fit", "validate", "test", "predict")
 
@@ -63,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         # An error from a data worker arrives with the worker's traceback around it; its last line is the message.
         message = str(error).strip().splitlines()[-1].removeprefix(f"llava_pl.types.{type(error).__name__}: ")
-        sys.stderr.write(f"llava-pl: error: {message}\n")
+        # Where there is one bad record there may be more, each of which would end a run of its own.
+        hint = "; `llava-pl data check` finds all such records" if isinstance(error, RecordError) else ""
+        sys.stderr.write(f"llava-pl: error: {message}{hint if words[0] == 'fit' else ''}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("llava-pl: interrupted\n")

@@ -72,7 +72,10 @@ def test_input_error_of_a_data_worker_keeps_its_last_line(monkeypatch, capsys):
     assert capsys.readouterr().err == "llava-pl: error: record '7': no such picture\n"
 
 
-def test_record_error_of_a_data_worker_keeps_its_last_line(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("command", "hint"), [("fit", "; `llava-pl data check` finds all such records"), ("validate", ""), ("data", "")]
+)
+def test_record_error_of_a_data_worker_keeps_its_last_line(monkeypatch, capsys, command, hint):
     def fail(words):
         raise RecordError(
             "Caught RecordError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
@@ -80,8 +83,8 @@ def test_record_error_of_a_data_worker_keeps_its_last_line(monkeypatch, capsys):
         )
 
     monkeypatch.setattr(llava_pl.cli, "_run", fail)
-    assert main(["fit"]) == 2
-    assert capsys.readouterr().err == "llava-pl: error: record '7': no such picture\n"
+    assert main([command]) == 2
+    assert capsys.readouterr().err == f"llava-pl: error: record '7': no such picture{hint}\n"
 
 
 def test_interrupt(monkeypatch, capsys):

@@ -158,7 +158,7 @@ def test_dropped_samples_are_counted_and_teach_nothing(config, tmp_path):
     (tmp_path / "records.json").write_text(json.dumps(records))
     words = ["--config", str(config), "--data.val_records", "null", "--data.batch_size", "1"]
     words += ["--data.max_length", "250", "--data.on_too_long", "drop", "--run_dir", "run"]
-    with pytest.warns(UserWarning, match="3 samples were left out so far: too_long"):
+    with pytest.warns(UserWarning, match="data/skipped/too_long: 3 samples were left out so far"):
         assert main(["fit", *words]) == 0
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
     assert [float(row["data/skipped/too_long"]) for row in rows if row["data/skipped/too_long"]] == [3.0]

@@ -32,15 +32,6 @@ MEANINGS = {
 }
 """What a stretch of tokens is, in words; both views show them as their legend."""
 
-COLOURS = {
-    "read": ("#ffffff", "#f1f1f1"),
-    "learn": ("#b7e4c7", "#8fd3a8"),
-    "image": ("#cfe2ff", "#cfe2ff"),
-    "wrong": ("#ffb3b3", "#ff9999"),
-    "cut": ("#ffd9b3", "#ffd9b3"),
-}
-"""Two backgrounds of each kind, for every other token; black text on any of them has a contrast of at least 9 : 1."""
-
 
 @dataclass(frozen=True, slots=True)
 class Token:

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from llava_pl.app.html_page import page, picture_tag, show
-from llava_pl.app.lens import COLOURS, MEANINGS, Stretch, Token, View
+from llava_pl.app.lens import MEANINGS, Stretch, Token, View
+
+COLOURS = {
+    "read": ("#ffffff", "#f1f1f1"),
+    "learn": ("#b7e4c7", "#8fd3a8"),
+    "image": ("#bfeef5", "#bfeef5"),
+    "wrong": ("#ffb3b3", "#ff9999"),
+    "cut": ("#ffe08a", "#ffe08a"),
+}
+"""Two backgrounds of each kind, for every other token, in the hues of the terminal's view."""
 
 STYLE = "\n".join(
     f".{kind} {{ background: {first}; }} .{kind}.odd {{ background: {second}; }}"

@@ -77,10 +77,14 @@ class ScoreTable(Callback):
 
 
 class SkipCount(Callback):
-    """Counts the samples that training left out, by reason over the whole world, and says so after each epoch."""
+    """Counts the samples that were left out, by reason over the whole world, and says so.
+
+    Training counts from the start of the run and is told of after each epoch; each validation counts for itself.
+    """
 
     def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
+        self._train: Counter[str] = Counter()
+        self._val: Counter[str] = Counter()
 
     def on_train_batch_end(
         self,
@@ -91,16 +95,41 @@ class SkipCount(Callback):
         batch_idx: int,
     ) -> None:
         """Count on this rank."""
-        self._counts.update(batch.get("skipped", ()))
+        self._train.update(batch.get("skipped", ()))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say how many were left out of training so far."""
+        self._say(trainer, pl_module, self._train, "data/skipped")
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start at zero."""
+        self._val.clear()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count on this rank."""
+        self._val.update(batch.get("skipped", ()))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say how many were left out of this validation."""
+        self._say(trainer, pl_module, self._val, "val/skipped")
+
+    @staticmethod
+    def _say(trainer: Trainer, pl_module: LightningModule, counts: Counter[str], name: str) -> None:
         """Add up the ranks; each of them takes part, whatever it has seen itself."""
         for reason in SKIP_REASONS:
-            count = torch.tensor(self._counts[reason], device=pl_module.device)
+            count = torch.tensor(counts[reason], device=pl_module.device)
             total = int(cast("Tensor", trainer.strategy.reduce(count, reduce_op="sum")))
             if total:
-                pl_module.log(f"data/skipped/{reason}", float(total))
-                rank_zero_warn(f"{total:,} samples were left out so far: {reason}")
+                pl_module.log(f"{name}/{reason}", float(total))
+                rank_zero_warn(f"{name}/{reason}: {total:,} samples were left out so far")
 
 
 class Throughput(Callback):

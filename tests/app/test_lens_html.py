@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from llava_pl.app.lens import Stretch, Token, View
-from llava_pl.app.lens_html import view_page
+from llava_pl.app.lens_html import COLOURS, view_page
 
 VIEW = View(
     index=4,
@@ -86,3 +86,15 @@ def test_warnings_and_no_pictures():
     page = view_page(View(0, "a", VIEW.stretches[:1], 0))
     assert '<p class="warning">nothing is supervised: this sample teaches nothing</p>' in page
     assert "<h2>" not in page
+
+
+def luminance(colour):
+    parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("colour", [colour for shades in COLOURS.values() for colour in shades])
+def test_text_can_be_read_on_every_colour(colour):
+    # WCAG asks for 7 : 1 at its highest level; the page's text is #111111.
+    assert (luminance(colour) + 0.05) / (luminance("#111111") + 0.05) >= 7

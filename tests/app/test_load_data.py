@@ -1,7 +1,11 @@
 """Guards: a view or check of data that is not the training's: other links, another P, or a model loaded on the way."""
 
+import json
+
 import pytest
 
+from llava_pl.app.check import check_records
+from llava_pl.app.lens import look_at
 from llava_pl.app.load_data import DataCLI, load_data
 from llava_pl.data.datamodule import LlavaDataModule
 from llava_pl.lightning_cli import LlavaCLI
@@ -45,6 +49,21 @@ def test_print_config_is_that_of_fit(zoo, capsys):
     with pytest.raises(SystemExit, match="0"):
         load_data(["--config", str(zoo / "config.yaml"), "--print_config"])
     assert "class_path: llava_pl.LlavaDataModule" in capsys.readouterr().out.replace("data.datamodule.", "")
+
+
+def test_scienceqa(zoo):
+    """Its problems are records too; the place of one is that in its split."""
+    texts = ("hint", "task", "grade", "subject", "topic", "category", "skill", "lecture", "solution")
+    problem = dict.fromkeys(texts, "") | {"question": "Is it odd?", "choices": ["yes", "no"], "answer": 1}
+    problem |= {"split": "train", "image": None}
+    (zoo / "problems.json").write_text(json.dumps({"3": problem, "5": problem | {"image": "image.png"}}))
+    (zoo / "pid_splits.json").write_text('{"train": ["5", "3"], "val": []}')
+    words = ["--data", "ScienceQADataModule", "--data.root", str(zoo), "--data.template", "mpt"]
+    data = load_data(["--config", str(zoo / "config.yaml"), *words])
+    view = look_at(data, 1)
+    assert "".join(token.text for token in view.stretches[-1].tokens) == " The answer is B.<|im_end|>"
+    report = check_records(data.parse_train_records(), data.make_encoder())
+    assert [(bad.index, bad.id, bad.reason) for bad in report.bad] == [(0, "5", "picture_missing")]
 
 
 def test_it_is_the_parser_of_fit():

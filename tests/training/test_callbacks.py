@@ -191,18 +191,38 @@ class Rank:
         self.strategy = SimpleNamespace(reduce=lambda tensor, reduce_op: 3 * tensor)
 
 
-def test_skipped_samples_are_counted_over_the_world(recwarn):
-    logged, counter = {}, SkipCount()
-    module = SimpleNamespace(device="cpu", log=lambda name, value: logged.update({name: value}))
-    for skipped in (["too_long"], [], ["too_long", "too_long"]):
-        counter.on_train_batch_end(Rank(), module, None, {"skipped": skipped} if skipped else {}, 0)
-    counter.on_train_epoch_end(Rank(), module)
-    assert logged == {"data/skipped/too_long": 9.0}
-    assert [str(warning.message) for warning in recwarn] == ["9 samples were left out so far: too_long"]
+def count_skips(phase, *batches):
+    """Return what is logged of batches with these reasons, in two epochs."""
+    logged, counter = [], SkipCount()
+    module = SimpleNamespace(device="cpu", log=lambda name, value: logged.append((name, value)))
+    for _ in range(2):
+        if phase == "validation":
+            counter.on_validation_epoch_start(Rank(), module)
+        for skipped in batches:
+            batch = {"skipped": skipped} if skipped else {}
+            getattr(counter, f"on_{phase}_batch_end")(Rank(), module, None, batch, 0)
+        getattr(counter, f"on_{phase}_epoch_end")(Rank(), module)
+    return logged
 
 
-def test_nothing_is_logged_where_nothing_was_skipped(recwarn):
-    counter = SkipCount()
-    counter.on_train_batch_end(Rank(), None, None, {}, 0)
-    counter.on_train_epoch_end(Rank(), SimpleNamespace(device="cpu"))
+@pytest.mark.filterwarnings("ignore:.*samples were left out so far")
+@pytest.mark.parametrize(
+    ("phase", "expected"),
+    [
+        ("train", [("data/skipped/too_long", 9.0), ("data/skipped/too_long", 18.0)]),
+        ("validation", [("val/skipped/too_long", 9.0), ("val/skipped/too_long", 9.0)]),
+    ],
+)
+def test_skipped_samples_are_counted_over_the_world(phase, expected):
+    assert count_skips(phase, ["too_long"], [], ["too_long", "too_long"]) == expected
+
+
+def test_skipped_samples_are_said():
+    with pytest.warns(UserWarning, match="data/skipped/too_long: 3 samples were left out so far"):
+        count_skips("train", ["too_long"])
+
+
+@pytest.mark.parametrize("phase", ["train", "validation"])
+def test_nothing_is_logged_where_nothing_was_skipped(recwarn, phase):
+    assert count_skips(phase, []) == []
     assert not list(recwarn)

@@ -128,7 +128,7 @@ class SkipCount(Callback):
             count = torch.tensor(counts[reason], device=pl_module.device)
             total = int(cast("Tensor", trainer.strategy.reduce(count, reduce_op="sum")))
             if total:
-                pl_module.log(f"{name}/{reason}", float(total))
+                pl_module.log(f"{name}/{reason}", float(total), sync_dist=True)  # the mean of equal numbers
                 rank_zero_warn(f"{name}/{reason}: {total:,} samples were left out so far")
 
 

@@ -194,7 +194,7 @@ class Rank:
 def count_skips(phase, *batches):
     """Return what is logged of batches with these reasons, in two epochs."""
     logged, counter = [], SkipCount()
-    module = SimpleNamespace(device="cpu", log=lambda name, value: logged.append((name, value)))
+    module = SimpleNamespace(device="cpu", log=lambda name, value, sync_dist: logged.append((name, value)))
     for _ in range(2):
         if phase == "validation":
             counter.on_validation_epoch_start(Rank(), module)

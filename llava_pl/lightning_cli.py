@@ -16,7 +16,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
-from llava_pl.data.datamodule import ConversationDataModule, LlavaDataModule, ScienceQADataModule
+from llava_pl.data.conversation_datamodule import ConversationDataModule
+from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
 from llava_pl.parser_errors import explain
 from llava_pl.run_folder import choose_run_dir, find_checkpoint, keep_old_metrics
 from llava_pl.training.callbacks import PlanTable, ScoreTable, SkipCount, Throughput

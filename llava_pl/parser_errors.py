@@ -44,7 +44,10 @@ def explain(message: str, words: Sequence[str], options: Sequence[str]) -> str:
     if match := re.search(r"File does not exist: '(.*)'", line):
         return _missing_file(Path(match[1]))
     if match := re.match(r"Problems parsing config:|Unexpected config:", line):
-        return f"{_broken_file(words)}: expected a YAML file with keys such as trainer: and model:; {line}"
+        return f"{_broken_file(words)}: expected a YAML file with keys such as trainer: and model:; {line[:160]}"
+    if match := re.match(r'Parser key "([^"]+)": Unable to load config \'(.*?)\'', line):
+        key, place = _locate(match[1], words, match[2])
+        return f"{place}{key}: expected a group of options or an existing YAML file, found {match[2]}"
     for pattern in MISSING_KEY:
         if match := re.match(pattern, line):
             return f"{match[1]}: required, found nothing; give it in a --config file or as --{match[1]}"

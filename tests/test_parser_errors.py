@@ -78,6 +78,11 @@ def write(tmp_path, monkeypatch):
             ["-c", "a.yaml", "-c", "empty.yaml"],
             "empty.yaml: expected a YAML file with keys such as trainer: and model:; Unexpected config:",
         ),
+        (
+            'Parser key "model": Unable to load config \'null\'\n- Parser key "model": Unable to load config "null"',
+            ["fit", "--model", "null"],
+            "--model: expected a group of options or an existing YAML file, found null",
+        ),
         ("something\n  new", [], "something new"),
     ],
 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
-from llava_pl.data.datamodule import ConversationDataModule
+from llava_pl.data.conversation_datamodule import ConversationDataModule
 from llava_pl.data.image import ImageTransform
 from llava_pl.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, BadRecord, Batch, InputError, RecordError
 

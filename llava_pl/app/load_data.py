@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llava_pl.data.datamodule import ConversationDataModule
+from llava_pl.data.conversation_datamodule import ConversationDataModule
 from llava_pl.lightning_cli import LlavaCLI, run_lightning
 
 

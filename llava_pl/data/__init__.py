@@ -1,7 +1,8 @@
-"""Record to batch, in reading order: records, conversation, tokenization, image, dataset, collate, loader, datamodule.
+"""Record to batch.
 
-There is no ``nn.Module`` in here. The public names are loaded when first used, so that reading a file of records does
-not import Lightning.
+In reading order: records, quarantine, conversation, tokenization, image, dataset, lengths, ordering, sampler, collate,
+loader, conversation_datamodule, datamodule. There is no ``nn.Module`` in here. The public names are loaded when first
+used, so that reading a file of records does not import Lightning.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from llava_pl.data.image import ImageTransform, load_image
 from llava_pl.data.templates import TemplateName
-from llava_pl.data.tokenization import encode_conversation
+from llava_pl.data.tokenization import EncodedConversation, encode_conversation
 from llava_pl.types import (
     IGNORE_INDEX,
     IMAGE_SLOT,
@@ -76,12 +76,19 @@ class SampleEncoder:
         try:
             pictures = [self.load_picture(name) for name in record.images]
             return self._encode(record.id, record.turns, pictures, is_prompt=False)
-        except RecordError as error:
-            if error.reason == "too_long" and self.on_too_long == "drop":
-                return self._empty_sample(record.id, error.reason)
-            raise RecordError(f"record {record.id!r}: {error}", error.reason) from error
         except InputError as error:
-            raise InputError(f"record {record.id!r}: {error}") from error
+            return self._refuse(record, error)
+
+    def count_tokens(self, record: Record) -> int:
+        """Return the length T of the sample of a record, without opening its pictures.
+
+        Raises:
+            InputError: The conversation cannot be encoded; the record is named.
+        """
+        try:
+            return len(self._encode_turns(record.turns, has_pictures=bool(record.images), is_prompt=False).input_ids)
+        except InputError as error:
+            return len(self._refuse(record, error).input_ids)
 
     def encode_question(self, question: Question, picture: Image.Image | None) -> Sample:
         """Return a prompt to be answered, with the picture that is given; without one its image slot goes too.
@@ -106,26 +113,34 @@ class SampleEncoder:
         _check_inside(self.image_folder, name)
         return load_image(self.image_folder / name, respect_exif=self.respect_exif)
 
-    def _empty_sample(self, name: str, reason: str) -> Sample:
-        size = self.image_transform.image_size
-        ids = torch.tensor([self.tokenizer.pad_token_id], dtype=torch.int64)
-        return Sample(name, ids, torch.full_like(ids, IGNORE_INDEX), torch.empty(0, 3, size, size), skipped=reason)
+    def _refuse(self, record: Record, error: InputError) -> Sample:
+        """Return what stands in the place of a record that is dropped; raise the error, named, for all others."""
+        if isinstance(error, RecordError) and error.reason == "too_long" and self.on_too_long == "drop":
+            size = self.image_transform.image_size
+            ids = torch.tensor([self.tokenizer.pad_token_id], dtype=torch.int64)
+            labels = torch.full_like(ids, IGNORE_INDEX)
+            return Sample(record.id, ids, labels, torch.empty(0, 3, size, size), skipped=error.reason)
+        message = f"record {record.id!r}: {error}"
+        raise (RecordError(message, error.reason) if isinstance(error, RecordError) else InputError(message)) from error
 
     def _encode(self, name: str, turns: Sequence[Turn], pictures: list[Image.Image], *, is_prompt: bool) -> Sample:
-        encoded = encode_conversation(
+        encoded = self._encode_turns(turns, has_pictures=bool(pictures), is_prompt=is_prompt)
+        size = self.image_transform.image_size
+        pixels = [self.image_transform(picture) for picture in pictures]
+        pixel_values = torch.stack(pixels) if pixels else torch.empty(0, 3, size, size)
+        return Sample(name, encoded.input_ids, encoded.labels, pixel_values, num_cut=encoded.num_cut)
+
+    def _encode_turns(self, turns: Sequence[Turn], *, has_pictures: bool, is_prompt: bool) -> EncodedConversation:
+        return encode_conversation(
             turns,
             self.tokenizer,
             template=self.template,
-            num_image_tokens=self.num_image_tokens if pictures else 0,
+            num_image_tokens=self.num_image_tokens if has_pictures else 0,
             max_length=None if is_prompt else self.max_length,
             image_start_end=self.image_start_end,
             is_prompt=is_prompt,
             on_too_long="truncate_text" if self.on_too_long == "truncate_text" else "error",
         )
-        size = self.image_transform.image_size
-        pixels = [self.image_transform(picture) for picture in pictures]
-        pixel_values = torch.stack(pixels) if pixels else torch.empty(0, 3, size, size)
-        return Sample(name, encoded.input_ids, encoded.labels, pixel_values, num_cut=encoded.num_cut)
 
 
 def _check_inside(folder: Path, name: str) -> None:

@@ -1,19 +1,153 @@
-"""The order of training samples: a function of seed and epoch, which can be entered anywhere."""
+"""Who reads which sample when: a function of seed, epoch, lengths and global batch, which can be entered anywhere.
+
+In: the number of ranks and the lengths of samples. Out: the indices that one rank reads, in order.
+
+Both samplers are torch's ``DistributedSampler`` by type: Lightning replaces any other one in a distributed run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from math import ceil
+from typing import Any
 
-from torch.utils.data import DistributedSampler
+import torch
+from torch.utils.data import Dataset, DistributedSampler
+
+from llava_pl.data.ordering import Grouping, deal_rows, length_order, modality_length_order, shuffled_order
+from llava_pl.types import InputError
 
 
 class ResumableSampler(DistributedSampler[int]):
-    """A shuffled order in which ``start`` samples of this rank are already done.
+    """The training order of one rank, in which ``start`` samples of this rank are already done.
 
-    Also used on one device: Lightning tells it the epoch, and the order then depends on nothing else.
+    Also used on one device: Lightning tells it the epoch, and the order then depends on nothing else. The k-th global
+    batch holds the same samples on any number of ranks, as long as its size stays the same.
+
+    As with torch's sampler, and so that all ranks take equally many steps, the first samples of the order are repeated
+    at its end until the ranks can share it equally: at most R - 1 on R ranks. (The original fills up the last micro
+    batch of every rank.)
+
+    Args:
+        dataset: What is sampled; only its length counts.
+        num_replicas: R, the ranks.
+        rank: This one.
+        seed: Of the shuffle, to which the epoch is added.
+        grouping: How samples are ordered; see `ordering.Grouping`.
+        micro_batch_size: Samples per rank and forward pass.
+        num_micro_batches: Micro batches that a rank accumulates in a step.
+        lengths: Returns the length of each sample, asked for once and only by a grouping other than "none"; tokens, or
+            for "modality_length" words, negative without a picture.
     """
 
     start = 0
 
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        num_replicas: int,
+        rank: int,
+        seed: int = 0,
+        grouping: Grouping = "none",
+        micro_batch_size: int = 1,
+        num_micro_batches: int = 1,
+        lengths: Callable[[], Sequence[int]] | None = None,
+    ) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, seed=seed)
+        assert grouping == "none" or lengths is not None
+        self.num_dataset = len(dataset)  # type: ignore[arg-type]  # torch's Dataset does not promise a length
+        self.grouping = grouping
+        self.micro_batch_size = micro_batch_size
+        self.num_micro_batches = num_micro_batches
+        self._measure = lengths
+
     def __iter__(self) -> Iterator[int]:
-        return iter(list(super().__iter__())[self.start :])
+        order = self._draw()
+        while len(order) < self.total_size:
+            order += order[: self.total_size - len(order)]
+        return self._go_through(order, self.start)
+
+    @cached_property
+    def lengths(self) -> Sequence[int]:
+        """The length of each sample.
+
+        Raises:
+            InputError: There are more or fewer lengths than samples.
+        """
+        assert self._measure is not None
+        lengths = self._measure()
+        if len(lengths) != self.num_dataset:
+            raise InputError(f"lengths: expected one for each of {self.num_dataset} samples, found {len(lengths)}")
+        return lengths
+
+    def _draw(self) -> list[int]:
+        """Return the order of all ranks together."""
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        if self.grouping in ("none", "balanced"):
+            return shuffled_order(self.num_dataset, generator)
+        draw = length_order if self.grouping == "length" else modality_length_order
+        return draw(self.lengths, self.micro_batch_size, self.num_replicas * self.num_micro_batches, generator)
+
+    def _go_through(self, order: Sequence[int], start: int) -> Iterator[int]:
+        # Only a balanced deal looks at a whole step; the others are the same for one micro batch after the other.
+        size = self.micro_batch_size * (self.num_micro_batches if self.grouping == "balanced" else 1)
+        for first in range(start - start % size, self.num_samples, size):
+            shared = order[first * self.num_replicas : (first + size) * self.num_replicas]
+            yield from self._deal(shared)[max(0, start - first) :]
+
+    def _deal(self, shared: Sequence[int]) -> Sequence[int]:
+        """Return this rank's part of what all ranks read at a time."""
+        if self.grouping == "none":
+            return shared[self.rank :: self.num_replicas]
+        if self.grouping == "balanced":
+            dealt = deal_rows(shared, self.lengths, num_ranks=self.num_replicas, micro_batch_size=self.micro_batch_size)
+            return dealt[self.rank]
+        size = len(shared) // self.num_replicas
+        return shared[self.rank * size : (self.rank + 1) * size]
+
+
+class EachOnceSampler(DistributedSampler[int]):
+    """The samples of one rank in evaluation: in order, every sample on exactly one rank, none repeated.
+
+    Ranks may get one sample more or less than others, and so one batch. Nothing waits for the missing one: in
+    evaluation DDP exchanges buffers at the first forward pass alone, and metrics are added up once at the end, losses
+    weighted by their tokens. Where weights are gathered in each forward pass (sharding strategies), all ranks need
+    equally many batches; see `fit_batch_size`.
+
+    Args:
+        dataset: What is sampled; only its length counts.
+        num_replicas: R, the ranks.
+        rank: This one.
+
+    Raises:
+        InputError: There are fewer samples than ranks; a rank without any would have no metric to bring to the end.
+    """
+
+    def __init__(self, dataset: Dataset[Any], *, num_replicas: int, rank: int) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
+        self.total_size = len(dataset)  # type: ignore[arg-type]  # torch's Dataset does not promise a length
+        if self.total_size < num_replicas:
+            raise InputError(
+                f"data: {self.total_size} samples to evaluate on {num_replicas} devices; expected at least one for "
+                "each, use fewer devices"
+            )
+        self.num_samples = len(range(rank, self.total_size, num_replicas))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.rank, self.total_size, self.num_replicas))
+
+    def fit_batch_size(self, most: int) -> int:
+        """Return the largest batch size up to ``most`` that gives all ranks equally many batches.
+
+        ``most`` itself where there is none: where it is 1, or every size up to it divides the smaller share.
+
+        >>> EachOnceSampler(range(10), num_replicas=2, rank=0).fit_batch_size(4)
+        4
+        >>> EachOnceSampler(range(9), num_replicas=2, rank=0).fit_batch_size(4)  # 4 + 1 and 4, but 3 + 2 and 3 + 1
+        3
+        """
+        smaller, larger = self.total_size // self.num_replicas, ceil(self.total_size / self.num_replicas)
+        sizes = range(most, 0, -1)
+        return next((size for size in sizes if ceil(smaller / size) == ceil(larger / size)), most)

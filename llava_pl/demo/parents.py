@@ -38,7 +38,7 @@ from llava_pl.types import IGNORE_INDEX, Segment, Turn
 ENCODER_STEPS = 350
 DECODER_STEPS = 300
 
-_VERSION = 2  # raise it when the same arguments give other parts
+_VERSION = 3  # raise it when the same arguments give other parts
 _NUM_ENCODER_PICTURES = 8000
 _ENCODER_BATCH_SIZE = 64
 _DECODER_BATCH_SIZE = 16
@@ -262,7 +262,7 @@ def _minimise(
     title: str,
 ) -> None:
     """Train with AdamW and a cosine schedule; the rows are shuffled once and taken in turn."""
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.95))
     num_warmup = max(1, num_steps // 8)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,

@@ -122,10 +122,14 @@ def describe(shapes: Sequence[Shape]) -> str:
 
 
 def converse(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """One question of each topic in random order, most of them lettered, with their answers."""
+    """Four questions in random order, most of them lettered, with their answers.
+
+    Three of them are about one shape among others, which is learned last: it must be found by its kind first.
+    """
     pairs = []
-    for i in rng.permutation(len(TOPICS)):
-        question = ask(scene, TOPICS[i], rng)
+    topics = ["colour", "position", rng.choice(["colour", "position"]), rng.choice(["count", "existence"])]
+    for i in rng.permutation(len(topics)):
+        question = ask(scene, topics[i], rng)
         if rng.random() < _MULTIPLE_CHOICE_SHARE:
             pairs.append((question.lettered_prompt, question.lettered_answer))
         else:

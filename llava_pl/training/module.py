@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict
 from typing import Any, Literal, cast, get_args
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -219,9 +219,10 @@ class LlavaModule(LightningModule):
     def _check(self, loss: Tensor, batch: Batch) -> None:
         if batch["num_supervised"] == 0:
             self.num_unsupervised_batches += 1
-            rank_zero_warn(
+            warnings.warn(  # on every rank: each has batches of its own
                 f"batch of samples {', '.join(batch['ids'])} supervises nothing ({self.num_unsupervised_batches} such "
-                "batches so far); it adds a zero to the loss"
+                "batches so far); it adds a zero to the loss",
+                stacklevel=2,
             )
         if not torch.isfinite(loss):
             raise InputError(

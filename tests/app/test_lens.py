@@ -142,3 +142,9 @@ def test_what_max_length_does_is_shown(zoo, policy, summary, warnings):
     words = ["--config", str(zoo / "config.yaml"), "--data.template", "plain", "--data.max_length", "8"]
     view = look_at(load_data([*words, "--data.on_too_long", policy]), 0)
     assert (view.summary, view.warnings) == (summary, warnings)
+
+
+def test_the_order_of_training_samples_changes_no_view(zoo):
+    words = ["--config", str(zoo / "config.yaml")]
+    plain, grouped = (look_at(load_data([*words, "--data.grouping", name]), 0) for name in ("none", "balanced"))
+    assert plain.stretches == grouped.stretches

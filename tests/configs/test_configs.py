@@ -73,6 +73,7 @@ PRETRAIN = {  # scripts/v1_5/pretrain.sh
     "data.init_args.template": "plain",  # --version plain
     "data.init_args.image_aspect": "square",  # no --image_aspect_ratio; train.py: square
     "data.init_args.batch_size": 32,
+    "data.init_args.grouping": "none",  # no --group_by_modality_length
 }
 FINETUNE = {  # scripts/v1_5/finetune.sh, and finetune_task.sh but for --model_name_or_path
     "model.stage": "finetune",
@@ -87,6 +88,7 @@ FINETUNE = {  # scripts/v1_5/finetune.sh, and finetune_task.sh but for --model_n
     "data.init_args.template": "vicuna_v1",  # --version v1
     "data.init_args.image_aspect": "pad",  # --image_aspect_ratio pad
     "data.init_args.batch_size": 16,
+    "data.init_args.grouping": "modality_length",  # --group_by_modality_length True
 }
 SCIENCEQA = {  # scripts/finetune_sqa.sh
     "model.stage": "finetune",
@@ -103,6 +105,7 @@ SCIENCEQA = {  # scripts/finetune_sqa.sh
     "data.init_args.template": "vicuna_v1",  # $PROMPT_VERSION is open; scripts/finetune.sh: v1
     "data.init_args.image_aspect": "square",  # no --image_aspect_ratio; train.py: square
     "data.init_args.batch_size": 16,
+    "data.init_args.grouping": "none",  # no --group_by_modality_length
 }
 ORIGINAL = {
     "align_13b": ("scripts/v1_5/pretrain.sh", PRETRAIN | {"model.decoder.path": "lmsys/vicuna-13b-v1.5"}, 256),

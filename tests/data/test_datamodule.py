@@ -115,10 +115,10 @@ def test_count_of_train_batches_per_device(tiny_parts, records, world_size, num_
 class StandInTrainer:
     """What the data module asks of a trainer of several devices."""
 
-    accumulate_grad_batches = 1
     num_training_batches = 99
 
-    def __init__(self, world_size: int, global_rank: int) -> None:
+    def __init__(self, world_size: int, global_rank: int, accumulate_grad_batches: int = 1) -> None:
+        self.accumulate_grad_batches = accumulate_grad_batches
         self.world_size = world_size
         self.global_rank = global_rank
 
@@ -132,6 +132,61 @@ def test_devices_share_the_records_of_an_epoch(tiny_parts, records):
     drawn = [name for batch in drawn_order(5, 0) for name in batch]
     # Eleven records on two devices: the last device repeats the first record, so that both take six.
     assert names == [drawn[::2], [*drawn[1::2], drawn[0]]]
+
+
+@pytest.mark.parametrize("grouping", ["length", "balanced"])
+def test_grouping_goes_by_the_tokens_of_the_samples(tiny_parts, records, grouping):
+    data = make_llava(tiny_parts, records, grouping=grouping)
+    # BOS, four image tokens, the caption's letters and a line break.
+    assert list(data.measure_train_records()) == [1 + 4 + (index + 1) + 1 for index in range(NUM_RECORDS)]
+    assert data.measure_train_records() is data.measure_train_records()
+
+
+def test_modality_length_goes_by_words(tiny_parts, records):
+    data = make_llava(tiny_parts, records, grouping="modality_length")
+    assert data.measure_train_records() == [2] * NUM_RECORDS
+
+
+def test_balanced_steps_hold_the_records_of_shuffled_ones(tiny_parts, records):
+    ranks = []
+    for rank in range(2):
+        data = make_llava(tiny_parts, records, seed=5, grouping="balanced")
+        data.trainer = StandInTrainer(2, rank, accumulate_grad_batches=2)
+        ranks.append(order_of(data.train_dataloader()))
+    drawn = [name for batch in drawn_order(5, 0) for name in batch]
+    for at, names in ((0, drawn[:8]), (2, [*drawn[8:], drawn[0]])):
+        assert sorted(name for rank in ranks for batch in rank[at : at + 2] for name in batch) == sorted(names)
+    # The longest two and the next two; then the next two to the rank that is behind, and the shortest.
+    longest = sorted(drawn[:8], key=int, reverse=True)
+    assert ranks[0][:2] == [longest[:2], longest[6:]]
+    assert ranks[1][:2] == [longest[2:4], longest[4:6]]
+
+
+@pytest.mark.parametrize("grouping", ["length", "modality_length", "balanced"])
+def test_grouped_epochs_can_be_resumed(tiny_parts, records, grouping):
+    expected = order_of(make_llava(tiny_parts, records, grouping=grouping).train_dataloader(), epoch=1)
+    assert sorted(name for names in expected for name in names) == sorted(str(index) for index in range(NUM_RECORDS))
+    loader = make_llava(tiny_parts, records, grouping=grouping).train_dataloader()
+    loader.load_state_dict({"num_done": 3})
+    assert order_of(loader, epoch=1) == expected[3:]
+
+
+def test_unknown_grouping(tiny_parts, records):
+    found = error_of(lambda: make_llava(tiny_parts, records, grouping="size"))
+    assert found == "data.grouping: expected one of none, length, modality_length, balanced, found 'size'"
+
+
+@pytest.mark.parametrize(("world_size", "batch_size"), [(1, 4), (2, 5), (3, 4), (4, 4)])
+def test_devices_evaluate_every_record_once_in_equally_many_batches(tiny_parts, records, world_size, batch_size):
+    ranks = []
+    for rank in range(world_size):
+        data = make_llava(tiny_parts, records, records=None, val_records=records, eval_batch_size=batch_size)
+        data.trainer = StandInTrainer(world_size, rank)
+        [loader] = data.val_dataloader()
+        ranks.append([batch["ids"] for batch in loader])
+    names = [name for rank in ranks for batch in rank for name in batch]
+    assert sorted(names) == sorted(str(index) for index in range(NUM_RECORDS))
+    assert len({len(rank) for rank in ranks}) == 1
 
 
 class Recorder(LightningModule):
@@ -255,17 +310,6 @@ def test_a_bad_record_that_the_quarantine_does_not_name_stops_the_run(tiny_parts
     assert "record 3 (id 3)" in error_of(lambda: make_llava(tiny_parts, records))
 
 
-@pytest.mark.parametrize(
-    ("options", "found"),
-    [
-        ({"bad_records": "quarantine"}, "data.bad_records: found quarantine with data.quarantine None; "),
-        ({"quarantine": "bad.json"}, "data.bad_records: found error with data.quarantine bad.json; "),
-    ],
-)
-def test_quarantine_is_asked_for_with_its_file(tiny_parts, records, options, found):
-    assert error_of(lambda: make_llava(tiny_parts, records, **options)).startswith(found)
-
-
 def test_every_record_can_be_asked_for(tiny_parts, records):
     spoil(records, at_3=None)
     options = settings_of(tiny_parts) | {"image_folder": records.parent}
@@ -285,6 +329,12 @@ def test_samples_that_are_dropped_leave_order_and_number_of_batches_as_they_are(
         assert len(batch.get("skipped", [])) == sum(name in dropped for name in names)
         assert batch["num_supervised"] == sum(name + 2 for name in names if name not in dropped)
     assert sum(len(batch.get("skipped", [])) for batch in batches) == 6
+
+
+def test_samples_that_are_dropped_count_as_one_token_in_a_grouping(tiny_parts, records):
+    data = make_llava(tiny_parts, records, max_length=11, on_too_long="drop", grouping="length")
+    assert data.measure_train_records() == [7, 8, 9, 10, 11, *[1] * 6]
+    assert sorted(int(name) for batch in data.train_dataloader() for name in batch["ids"]) == list(range(NUM_RECORDS))
 
 
 def test_longer_than_max_length_stops_the_run_if_asked(tiny_parts, records):
@@ -463,12 +513,6 @@ def test_options_reach_the_encoder(tiny_parts, root):
     data = make_scienceqa(tiny_parts, root, respect_exif=False, image_aspect="square", max_length=77)
     encoder = data.make_encoder()
     assert (encoder.respect_exif, encoder.image_transform.aspect, encoder.max_length) == (False, "square", 77)
-
-
-@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("num_workers", -1), ("eval_batch_size", -2)])
-def test_numbers_out_of_range_are_refused(tiny_parts, root, name, value):
-    with pytest.raises(InputError, match=f"data.{name}: expected at least .*, found {value}"):
-        make_scienceqa(tiny_parts, root, **{name: value})
 
 
 def test_paths_may_be_strings(tiny_parts, root):

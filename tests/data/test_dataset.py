@@ -67,6 +67,21 @@ def error_of(action) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("options", [{}, {"max_length": 7}, {"num_image_tokens": 9}])
+def test_counted_tokens_are_those_of_the_sample(tiny_parts, folder, options):
+    encoder = make_encoder(tiny_parts, folder, **options)
+    for each in (record("red.png"), record("red.png", "blue.png", answer="A longer one")):
+        if options.get("max_length") and len(each.images) > 1:
+            continue  # its second picture would be cut
+        assert encoder.count_tokens(each) == len(encoder.encode_record(each).input_ids)
+    assert encoder.count_tokens(record("missing.png")) == encoder.count_tokens(record("red.png"))
+
+
+def test_counting_tokens_names_the_record(tiny_parts, folder):
+    with pytest.raises(InputError, match=r"record 'bad': .*answer is empty"):
+        make_encoder(tiny_parts, folder).count_tokens(record("red.png", name="bad", answer=""))
+
+
 def test_record_becomes_a_sample(encoder):
     dataset = RecordDataset([record("red.png", name="a"), record("green.png", name="b", answer="No")], encoder)
     assert len(dataset) == 2

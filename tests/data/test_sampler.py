@@ -1,19 +1,47 @@
-"""Guards: a resumed epoch goes through its samples in another order."""
+"""Guards: a resumed epoch goes through its samples in another order, or another number of devices changes a batch."""
 
-from llava_pl.data.sampler import ResumableSampler
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DistributedSampler
+
+from llava_pl.data.sampler import EachOnceSampler, ResumableSampler
+from llava_pl.types import InputError
+
+LENGTHS = [4, -9, 2, 7, -1, 5, 8, -3, 6, 10]
+GROUPINGS = ["none", "length", "modality_length", "balanced"]
 
 
-def order(epoch, start=0, rank=0, world=1):
-    sampler = ResumableSampler(range(10), num_replicas=world, rank=rank, seed=3)
+def order(epoch, start=0, rank=0, world=1, num=10, seed=3, **options):
+    """What a rank reads; the lengths go through LENGTHS again and again, with a sign only where it means something."""
+    signed = options.get("grouping") == "modality_length"
+    lengths = [LENGTHS[i % 10] if signed else abs(LENGTHS[i % 10]) for i in range(num)]
+    sampler = ResumableSampler(range(num), num_replicas=world, rank=rank, seed=seed, lengths=lambda: lengths, **options)
     sampler.set_epoch(epoch)
     sampler.start = start
     return list(sampler)
+
+
+def global_batches(grouping, world, size, num_micro_batches, num, seed=3):
+    """The samples of each step over all ranks, sorted."""
+    options = {"grouping": grouping, "micro_batch_size": size, "num_micro_batches": num_micro_batches}
+    ranks = [order(0, rank=rank, world=world, num=num, seed=seed, **options) for rank in range(world)]
+    step = size * num_micro_batches
+    return [sorted(i for rank in ranks for i in rank[at : at + step]) for at in range(0, len(ranks[0]), step)]
 
 
 def test_order_is_a_function_of_seed_and_epoch():
     assert order(0) == order(0)
     assert order(0) != order(1)
     assert sorted(order(0)) == list(range(10))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 13])
+def test_ungrouped_order_is_torch_s(world):
+    for rank in range(world):
+        sampler = DistributedSampler(range(10), num_replicas=world, rank=rank, seed=3)
+        sampler.set_epoch(2)
+        assert order(2, rank=rank, world=world) == list(sampler)
 
 
 def test_start_leaves_out_what_is_done():
@@ -25,3 +53,109 @@ def test_length_is_that_of_the_whole_epoch():
     sampler = ResumableSampler(range(10), num_replicas=1, rank=0)
     sampler.start = 4
     assert len(sampler) == 10
+
+
+def test_micro_batches_of_the_original_go_to_the_ranks_in_turn():
+    options = {"grouping": "modality_length", "micro_batch_size": 2}
+    # On one device that accumulates two micro batches, the order is the original's for two; see tests/parity.
+    whole = order(0, num_micro_batches=2, **options)
+    assert whole == [9, 5, 6, 8, 0, 1, 2, 3, 4, 7]
+    # Two steps of two each, and one each of what is left.
+    assert order(0, rank=0, world=2, **options) == [9, 5, 0, 1, 4]
+    assert order(0, rank=1, world=2, **options) == [6, 8, 2, 3, 7]
+
+
+def test_balanced_order_in_full():
+    assert order(0) == [6, 0, 3, 7, 8, 5, 1, 9, 2, 4]
+    options = {"grouping": "balanced", "micro_batch_size": 2, "num_micro_batches": 2, "world": 2}
+    ranks = [order(0, rank=rank, **options) for rank in range(2)]
+    # Lengths of the first eight: 8 4 7 3 6 5 9 10. One rank gets 10 9 and then 4 3, the other 8 7 and then 6 5.
+    assert ranks == [[9, 1, 0, 7, 2], [6, 3, 8, 5, 4]]
+
+
+@given(
+    grouping=st.sampled_from(GROUPINGS),
+    world=st.integers(1, 4),
+    size=st.integers(1, 4),
+    num_micro_batches=st.integers(1, 3),
+    num=st.integers(1, 70),
+    start=st.integers(0, 70),
+)
+def test_every_sample_once_and_resumed_anywhere(grouping, world, size, num_micro_batches, num, start):
+    options = {"grouping": grouping, "micro_batch_size": size, "num_micro_batches": num_micro_batches, "num": num}
+    ranks = [order(1, rank=rank, world=world, **options) for rank in range(world)]
+    assert {len(rank) for rank in ranks} == {-(-num // world)}
+    seen = [index for rank in ranks for index in rank]
+    assert set(seen) == set(range(num))
+    assert len(seen) - num < world  # the repeated ones
+    for rank in range(world):
+        assert order(1, start=start, rank=rank, world=world, **options) == ranks[rank][start:]
+
+
+@given(
+    grouping=st.sampled_from(GROUPINGS),
+    split=st.sampled_from([(1, 12, 1), (1, 4, 3), (2, 6, 1), (2, 3, 2), (3, 4, 1), (4, 1, 3), (6, 2, 1), (12, 1, 1)]),
+    num=st.integers(1, 70),
+    seed=st.integers(0, 5),
+)
+def test_global_batches_do_not_depend_on_the_number_of_devices(grouping, split, num, seed):
+    """Twelve samples each, the last one aside: there the order's first samples fill up the ranks."""
+    expected, found = (global_batches(grouping, *sizes, num, seed) for sizes in ((1, 12, 1), split))
+    assert found[: num // 12] == expected[: num // 12]
+    if num % 12:
+        assert set(expected[-1]) <= set(found[-1])
+
+
+@given(num=st.integers(1, 70), seed=st.integers(0, 5), world=st.sampled_from([1, 2, 4]))
+def test_balanced_keeps_the_global_batches_of_none(num, seed, world):
+    sizes = (world, 2, 4 // world, num, seed)
+    assert global_batches("balanced", *sizes) == global_batches("none", *sizes)
+
+
+def test_lengths_are_asked_for_once_and_only_when_needed():
+    asked = []
+
+    def lengths():
+        asked.append(0)
+        return [1] * 10
+
+    for grouping, times in (("none", 0), ("balanced", 1)):
+        sampler = ResumableSampler(range(10), num_replicas=1, rank=0, grouping=grouping, lengths=lengths)
+        assert len(list(sampler) + list(sampler)) == 20
+        assert len(asked) == times
+
+
+def test_wrong_number_of_lengths():
+    sampler = ResumableSampler(range(10), num_replicas=1, rank=0, grouping="length", lengths=lambda: [1] * 9)
+    with pytest.raises(InputError, match="lengths: expected one for each of 10 samples, found 9"):
+        list(sampler)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("num", [3, 4, 5, 7, 11, 12])
+def test_evaluation_sees_every_sample_once(world, num):
+    samplers = [EachOnceSampler(range(num), num_replicas=world, rank=rank) for rank in range(world)]
+    ranks = [list(sampler) for sampler in samplers]
+    assert sorted(index for rank in ranks for index in rank) == list(range(num))
+    assert [len(sampler) for sampler in samplers] == list(map(len, ranks))
+    assert all(rank == sorted(rank) for rank in ranks)
+
+
+def test_evaluation_order_in_full():
+    ranks = [list(EachOnceSampler(range(5), num_replicas=3, rank=rank)) for rank in range(3)]
+    assert ranks == [[0, 3], [1, 4], [2]]
+
+
+@given(num=st.integers(4, 300), world=st.integers(1, 4), most=st.integers(1, 16))
+def test_batch_size_gives_equally_many_batches(num, world, most):
+    samplers = [EachOnceSampler(range(num), num_replicas=world, rank=rank) for rank in range(world)]
+    [size] = {sampler.fit_batch_size(most) for sampler in samplers}
+    assert 1 <= size <= most
+    if len({-(-len(sampler) // size) for sampler in samplers}) > 1:
+        assert size == most
+        assert all(num // world % other == 0 for other in range(1, most + 1))
+
+
+def test_fewer_samples_than_devices():
+    with pytest.raises(InputError, match="data: 2 samples to evaluate on 3 devices; expected at least one for each"):
+        EachOnceSampler(range(2), num_replicas=3, rank=0)

@@ -106,13 +106,18 @@ def test_lettered_text_is_what_the_evaluation_asks_and_reads(topic, parser):
         assert (parsed.letter, parsed.index) == (question.letter, question.answer)
 
 
-def test_conversations_hold_every_topic_once_and_only_right_answers():
+# What colour? How many? Is there? Where?
+MIXES = [["How", "What", "What", "Where"], ["How", "What", "Where", "Where"],
+         ["Is", "What", "What", "Where"], ["Is", "What", "Where", "Where"]]  # fmt: skip
+
+
+def test_conversations_ask_most_about_single_shapes_and_hold_only_right_answers():
     rng = np.random.default_rng(0)
     lettered = 0
     for _ in range(100):
         scene = sample_scene(rng, held_out=False)
         pairs = converse(scene, rng)
-        assert len({prompt.split()[0] for prompt, _ in pairs}) == len(TOPICS)
+        assert sorted(prompt.split()[0] for prompt, _ in pairs) in MIXES
         for prompt, answer in pairs:
             right = answer_by_hand(scene, prompt.split("\n")[0])
             if "Options:" in prompt:

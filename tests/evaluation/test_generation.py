@@ -1,5 +1,7 @@
 """Guards: an answer that is cut too early or too late, or that depends on the other questions of its batch."""
 
+import copy
+
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -32,7 +34,8 @@ def model(tiny_parts) -> LlavaModel:
         words = torch.nn.functional.normalize(torch.randn(99, 32), dim=-1)
         network.model.embed_tokens.weight.copy_(words)
         after = [*range(1, 99), 3]
-        after[ord("z") - 29] = 2
+        after[1], after[2], after[ord("z") - 29] = after[ord("z") - 29], 0, 2
+        assert len(set(after)) == 99  # of two rows written to one place either may win
         network.lm_head.weight[after] = words
     projector = build_projector("linear", vision_width=16, decoder_width=32)
     return LlavaModel(encoder, projector, decoder).eval()
@@ -108,3 +111,16 @@ def test_pictures_go_to_their_own_questions(model, tokenizer):
 def test_surrounding_white_space_is_no_answer(model, tokenizer):
     # After ~ come the line break, the space and the exclamation mark.
     assert answer(model, tokenizer, "~", max_new_tokens=3) == ["!"]
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [{"do_sample": True, "temperature": 5.0}, {"num_beams": 3}, {"repetition_penalty": 9.0}, {"eos_token_id": 40}],
+)
+def test_answers_are_greedy_whatever_the_decoder_wishes(model, tokenizer, wish):
+    """The head is turned into "say the same again", which a penalty on repetition would forbid."""
+    model = copy.deepcopy(model)
+    network = model.decoder.model
+    network.lm_head.weight = network.model.embed_tokens.weight
+    network.generation_config.update(**wish)
+    assert answer(model, tokenizer, "aE", max_new_tokens=5) == ["EEEEE"]

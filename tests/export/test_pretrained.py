@@ -69,6 +69,13 @@ def test_settings_travel_with_the_model(models, expected):
     assert stage_1.template == "plain"
 
 
+def test_pictures_are_cropped_where_the_config_does_not_say(models, tmp_path):
+    folder = writable_copy(models / "llava-mlp2x", tmp_path / "llava")
+    change_config(folder, image_aspect_ratio=None)
+    loaded = load_pretrained(folder, vision_encoder=models / TOWER)
+    assert loaded.image_transform.aspect == "square"
+
+
 @pytest.mark.parametrize("name", ["x", "finetuned", "vicuna-lora-mpt", "LLaVA"])
 def test_the_name_of_a_folder_means_nothing(models, expected, tmp_path, name):
     """LLaVA: a folder whose name lacks "llava" is loaded as a plain language model, one with "lora" as an adapter."""

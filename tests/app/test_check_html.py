@@ -1,5 +1,7 @@
 """Guards: a page that opens pictures which training refuses, or runs what a record says."""
 
+from html.parser import HTMLParser
+
 from PIL import Image
 
 from llava_pl.app.check import CheckReport
@@ -47,3 +49,23 @@ def test_a_picture_outside_the_folder_is_not_shown(zoo):
     page = report_page(CheckReport(1, [entry]), encoder.load_picture)
     assert page.count("<img ") == 1
     assert "<p>../outside.png: cannot be shown</p><p>link.png: cannot be shown</p><img " in page
+
+
+class Balance(HTMLParser):
+    """Checks that each tag is closed where it should be."""
+
+    open: tuple[str, ...] = ()
+
+    def handle_starttag(self, tag, attrs):
+        assert tag not in ("script", "link")
+        self.open += () if tag in ("meta", "img") else (tag,)
+
+    def handle_endtag(self, tag):
+        assert self.open[-1] == tag
+        self.open = self.open[:-1]
+
+
+def test_page_is_well_formed():
+    parser = Balance()
+    parser.feed(report_page(CheckReport(9, [BAD] * 30, num_cut_records=2), load))
+    assert parser.open == ()

@@ -91,7 +91,7 @@ ZOO = {
     "directory": ("folder", _exchange(), "picture_missing"),
     "bomb": ("bomb.png", _exchange(), "picture_broken"),
     "nul_in_name": ("a\0.png", _exchange(), "picture_missing"),
-    "surrogate_in_name": ("\ud83d.png", _exchange(), "picture_missing"),
+    "surrogate_in_name": ("\ud83d.png", _exchange(), "invalid"),
     "parent_folder": ("../outside.png", _exchange(), "path_outside"),
     "absolute": ("{outside}/outside.png", _exchange(), "path_outside"),
     "link_out": ("link.png", _exchange(), "path_outside"),

@@ -1,8 +1,8 @@
 """Record to batch.
 
-In reading order: records, quarantine, conversation, tokenization, image, dataset, lengths, ordering, sampler, collate,
-loader, conversation_datamodule, datamodule. There is no ``nn.Module`` in here. The public names are loaded when first
-used, so that reading a file of records does not import Lightning.
+In reading order: sources, records, store, mixture, quarantine, conversation, tokenization, image, dataset, lengths,
+ordering, sampler, collate, loader, conversation_datamodule, datamodule. There is no ``nn.Module`` in here. The public
+names are loaded when first used, so that reading a file of records does not import Lightning.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
     from llava_pl.data.image import ImageTransform, load_image
+    from llava_pl.data.length_cache import EncodedLengths
     from llava_pl.data.llama_tokenizer import load_tokenizer
     from llava_pl.data.records import read_records
+    from llava_pl.data.store import RecordStore
+    from llava_pl.data.store_cache import open_store
     from llava_pl.data.tokenization import encode_conversation
 
 _HOMES = {
@@ -24,11 +27,17 @@ _HOMES = {
     "load_image": "image",
     "load_tokenizer": "llama_tokenizer",
     "read_records": "records",
+    "RecordStore": "store",
+    "open_store": "store_cache",
+    "EncodedLengths": "length_cache",
     "encode_conversation": "tokenization",
 }
 
 __all__ = [
     "read_records",
+    "RecordStore",
+    "open_store",
+    "EncodedLengths",
     "load_tokenizer",
     "encode_conversation",
     "load_image",

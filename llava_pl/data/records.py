@@ -8,10 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 from llava_pl.data.json_files import read_json
-from llava_pl.types import IMAGE_SLOT, BadRecord, InputError, Record, RecordError, Turn
+from llava_pl.types import IMAGE_SLOT, BadRecord, InputError, Record, RecordError, Role, Turn
+
+_ROLES = frozenset(get_args(Role))
+_OBJECT = (dict, Mapping)  # the common type first: testing for an abstract class is slow
+
+
+class RecordFields(NamedTuple):
+    """The validated content of an entry, still in columns: what `Record` is made of, and what a store writes.
+
+    Args:
+        id: Name of the record.
+        images: File names relative to the image folder.
+        roles: Who speaks, turn by turn.
+        texts: What is said, turn by turn.
+    """
+
+    id: str
+    images: tuple[str, ...]
+    roles: Sequence[Role]
+    texts: Sequence[str]
 
 
 def read_records(path: str | Path) -> list[Record]:
@@ -37,7 +56,7 @@ def parse_records(path: str | Path) -> list[Record | BadRecord]:
     """
     entries = read_json(path)
     if not isinstance(entries, list):
-        raise InputError(f"{path}: expected a JSON list of records, found {_describe(entries)}")
+        raise InputError(f"{path}: expected a JSON list of records, found {describe(entries)}")
     return [_parse_or_explain(entry, index, f"{path}: record {index}") for index, entry in enumerate(entries)]
 
 
@@ -69,15 +88,31 @@ def parse_record(entry: Any, *, where: str) -> Record:  # noqa: ANN401
     >>> record.id, record.images, record.turns[1]
     ('7', ('a.png',), Turn(role='gpt', text='A dog.'))
     """
-    if not isinstance(entry, Mapping):
-        raise RecordError(f"{where}: expected an object, found {_describe(entry)}")
-    if not isinstance(entry.get("id"), str | int) or isinstance(entry["id"], bool):
-        raise RecordError(f"{where}: field 'id': expected a string or an integer, found {_describe(entry.get('id'))}")
-    where = f"{where} (id {entry['id']!r})"
-    images = _parse_images(entry.get("image"), where)
-    turns = parse_turns(entry.get("conversations"), where=where)
-    _check_slots(turns, images, where)
-    return Record(id=str(entry["id"]), turns=turns, images=images)
+    fields = parse_fields(entry, where=where)
+    return Record(id=fields.id, turns=tuple(map(Turn, fields.roles, fields.texts)), images=fields.images)
+
+
+def parse_fields(entry: Any, *, where: str) -> RecordFields:  # noqa: ANN401
+    """Return what `parse_record` returns, as columns: a million records are checked without making their objects.
+
+    Raises:
+        RecordError: As for `parse_record`.
+    """
+    if not isinstance(entry, _OBJECT):
+        raise RecordError(f"{where}: expected an object, found {describe(entry)}")
+    name = entry.get("id")
+    if not isinstance(name, (str, int)) or isinstance(name, bool):
+        raise RecordError(f"{where}: field 'id': expected a string or an integer, found {describe(name)}")
+    try:
+        if not _is_encodable(str(name)):
+            raise RecordError("field 'id': holds a lone surrogate; repair the text")
+        images = _parse_images(entry.get("image"))
+        roles, texts = _parse_conversation(entry.get("conversations"))
+        if images:
+            _check_slots(roles, texts, images)
+    except RecordError as error:
+        raise RecordError(f"{where} (id {name!r}): {error}", error.reason) from None
+    return RecordFields(str(name), images, roles, texts)
 
 
 def parse_turns(conversations: Any, *, where: str = "conversation") -> tuple[Turn, ...]:  # noqa: ANN401
@@ -86,51 +121,86 @@ def parse_turns(conversations: Any, *, where: str = "conversation") -> tuple[Tur
     Raises:
         RecordError: Not a non-empty list of ``{"from": "human" | "gpt", "value": text}``.
     """
-    if not isinstance(conversations, Sequence) or isinstance(conversations, str) or not conversations:
-        raise RecordError(
-            f"{where}: field 'conversations': expected a non-empty list, found {_describe(conversations)}"
-        )
-    return tuple(_parse_turn(turn, f"{where}: turn {index}") for index, turn in enumerate(conversations))
+    try:
+        return tuple(map(Turn, *_parse_conversation(conversations)))
+    except RecordError as error:
+        raise RecordError(f"{where}: {error}", error.reason) from None
 
 
-def _parse_turn(turn: Any, where: str) -> Turn:  # noqa: ANN401
+def _parse_conversation(conversations: Any) -> tuple[list[Role], list[str]]:  # noqa: ANN401
+    if not isinstance(conversations, (list, Sequence)) or isinstance(conversations, str) or not conversations:
+        found = describe(conversations)
+        raise RecordError(f"field 'conversations': expected a non-empty list, found {found}")
+    # All turns at once, because a data set has millions of them; one by one only to say which of them is wrong.
+    try:
+        roles = [turn["from"] for turn in conversations]
+        texts = [turn["value"] for turn in conversations]
+        is_plain = _ROLES.issuperset(roles) and _is_encodable("\n".join(texts))
+    except (LookupError, TypeError):
+        is_plain = False
+    if is_plain:
+        return roles, texts
+    turns = [_parse_turn(turn, f"turn {index}") for index, turn in enumerate(conversations)]
+    return [role for role, _ in turns], [text for _, text in turns]
+
+
+def _parse_turn(turn: Any, where: str) -> tuple[Role, str]:  # noqa: ANN401
     if isinstance(turn, Turn):
-        return turn
-    if not isinstance(turn, Mapping):
-        raise RecordError(f"{where}: expected an object with 'from' and 'value', found {_describe(turn)}")
+        return turn.role, turn.text
+    if not isinstance(turn, _OBJECT):
+        raise RecordError(f"{where}: expected an object with 'from' and 'value', found {describe(turn)}")
     role, text = turn.get("from"), turn.get("value")
     if role not in ("human", "gpt"):
         raise RecordError(f"{where}: field 'from': expected 'human' or 'gpt', found {role!r}", "roles")
     if not isinstance(text, str):
-        raise RecordError(f"{where}: field 'value': expected a string, found {_describe(text)}")
-    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise RecordError(f"{where}: field 'value': expected a string, found {describe(text)}")
+    if not _is_encodable(text):
         raise RecordError(
             f"{where}: field 'value': holds a lone surrogate, which no tokenizer can read; repair the text"
         )
-    return Turn(role=role, text=text)
+    return role, text
 
 
-def _parse_images(image: Any, where: str) -> tuple[str, ...]:  # noqa: ANN401
+def _is_encodable(text: str) -> bool:
+    """Return whether UTF-8 can hold the text; lone surrogates are the only characters that it cannot."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return False
+    return True
+
+
+def _parse_images(image: Any) -> tuple[str, ...]:  # noqa: ANN401
     images = () if image is None else (image,) if isinstance(image, str) else image
-    if not isinstance(images, list | tuple) or not all(isinstance(name, str) and name for name in images):
-        raise RecordError(f"{where}: field 'image': expected a file name or a list of them, found {_describe(image)}")
+    if not isinstance(images, (list, tuple)) or not all(isinstance(name, str) and name for name in images):
+        found = describe(image)
+        raise RecordError(f"field 'image': expected a file name or a list of them, found {found}")
+    if not _is_encodable("".join(images)):
+        raise RecordError("field 'image': holds a lone surrogate; rename the file")
     return tuple(images)
 
 
-def _check_slots(turns: tuple[Turn, ...], images: tuple[str, ...], where: str) -> None:
-    if not images:
-        return
-    slots = sum(turn.text.count(IMAGE_SLOT) for turn in turns)
-    if slots != len(images):
-        found = f"{slots} '{IMAGE_SLOT}' marks for {len(images)} images"
-        raise RecordError(f"{where}: {found}; expected one mark for each", "image_slots")
-    for index, turn in enumerate(turns):
-        if turn.role == "gpt" and IMAGE_SLOT in turn.text:
-            found = f"turn {index}: an answer holds '{IMAGE_SLOT}'"
-            raise RecordError(f"{where}: {found}; only questions may show pictures", "image_slots")
+def _check_slots(roles: Sequence[Role], texts: Sequence[str], images: Sequence[str]) -> None:
+    num_slots = "\n".join(texts).count(IMAGE_SLOT)
+    if num_slots != len(images):
+        raise RecordError(
+            f"{num_slots} '{IMAGE_SLOT}' marks for {len(images)} images; expected one mark for each", "image_slots"
+        )
+    for index, text in enumerate(texts):
+        if IMAGE_SLOT not in text:
+            continue
+        if roles[index] == "gpt":
+            raise RecordError(
+                f"turn {index}: an answer holds '{IMAGE_SLOT}'; only questions may show pictures", "image_slots"
+            )
+        num_slots -= text.count(IMAGE_SLOT)
+        if not num_slots:  # mostly so after the first turn
+            return
 
 
-def _describe(value: object) -> str:
+def describe(value: object) -> str:
+    """Return type and beginning of a value, for messages."""
     if value is None:
         return "nothing"
     if isinstance(value, list | tuple | dict) and not value:

@@ -5,12 +5,15 @@ In: ``inputs_embeds`` ``(B, T, D)``. Out: hidden states ``(B, T, D)``, and logit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from llava_pl.models.attention import PACKED_SDPA
 from llava_pl.types import InputError
 
 
@@ -32,7 +35,11 @@ class Decoder(Protocol):
         ...
 
     def hidden_states(
-        self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        sequence_lengths: Sequence[int] | None = None,
     ) -> Tensor:
         """Return the last hidden states ``(B, T, D)``."""
         ...
@@ -67,6 +74,8 @@ class CausalDecoder(nn.Module):
                     "family, whose logits are its head applied to the last hidden state"
                 )
         self.model = model
+        if model.config._attn_implementation == "sdpa":
+            model.set_attn_implementation(PACKED_SDPA)
 
     @property
     def width(self) -> int:
@@ -93,16 +102,49 @@ class CausalDecoder(nn.Module):
         return cast("Tensor", self.embedding(input_ids))
 
     def hidden_states(
-        self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        sequence_lengths: Sequence[int] | None = None,
     ) -> Tensor:
         """Return the last hidden states ``(B, T, D)``.
 
         The cache is off: transformers would otherwise build one in training, and with it ignore restarted positions.
+
+        Args:
+            inputs_embeds: float ``(B, T, D)``.
+            attention_mask: int64 ``(B, T)``, zero at padding; None without any.
+            position_ids: int64 ``(B, T)``, restarting with each sequence of a packed row; None to count from zero.
+            sequence_lengths: Positions of each sequence of a packed row (B = 1, no mask); None when not packed.
+
+        Raises:
+            InputError: A packed row, and an attention that would let its sequences see each other.
         """
+        packing = {} if sequence_lengths is None else self._packing_options(sequence_lengths, inputs_embeds.device)
         output = self.model.base_model(
-            inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=False,
+            **packing,
         )
         return cast("Tensor", output.last_hidden_state)
+
+    def _packing_options(self, lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
+        """Return what tells the model's attention where sequences end."""
+        attention = self.model.config._attn_implementation
+        if attention == PACKED_SDPA and getattr(self.model.config, "sliding_window", None) is None:
+            return {"sequence_lengths": lengths}
+        if attention is not None and attention.startswith("flash_attention"):
+            ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+            longest = max(lengths)
+            # All four, or transformers looks for the ends itself and stalls the device in every layer.
+            return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+        raise InputError(
+            "decoder: packed rows need attention sdpa without a sliding window, or flash_attention_2; "
+            f"found {attention} in {type(self.model).__name__}; switch packing off"
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits ``(..., V)`` of hidden rows ``(..., D)``."""

@@ -4,11 +4,19 @@ One bad entry among 665,298 must be found from one line: file, index, id, field,
 """
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
 
-from llava_pl.data.records import parse_record, parse_records, parse_turns, read_records
+from llava_pl.data.records import (
+    RecordFields,
+    parse_fields,
+    parse_record,
+    parse_records,
+    parse_turns,
+    read_records,
+)
 from llava_pl.types import BadRecord, InputError, Record, RecordError, Turn
 
 ASKED = Turn("human", "<image>\nWhat?")
@@ -210,21 +218,48 @@ def test_long_values_are_cut_short_and_stay_on_one_line():
 
 
 @pytest.mark.parametrize(
-    ("fields", "reason"),
+    ("value", "reason"),
     [
-        ({"id": None}, "invalid"),
-        ({"image": 5}, "invalid"),
-        ({"conversations": []}, "invalid"),
-        ({"conversations": [{"from": "gpt", "value": "a\ud83d"}]}, "invalid"),
-        ({"conversations": [{"from": "system", "value": "a"}]}, "roles"),
-        ({"conversations": turns("What?", "A dog.")}, "image_slots"),
-        ({"conversations": turns("Which mark?", "It is <image>.")}, "image_slots"),
+        ("text", "invalid"),
+        (entry(id=1.5), "invalid"),
+        (entry(id="\udc00"), "invalid"),
+        (entry(image=5), "invalid"),
+        (entry(image="\udc00.png"), "invalid"),
+        (entry(conversations=[]), "invalid"),
+        (entry(conversations=["Hello"]), "invalid"),
+        (entry(conversations=[{"from": "user", "value": "a"}]), "roles"),
+        (entry(conversations=[{"from": {}, "value": "a"}]), "roles"),
+        (entry(conversations=[{"from": "gpt", "value": None}]), "invalid"),
+        (entry(image=None, conversations=turns("a", "b\ud83d")), "invalid"),
+        (entry(conversations=turns("a", "b")), "image_slots"),
+        (entry(conversations=turns("a", "<image>")), "image_slots"),
     ],
 )
-def test_reason_of_an_error(fields, reason):
+def test_reason_is_one_word_that_survives_a_process_border(value, reason):
     with pytest.raises(RecordError) as caught:
-        parse_record(entry(**fields), where="x")
-    assert caught.value.reason == reason
+        parse_record(value, where="x.json: record 3")
+    found = pickle.loads(pickle.dumps(caught.value))
+    assert (found.reason, str(found)) == (reason, str(caught.value))
+
+
+def test_id_and_image_must_be_text_that_a_file_can_hold():
+    found = message(entry(id="\ud83d"))
+    assert found == "x.json: record 3 (id '\\ud83d'): field 'id': holds a lone surrogate; repair the text"
+    found = message(entry(image="\udcff.png"))
+    assert found == "x.json: record 3 (id 'a'): field 'image': holds a lone surrogate; rename the file"
+
+
+def test_fields_are_the_columns_of_a_record():
+    record = RecordFields("7", ("a.png",), ["human", "gpt"], ["<image>\nWhat?", "A dog."])
+    assert parse_fields(entry(id=7), where="x") == record
+
+
+def test_a_wrong_turn_is_named_whatever_comes_before_it():
+    """Turns are checked together first: an odd one must not hide which one is wrong."""
+    odd = [Turn("human", "<image>"), {"from": "gpt", "value": "caf\u00e9"}, {"from": "gpt", "value": 1}]
+    expected = "x.json: record 3 (id 'a'): turn 2: field 'value': expected a string, found int 1"
+    assert message(entry(conversations=odd)) == expected
+    assert parse_turns(odd[:2]) == (Turn("human", "<image>"), Turn("gpt", "caf\u00e9"))
 
 
 def test_parsing_a_file_goes_on_after_a_bad_record(tmp_path):

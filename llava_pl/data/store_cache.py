@@ -1,0 +1,148 @@
+"""Where stores lie, when they are valid, and how one is put there: built by one process, seen only when complete.
+
+In: a source. Out: a `RecordStore`, opened from the cache or built.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from hashlib import blake2b, file_digest, sha256
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from llava_pl.data.sources import read_entries, source_files
+from llava_pl.data.store import STORE_VERSION, Manifest, RecordStore
+from llava_pl.data.store_writer import write_records
+from llava_pl.types import InputError
+
+
+def default_cache_dir() -> Path:
+    """Return ``$LLAVA_PL_CACHE``, or ``~/.cache/llava_pl`` without it."""
+    return Path(os.environ.get("LLAVA_PL_CACHE") or "~/.cache/llava_pl").expanduser()
+
+
+def open_store(source: str | Path, cache_dir: str | Path | None = None) -> RecordStore:
+    """Return the store of a source, built if the cache holds none of its content.
+
+    A store is taken as it is while path, sizes and times of the source's files are those of its manifest; the source
+    is not read then. If they differ, its content is hashed, and only other content is built anew. Several processes may
+    ask at once: one builds, the others wait for it.
+
+    Args:
+        source: What `read_entries` reads.
+        cache_dir: Folder of all stores; `default_cache_dir` by default.
+
+    Raises:
+        InputError: The source is missing or broken, changes meanwhile, or the cache cannot be written. A wrong record
+            is no error here: it is listed in the store's ``bad``.
+    """
+    path = Path(source).absolute()
+    files = source_files(source)
+    folder = (
+        Path(cache_dir or default_cache_dir()) / f"{path.stem}-{blake2b(os.fsencode(path), digest_size=8).hexdigest()}"
+    )
+    if (store := _reopen(folder, path, files)) is not None:
+        return store
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            # Another process may have built it while this one waited; what it wrote down is what the files are now.
+            store = _reopen(folder, path, files, may_hash=False)
+            return _build(folder, Path(source), files) if store is None else store
+    except OSError as error:
+        size = sum(file.stat().st_size for file in files) / 1e6
+        raise InputError(
+            f"{folder.parent}: cannot store the records of {source} ({error.strerror or error}); make room for about "
+            f"{size:.0f} MB, or set LLAVA_PL_CACHE to another folder"
+        ) from error
+
+
+def _stats(files: Sequence[Path]) -> list[list[Any]]:
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def _hash_files(files: Sequence[Path]) -> str:
+    digest = sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            digest.update(file_digest(opened, sha256).digest())
+    return digest.hexdigest()
+
+
+def _reopen(folder: Path, source: Path, files: Sequence[Path], *, may_hash: bool = True) -> RecordStore | None:
+    manifest = Manifest.read(folder)
+    if manifest is None or manifest.source != str(source):
+        return None
+    stats = _stats(files)
+    if manifest.files != stats:
+        if not may_hash or manifest.content != _hash_files(files):
+            return None
+        with suppress(OSError):  # a cache that others may only read is hashed again each time
+            replace(manifest, files=stats).write(folder)
+    with suppress(InputError):  # a damaged store is no store
+        return RecordStore(folder)
+    return None
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the right to build a store; the system takes it back from a process that is killed."""
+    with folder.with_name(f".{folder.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            Console(stderr=True).print(f"waiting for another process that builds {folder}", highlight=False)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _build(folder: Path, source: Path, files: Sequence[Path]) -> RecordStore:
+    temporary = folder.with_name(f".{folder.name}.building")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a build that was killed: the lock says that nobody writes it
+    try:
+        temporary.mkdir()
+        stats = _stats(files)
+        with _progress(source, sum(size for _, size, _ in stats)) as advance, ThreadPoolExecutor(1) as pool:
+            content = pool.submit(_hash_files, files)  # beside the parsing: hashing needs no interpreter
+            num_records = write_records(read_entries(source, advance=advance), temporary, where=str(source))
+        if stats != _stats(files):
+            raise InputError(f"{source}: changed while it was read; start again when it is complete")
+        Manifest(STORE_VERSION, str(source.absolute()), stats, content.result(), num_records).write(temporary)
+        for path in (*temporary.iterdir(), temporary):
+            _sync(path)
+        if folder.exists():
+            retired = folder.with_name(f".{folder.name}.retired")
+            shutil.rmtree(retired, ignore_errors=True)
+            folder.rename(retired)
+            shutil.rmtree(retired, ignore_errors=True)
+        temporary.rename(folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return RecordStore(folder)
+
+
+def _sync(path: Path) -> None:
+    """Return when a file or folder has reached the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _progress(source: Path, num_bytes: int) -> Iterator[Callable[[float], None]]:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"reading {source.name}, once", total=num_bytes)
+        yield lambda size: progress.advance(task, size)

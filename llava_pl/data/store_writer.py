@@ -1,0 +1,125 @@
+"""Entries to the files of a store: what is checked once, so that a run only has to map it into memory.
+
+In: unchecked entries from `sources.read_entries`. Out: a folder with ``records.arrow`` (columns id, images, roles,
+texts), one ``.npy`` array for each number per record, and ``bad.json`` with the entries that are no records.
+`store_cache.open_store` decides where the folder goes and when it is valid.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from llava_pl.data.records import RecordFields, parse_fields
+from llava_pl.types import RecordError
+
+RECORDS_FILE = "records.arrow"
+BAD_FILE = "bad.json"
+NUMBERS = ("source_index", "num_images", "num_characters")
+"""Arrays beside the texts, one ``.npy`` file each."""
+
+# Offsets of 64 bits where texts are long: with 32 bits a batch could not hold more than 2 GiB of them.
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("images", pa.list_(pa.string())),
+        ("roles", pa.list_(pa.string())),
+        ("texts", pa.list_(pa.large_string())),
+    ]
+)
+_BATCH_RECORDS = 2048
+_BATCH_CHARACTERS = 2**23
+
+
+@dataclass(frozen=True, slots=True)
+class BadRecord:
+    """An entry that is no record.
+
+    Args:
+        index: Its place in the source.
+        reason: Why, in one word, as in `RecordError`.
+        message: The line that `read_records` would stop with.
+    """
+
+    index: int
+    reason: str
+    message: str
+
+
+def write_records(entries: Iterable[Any], folder: Path, *, where: str) -> int:
+    """Write the files of a store and return the number of good records.
+
+    Args:
+        entries: Parsed JSON values in the order of the source.
+        folder: An existing, empty folder.
+        where: Name of the source, put in front of every message.
+
+    Raises:
+        OSError: The folder cannot be written; nothing is cleaned up here.
+    """
+    bad: list[BadRecord] = []
+    numbers = {"source_index": array("q"), "num_images": array("i"), "num_characters": array("q")}
+    columns = _Columns()
+    with (folder / RECORDS_FILE).open("wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
+        for index, entry in enumerate(entries):
+            try:
+                fields = parse_fields(entry, where=f"{where}: record {index}")
+            except RecordError as error:
+                bad.append(BadRecord(index, error.reason, str(error)))
+                continue
+            num_characters = columns.add(fields)
+            numbers["source_index"].append(index)
+            numbers["num_images"].append(len(fields.images))
+            numbers["num_characters"].append(num_characters)
+            if len(columns.ids) == _BATCH_RECORDS or columns.num_characters >= _BATCH_CHARACTERS:
+                writer.write_batch(columns.to_arrow())
+                columns = _Columns()
+        if columns.ids:
+            writer.write_batch(columns.to_arrow())
+    for name in NUMBERS:
+        np.save(folder / f"{name}.npy", np.asarray(numbers[name]))
+    (folder / BAD_FILE).write_text(json.dumps([astuple(record) for record in bad]), encoding="utf-8")
+    return len(numbers["source_index"])
+
+
+class _Columns:
+    """Records of one batch, flat: fewer objects than a list of records, and what pyarrow converts fastest."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.num_characters = 0
+        self._images: list[str] = []
+        self._roles: list[str] = []
+        self._texts: list[str] = []
+        self._image_ends = array("i", [0])
+        self._turn_ends = array("i", [0])
+
+    def add(self, fields: RecordFields) -> int:
+        """Append a record and return its number of characters."""
+        self.ids.append(fields.id)
+        self._images += fields.images
+        self._roles += fields.roles
+        self._texts += fields.texts
+        self._image_ends.append(len(self._images))
+        self._turn_ends.append(len(self._texts))
+        num_characters = sum(map(len, fields.texts))
+        self.num_characters += num_characters
+        return num_characters
+
+    def to_arrow(self) -> pa.RecordBatch:
+        """Return the batch."""
+        image_ends, turn_ends = (pa.array(np.asarray(ends)) for ends in (self._image_ends, self._turn_ends))
+        columns = [
+            pa.array(self.ids, pa.string()),
+            pa.ListArray.from_arrays(image_ends, pa.array(self._images, pa.string())),
+            pa.ListArray.from_arrays(turn_ends, pa.array(self._roles, pa.string())),
+            pa.ListArray.from_arrays(turn_ends, pa.array(self._texts, pa.large_string())),
+        ]
+        return pa.record_batch(columns, schema=_SCHEMA)

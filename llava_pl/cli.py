@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from llava_pl import __version__
-from llava_pl.types import InputError
+from llava_pl.types import InputError, RecordError
 
 FIT_COMMANDS = ("fit", "validate", "test", "predict")
 
@@ -24,6 +24,7 @@ commands
   validate   measure the loss on records, or answer ScienceQA's validation questions
   test       answer ScienceQA's test questions
   predict    write answers to ScienceQA's test questions without scoring them
+  data       look at records as training sees them (data view), check all of them (data check)
   demo       the whole recipe in small: draw data, train both stages, evaluate, show pictures
 
 examples
@@ -41,7 +42,7 @@ Later files and options win over earlier ones. Every run gets a folder of its ow
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 good, 2 wrong usage or input, 130 interrupted.
+    """Run one command and return its exit status: 0 good, 1 bad data, 2 wrong usage or input, 130 interrupted.
 
     Args:
         argv: Words after the program's name; those of the process by default.
@@ -53,16 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         sys.stdout.write(f"llava_pl {__version__}\n")
         return 0
-    if words[0] not in (*FIT_COMMANDS, "demo"):
-        commands = ", ".join((*FIT_COMMANDS, "demo"))
+    if words[0] not in (*FIT_COMMANDS, "data", "demo"):
+        commands = ", ".join((*FIT_COMMANDS, "data", "demo"))
         sys.stderr.write(f"llava-pl: error: unknown command {words[0]!r}; expected one of {commands}\n")
         return 2
     try:
         return _run(words)
     except InputError as error:
         # An error from a data worker arrives with the worker's traceback around it; its last line is the message.
-        message = str(error).strip().splitlines()[-1].removeprefix("llava_pl.types.InputError: ")
-        sys.stderr.write(f"llava-pl: error: {message}\n")
+        message = str(error).strip().splitlines()[-1].removeprefix(f"llava_pl.types.{type(error).__name__}: ")
+        # Where there is one bad record there may be more, each of which would end a run of its own.
+        hint = "; `llava-pl data check` finds all such records" if isinstance(error, RecordError) else ""
+        sys.stderr.write(f"llava-pl: error: {message}{hint if words[0] == 'fit' else ''}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("llava-pl: interrupted\n")
@@ -70,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    if words[0] == "data":
+        from llava_pl.app.data_commands import main as run_data
+
+        return run_data(words[1:])
     if words[0] == "demo":
         # Before torch is imported: by default its threads wait by spinning, which on two cores beside any other
         # process is twenty times slower (7 pictures a second, with this 40; on a quiet machine 137 and 113).

@@ -17,10 +17,11 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_warn
 
-from llava_pl.data.datamodule import ConversationDataModule, LlavaDataModule, ScienceQADataModule
+from llava_pl.data.conversation_datamodule import ConversationDataModule
+from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
 from llava_pl.parser_errors import explain
 from llava_pl.run_folder import choose_run_dir, continued_run, find_checkpoint, free_name, keep_old_logs, resume_command
-from llava_pl.training.callbacks import PlanTable, ScoreTable, Throughput
+from llava_pl.training.callbacks import PlanTable, ScoreTable, SkipCount, Throughput
 from llava_pl.training.checkpoint_io import DurableCheckpointIO
 from llava_pl.training.ledger import Ledger
 from llava_pl.training.metrics_log import MetricsLog
@@ -144,7 +145,7 @@ class LlavaCLI(LightningCLI):
             kwargs["logger"] = MetricsLog(self.run_dir)
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         callbacks: list[Callback] = [callback for callback in given if callback is not None]
-        callbacks += [PlanTable(), ScoreTable(), Throughput()]
+        callbacks += [PlanTable(), ScoreTable(), SkipCount(), Throughput()]
         if is_fit:
             callbacks += [SeedSteps(int(os.environ.get("PL_GLOBAL_SEED", 0))), Ledger(self.run_dir)]
         if is_fit and config.enable_checkpointing is not False:
@@ -183,11 +184,12 @@ def _option_names(parser: LightningArgumentParser) -> list[str]:
     return sorted(name for name in set(names) if name.rpartition(".")[2] not in linked)
 
 
-def run_lightning(words: list[str]) -> None:
-    """Parse and run a Lightning command.
+def run_lightning(words: list[str], cli_class: type[LlavaCLI] = LlavaCLI) -> LlavaCLI:
+    """Parse and run a Lightning command, and return what ran it.
 
     Args:
         words: The command and its options.
+        cli_class: What runs it.
 
     Raises:
         InputError: What the user gave is wrong.
@@ -197,7 +199,7 @@ def run_lightning(words: list[str]) -> None:
     # The words go through sys.argv, because Lightning starts the processes of other devices with what stands there.
     argv, sys.argv = sys.argv, [sys.argv[0], *words]
     try:
-        LlavaCLI(
+        return cli_class(
             LlavaModule,
             ConversationDataModule,
             subclass_mode_data=True,

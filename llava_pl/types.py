@@ -37,6 +37,10 @@ IMAGE_END = "<im_end>"
 
 Role = Literal["human", "gpt"]
 
+OnTooLong = Literal["truncate_text", "drop", "error"]
+"""What becomes of a training sample of more than ``max_length`` positions: text is cut off its end (never an image),
+it is left out of training and counted, or the run stops."""
+
 
 class InputError(ValueError):
     """Something that the user gave is wrong.
@@ -44,6 +48,21 @@ class InputError(ValueError):
     The message is one line: what is wrong, where, what was expected, what was found, and the next step. The command
     line prints that line alone and exits with status 2.
     """
+
+
+class RecordError(InputError):
+    """One record is wrong; others may be sound.
+
+    Args:
+        message: As for `InputError`.
+        reason: One short word: picture_missing, picture_broken, image_slots, roles, alternation, empty_answer,
+            nothing_supervised, too_long, path_outside, or invalid for the rest.
+    """
+
+    # The default lets torch make the same class again from the text of an error in a data worker.
+    def __init__(self, message: str, reason: str = "invalid") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +85,25 @@ class Record:
 
     id: str
     turns: tuple[Turn, ...]
+    images: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BadRecord:
+    """An entry of the training data that cannot be learned from.
+
+    Args:
+        index: Its place in the training data, from 0.
+        id: Its name, "" where it has none.
+        reason: The word of a `RecordError`.
+        message: The line of a `RecordError`.
+        images: File names that it gives, as far as they can be read.
+    """
+
+    index: int
+    id: str
+    reason: str
+    message: str
     images: tuple[str, ...] = ()
 
 
@@ -114,6 +152,8 @@ class Sample:
         pixel_values: float32 ``(N, C, H, W)``; N is 0 without a picture.
         question: What an evaluation asks, None in training.
         index: Place in its dataset, which names a sample where ids repeat; None outside of training.
+        num_cut: Tokens that were cut off the end.
+        skipped: The reason why the record is left out; one position without supervision then stands in its place.
     """
 
     id: str
@@ -122,6 +162,8 @@ class Sample:
     pixel_values: Tensor
     question: Question | None = None
     index: int | None = None
+    num_cut: int = 0
+    skipped: str | None = None
 
 
 class Batch(TypedDict, total=False):
@@ -132,7 +174,8 @@ class Batch(TypedDict, total=False):
     ``(N, C, H, W)`` with the pictures of all rows in order (N may be 0). Counts are plain integers, known without
     asking the device: ``num_tokens`` attended and ``num_supervised`` positions of this micro batch, and
     ``num_step_supervised`` of all micro batches on this rank that share its optimizer step (training only).
-    ``questions`` is present in evaluation only, ``indices`` where each sample knows its place in the dataset.
+    ``questions`` is present in evaluation only, ``indices`` where each sample knows its place in the dataset;
+    ``skipped``, the reasons of the samples that were left out, only where there are any.
     """
 
     ids: list[str]
@@ -147,6 +190,7 @@ class Batch(TypedDict, total=False):
     num_supervised: int
     num_step_supervised: int
     questions: list[Question]
+    skipped: list[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import pytest
 import llava_pl.cli
 from llava_pl import __version__
 from llava_pl.cli import HELP, main
-from llava_pl.types import InputError
+from llava_pl.types import InputError, RecordError
 
 
 @pytest.mark.parametrize("word", ["-h", "--help"])
@@ -34,13 +34,13 @@ def test_no_words_show_the_help_and_fail(capsys):
 def test_unknown_command_names_the_choices(capsys):
     assert main(["fti"]) == 2
     assert capsys.readouterr().err == (
-        "llava-pl: error: unknown command 'fti'; expected one of fit, validate, test, predict, demo\n"
+        "llava-pl: error: unknown command 'fti'; expected one of fit, validate, test, predict, data, demo\n"
     )
 
 
 def test_help_and_version_import_no_torch():
     code = (
-        "import sys; from llava_pl.cli import main; main(['--help']); main(['--version']);"
+        "import sys; from llava_pl.cli import main; main(['--help']); main(['--version']); main(['data', '--help']);"
         "sys.exit(any(name in sys.modules for name in ('torch', 'lightning', 'transformers', 'jsonargparse')))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
@@ -70,6 +70,21 @@ def test_input_error_of_a_data_worker_keeps_its_last_line(monkeypatch, capsys):
     monkeypatch.setattr(llava_pl.cli, "_run", fail)
     assert main(["fit"]) == 2
     assert capsys.readouterr().err == "llava-pl: error: record '7': no such picture\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"), [("fit", "; `llava-pl data check` finds all such records"), ("validate", ""), ("data", "")]
+)
+def test_record_error_of_a_data_worker_keeps_its_last_line(monkeypatch, capsys, command, hint):
+    def fail(words):
+        raise RecordError(
+            "Caught RecordError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+            "  File \"x.py\", line 1\nllava_pl.types.RecordError: record '7': no such picture\n"
+        )
+
+    monkeypatch.setattr(llava_pl.cli, "_run", fail)
+    assert main([command]) == 2
+    assert capsys.readouterr().err == f"llava-pl: error: record '7': no such picture{hint}\n"
 
 
 def test_interrupt(monkeypatch, capsys):

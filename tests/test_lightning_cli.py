@@ -150,6 +150,22 @@ def test_callbacks_are_appended_by_an_overlay(config, tmp_path):
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 
+def test_dropped_samples_are_counted_and_teach_nothing(config, tmp_path):
+    """Two of four records are too long, among them a whole batch: the run goes on, and its loss is that of the rest."""
+    records = json.loads((tmp_path / "records.json").read_text())
+    for record in records[:3]:
+        record["conversations"][1]["value"] = "red" * 100
+    (tmp_path / "records.json").write_text(json.dumps(records))
+    words = ["--config", str(config), "--data.val_records", "null", "--data.batch_size", "1"]
+    words += ["--data.max_length", "250", "--data.on_too_long", "drop", "--run_dir", "run"]
+    with pytest.warns(UserWarning, match="data/skipped/too_long: 3 samples were left out so far"):
+        assert main(["fit", *words]) == 0
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    assert [float(row["data/skipped/too_long"]) for row in rows if row["data/skipped/too_long"]] == [3.0]
+    losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    assert sorted(loss > 0 for loss in losses) == [False, False, False, True]
+
+
 def test_validate_on_records_shows_the_loss(config, capsys):
     assert main(["validate", "--config", str(config), "--run_dir", "val"]) == 0
     assert "val/loss 4." in capsys.readouterr().out

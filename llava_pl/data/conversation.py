@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from jinja2 import TemplateError
 
 from llava_pl.data.templates import TEMPLATES, Template, TemplateName
-from llava_pl.types import IMAGE_END, IMAGE_SLOT, IMAGE_START, InputError, Segment, Turn
+from llava_pl.types import IMAGE_END, IMAGE_SLOT, IMAGE_START, InputError, RecordError, Segment, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,7 +39,8 @@ def render_conversation(
         is_prompt: The last question is to be answered: end where the answer begins.
 
     Raises:
-        InputError: Turns do not alternate, an answer is empty, or the template cannot hold this conversation.
+        RecordError: Turns do not alternate, an answer is empty, or the template cannot hold this conversation.
+        InputError: There is no such template.
     """
     turns = _check_alternation(turns, is_prompt=is_prompt)
     if template != "chat" and template not in TEMPLATES:
@@ -62,9 +63,11 @@ def _check_alternation(turns: Sequence[Turn], *, is_prompt: bool) -> list[Turn]:
     for index, turn in enumerate(turns[first:], start=first):
         expected = "human" if (index - first) % 2 == 0 else "gpt"
         if turn.role != expected:
-            raise InputError(f"turn {index}: expected a turn from {expected!r}, found one from {turn.role!r}")
+            found = f"expected a turn from {expected!r}, found one from {turn.role!r}"
+            raise RecordError(f"turn {index}: {found}", "alternation")
         if turn.role == "gpt" and not turn.text:
-            raise InputError(f"turn {index}: the answer is empty; nothing can be learned from it, remove the record")
+            found = "the answer is empty; nothing can be learned from it, remove the record"
+            raise RecordError(f"turn {index}: {found}", "empty_answer")
     if is_prompt and (first == len(turns) or turns[-1].role != "human"):
         raise InputError("conversation: expected a question as the last turn, found none to answer")
     return list(turns[first:])
@@ -115,7 +118,7 @@ def _split_exchange(question: str, answer: str, template: Template) -> list[Segm
 
 def _render_caption(turns: Sequence[Turn], template: Template, *, is_prompt: bool) -> list[Segment]:
     if len(turns) != (1 if is_prompt else 2) or IMAGE_SLOT not in turns[0].text:
-        raise InputError(
+        raise RecordError(
             f"template 'plain': expected one question with '{IMAGE_SLOT}' and one caption; "
             "use another template for conversations"
         )
@@ -143,7 +146,7 @@ def _render_chat(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase | Non
         prompt = _apply(tokenizer, messages[:index], add_generation_prompt=True)
         full = _apply(tokenizer, messages[: index + 1], add_generation_prompt=False)
         if not prompt.startswith(done) or not full.startswith(prompt):
-            raise InputError(
+            raise RecordError(
                 f"template 'chat': turn {index} rewrites the text of earlier turns, so that answers "
                 "cannot be told from prompts; name one of " + ", ".join(TEMPLATES)
             )
@@ -163,7 +166,7 @@ def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))
     except (TemplateError, ValueError) as error:
-        raise InputError(f"template 'chat': the tokenizer's template refuses the conversation: {error}") from error
+        raise RecordError(f"template 'chat': the tokenizer's template refuses the conversation: {error}") from error
 
 
 def _split_images(pieces: Sequence[Segment]) -> list[Segment]:

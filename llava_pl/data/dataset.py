@@ -17,7 +17,17 @@ from torch.utils.data import Dataset
 from llava_pl.data.image import ImageTransform, load_image
 from llava_pl.data.templates import TemplateName
 from llava_pl.data.tokenization import EncodedConversation, encode_conversation
-from llava_pl.types import IMAGE_SLOT, InputError, Question, Record, Sample, Turn
+from llava_pl.types import (
+    IGNORE_INDEX,
+    IMAGE_SLOT,
+    InputError,
+    OnTooLong,
+    Question,
+    Record,
+    RecordError,
+    Sample,
+    Turn,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,7 +48,8 @@ class SampleEncoder:
         template: Name of the conversation template.
         image_start_end: Put ``<im_start>`` and ``<im_end>`` around each image slot.
         respect_exif: Turn photographs as their EXIF orientation says.
-        max_length: Longer training samples are cut on the right; prompts are never cut.
+        max_length: The most positions of a training sample; prompts are never cut.
+        on_too_long: What becomes of longer training samples.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -49,18 +60,24 @@ class SampleEncoder:
     image_start_end: bool = False
     respect_exif: bool = True
     max_length: int | None = None
+    on_too_long: OnTooLong = "truncate_text"
 
     def encode_record(self, record: Record) -> Sample:
         """Return a sample to learn from.
 
+        A sample that is dropped for its length keeps its place, as one position that supervises nothing: the order of
+        an epoch, its number of batches and the place to resume at do not depend on the lengths of texts, no rank runs
+        out of batches before the others, and no record counts twice.
+
         Raises:
-            InputError: A picture cannot be read or the conversation cannot be encoded; the record is named.
+            RecordError: A picture cannot be read or the conversation cannot be encoded; the record is named.
+            InputError: A setting is wrong for every record.
         """
         try:
             pictures = [self.load_picture(name) for name in record.images]
             return self._encode(record.id, record.turns, pictures, is_prompt=False)
         except InputError as error:
-            raise InputError(f"record {record.id!r}: {error}") from error
+            return self._refuse(record, error)
 
     def count_tokens(self, record: Record) -> int:
         """Return the length T of the sample of a record, without opening its pictures.
@@ -71,7 +88,7 @@ class SampleEncoder:
         try:
             return len(self._encode_turns(record.turns, has_pictures=bool(record.images), is_prompt=False).input_ids)
         except InputError as error:
-            raise InputError(f"record {record.id!r}: {error}") from error
+            return len(self._refuse(record, error).input_ids)
 
     def encode_question(self, question: Question, picture: Image.Image | None) -> Sample:
         """Return a prompt to be answered, with the picture that is given; without one its image slot goes too.
@@ -87,15 +104,31 @@ class SampleEncoder:
         return replace(sample, question=question)
 
     def load_picture(self, name: str) -> Image.Image:
-        """Return a picture of the image folder, RGB."""
+        """Return a picture of the image folder, RGB.
+
+        Raises:
+            RecordError: The name leads out of the image folder (path_outside; through ``..``, as an absolute path or
+                over a symbolic link), or as `load_image`.
+        """
+        _check_inside(self.image_folder, name)
         return load_image(self.image_folder / name, respect_exif=self.respect_exif)
+
+    def _refuse(self, record: Record, error: InputError) -> Sample:
+        """Return what stands in the place of a record that is dropped; raise the error, named, for all others."""
+        if isinstance(error, RecordError) and error.reason == "too_long" and self.on_too_long == "drop":
+            size = self.image_transform.image_size
+            ids = torch.tensor([self.tokenizer.pad_token_id], dtype=torch.int64)
+            labels = torch.full_like(ids, IGNORE_INDEX)
+            return Sample(record.id, ids, labels, torch.empty(0, 3, size, size), skipped=error.reason)
+        message = f"record {record.id!r}: {error}"
+        raise (RecordError(message, error.reason) if isinstance(error, RecordError) else InputError(message)) from error
 
     def _encode(self, name: str, turns: Sequence[Turn], pictures: list[Image.Image], *, is_prompt: bool) -> Sample:
         encoded = self._encode_turns(turns, has_pictures=bool(pictures), is_prompt=is_prompt)
         size = self.image_transform.image_size
         pixels = [self.image_transform(picture) for picture in pictures]
         pixel_values = torch.stack(pixels) if pixels else torch.empty(0, 3, size, size)
-        return Sample(name, encoded.input_ids, encoded.labels, pixel_values)
+        return Sample(name, encoded.input_ids, encoded.labels, pixel_values, num_cut=encoded.num_cut)
 
     def _encode_turns(self, turns: Sequence[Turn], *, has_pictures: bool, is_prompt: bool) -> EncodedConversation:
         return encode_conversation(
@@ -106,6 +139,20 @@ class SampleEncoder:
             max_length=None if is_prompt else self.max_length,
             image_start_end=self.image_start_end,
             is_prompt=is_prompt,
+            on_too_long="truncate_text" if self.on_too_long == "truncate_text" else "error",
+        )
+
+
+def _check_inside(folder: Path, name: str) -> None:
+    try:
+        folder, path = folder.resolve(), (folder / name).resolve()
+    except (ValueError, RuntimeError):  # a null character, a lone surrogate, links in a circle: nothing can be opened
+        return
+    if not path.is_relative_to(folder):
+        raise RecordError(
+            f"picture {name!r}: expected a file inside the image folder {folder}, found {path}; move the picture into "
+            "the folder, or choose the folder that holds all pictures",
+            "path_outside",
         )
 
 

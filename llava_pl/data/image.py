@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from llava_pl.data.json_files import read_json_object
-from llava_pl.types import InputError
+from llava_pl.types import InputError, RecordError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,17 +48,18 @@ def load_image(path: str | Path, *, respect_exif: bool = True) -> Image.Image:
             the original, which shows the model such photographs lying on their side.
 
     Raises:
-        InputError: There is no readable file, it is not a picture, it is incomplete, or it is so large that Pillow
-            warns of a decompression bomb (``PIL.Image.MAX_IMAGE_PIXELS``).
+        RecordError: No file can be opened (picture_missing), or it is not a picture, is incomplete, or is so large that
+            Pillow warns of a decompression bomb (picture_broken; ``PIL.Image.MAX_IMAGE_PIXELS``).
     """
     path = Path(path)
     try:
         file = path.open("rb")
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         found = getattr(error, "strerror", None) or str(error)
-        raise InputError(
+        raise RecordError(
             f"cannot open picture {path}: expected a file, found: {found}; "
-            "check the image folder and the file name in the record"
+            "check the image folder and the file name in the record",
+            "picture_missing",
         ) from error
     with file, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -69,9 +70,10 @@ def load_image(path: str | Path, *, respect_exif: bool = True) -> Image.Image:
                 return _to_rgb(_turn_upright(picture) if respect_exif else picture)
         except Exception as error:  # on damaged files Pillow raises anything from OSError to struct.error
             found = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InputError(
+            raise RecordError(
                 f"cannot read picture {path}: expected a complete picture of at most {Image.MAX_IMAGE_PIXELS} pixels, "
-                f"found {path.stat().st_size} bytes ({found}); replace or shrink the file, or drop its record"
+                f"found {path.stat().st_size} bytes ({found}); replace or shrink the file, or drop its record",
+                "picture_broken",
             ) from error
 
 
@@ -177,14 +179,15 @@ class ImageTransform:
         """Return the pixel values of a picture of any mode, float32 ``(3, image_size, image_size)``.
 
         Raises:
-            InputError: The picture is so elongated that squaring or resizing it would exhaust memory.
+            RecordError: The picture is so elongated that squaring or resizing it would exhaust memory.
         """
         short, long = sorted(picture.size)
         num_pixels = long**2 if self.aspect == "pad" else self.image_size**2 * long // short
         if num_pixels > MAX_PIXELS:
-            raise InputError(
+            raise RecordError(
                 f"picture of {picture.width} x {picture.height} pixels: expected at most {MAX_PIXELS} pixels once "
-                f"prepared with aspect {self.aspect!r}, found {num_pixels}; crop or shrink it, or drop its record"
+                f"prepared with aspect {self.aspect!r}, found {num_pixels}; crop or shrink it, or drop its record",
+                "picture_broken",
             )
         picture = pad_to_square(picture, self.pad_colour) if self.aspect == "pad" else _to_rgb(picture)
         # Unlike LLaVA: pictures 1 or 3 pixels high work. There the processor takes the height for the channels: it

@@ -8,31 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from llava_pl.data.json_files import read_json
-from llava_pl.types import IMAGE_SLOT, InputError, Record, Role, Turn
-
-Reason = Literal[
-    "entry", "id", "image", "conversations", "turn", "role", "text", "surrogate", "image_slots", "slot_in_answer"
-]
-"""Why a record is refused, in one word that a report can count by."""
+from llava_pl.types import IMAGE_SLOT, BadRecord, InputError, Record, RecordError, Role, Turn
 
 _ROLES = frozenset(get_args(Role))
 _OBJECT = (dict, Mapping)  # the common type first: testing for an abstract class is slow
-
-
-class RecordError(InputError):
-    """A record is malformed.
-
-    Args:
-        message: One line for the user.
-        reason: The same in one word for a report.
-    """
-
-    def __init__(self, message: str, reason: Reason = "entry") -> None:
-        super().__init__(message)
-        self.reason: Reason = reason
 
 
 class RecordFields(NamedTuple):
@@ -58,10 +40,34 @@ def read_records(path: str | Path) -> list[Record]:
         InputError: The file is missing, is no JSON list, or a record is malformed; the message names file, index,
             id and field.
     """
+    records: list[Record] = []
+    for record in parse_records(path):
+        if isinstance(record, BadRecord):
+            raise RecordError(record.message, record.reason)
+        records.append(record)
+    return records
+
+
+def parse_records(path: str | Path) -> list[Record | BadRecord]:
+    """Return each record of a LLaVA JSON file, or what is wrong with it, in order.
+
+    Raises:
+        InputError: The file is missing or is no JSON list.
+    """
     entries = read_json(path)
     if not isinstance(entries, list):
         raise InputError(f"{path}: expected a JSON list of records, found {describe(entries)}")
-    return [parse_record(entry, where=f"{path}: record {index}") for index, entry in enumerate(entries)]
+    return [_parse_or_explain(entry, index, f"{path}: record {index}") for index, entry in enumerate(entries)]
+
+
+def _parse_or_explain(entry: Any, index: int, where: str) -> Record | BadRecord:  # noqa: ANN401
+    try:
+        return parse_record(entry, where=where)
+    except RecordError as error:
+        fields = entry if isinstance(entry, Mapping) else {}
+        name, image = fields.get("id"), fields.get("image")
+        images = tuple(name for name in (image if isinstance(image, list) else [image]) if isinstance(name, str))
+        return BadRecord(index, str(name) if isinstance(name, str | int) else "", error.reason, str(error), images)
 
 
 def parse_record(entry: Any, *, where: str) -> Record:  # noqa: ANN401
@@ -93,13 +99,13 @@ def parse_fields(entry: Any, *, where: str) -> RecordFields:  # noqa: ANN401
         RecordError: As for `parse_record`.
     """
     if not isinstance(entry, _OBJECT):
-        raise RecordError(f"{where}: expected an object, found {describe(entry)}", "entry")
+        raise RecordError(f"{where}: expected an object, found {describe(entry)}")
     name = entry.get("id")
     if not isinstance(name, (str, int)) or isinstance(name, bool):
-        raise RecordError(f"{where}: field 'id': expected a string or an integer, found {describe(name)}", "id")
+        raise RecordError(f"{where}: field 'id': expected a string or an integer, found {describe(name)}")
     try:
         if not _is_encodable(str(name)):
-            raise RecordError("field 'id': holds a lone surrogate; repair the text", "surrogate")
+            raise RecordError("field 'id': holds a lone surrogate; repair the text")
         images = _parse_images(entry.get("image"))
         roles, texts = _parse_conversation(entry.get("conversations"))
         if images:
@@ -124,7 +130,7 @@ def parse_turns(conversations: Any, *, where: str = "conversation") -> tuple[Tur
 def _parse_conversation(conversations: Any) -> tuple[list[Role], list[str]]:  # noqa: ANN401
     if not isinstance(conversations, (list, Sequence)) or isinstance(conversations, str) or not conversations:
         found = describe(conversations)
-        raise RecordError(f"field 'conversations': expected a non-empty list, found {found}", "conversations")
+        raise RecordError(f"field 'conversations': expected a non-empty list, found {found}")
     # All turns at once, because a data set has millions of them; one by one only to say which of them is wrong.
     try:
         roles = [turn["from"] for turn in conversations]
@@ -142,15 +148,15 @@ def _parse_turn(turn: Any, where: str) -> tuple[Role, str]:  # noqa: ANN401
     if isinstance(turn, Turn):
         return turn.role, turn.text
     if not isinstance(turn, _OBJECT):
-        raise RecordError(f"{where}: expected an object with 'from' and 'value', found {describe(turn)}", "turn")
+        raise RecordError(f"{where}: expected an object with 'from' and 'value', found {describe(turn)}")
     role, text = turn.get("from"), turn.get("value")
     if role not in ("human", "gpt"):
-        raise RecordError(f"{where}: field 'from': expected 'human' or 'gpt', found {role!r}", "role")
+        raise RecordError(f"{where}: field 'from': expected 'human' or 'gpt', found {role!r}", "roles")
     if not isinstance(text, str):
-        raise RecordError(f"{where}: field 'value': expected a string, found {describe(text)}", "text")
+        raise RecordError(f"{where}: field 'value': expected a string, found {describe(text)}")
     if not _is_encodable(text):
         raise RecordError(
-            f"{where}: field 'value': holds a lone surrogate, which no tokenizer can read; repair the text", "surrogate"
+            f"{where}: field 'value': holds a lone surrogate, which no tokenizer can read; repair the text"
         )
     return role, text
 
@@ -169,9 +175,9 @@ def _parse_images(image: Any) -> tuple[str, ...]:  # noqa: ANN401
     images = () if image is None else (image,) if isinstance(image, str) else image
     if not isinstance(images, (list, tuple)) or not all(isinstance(name, str) and name for name in images):
         found = describe(image)
-        raise RecordError(f"field 'image': expected a file name or a list of them, found {found}", "image")
+        raise RecordError(f"field 'image': expected a file name or a list of them, found {found}")
     if not _is_encodable("".join(images)):
-        raise RecordError("field 'image': holds a lone surrogate; rename the file", "surrogate")
+        raise RecordError("field 'image': holds a lone surrogate; rename the file")
     return tuple(images)
 
 
@@ -186,7 +192,7 @@ def _check_slots(roles: Sequence[Role], texts: Sequence[str], images: Sequence[s
             continue
         if roles[index] == "gpt":
             raise RecordError(
-                f"turn {index}: an answer holds '{IMAGE_SLOT}'; only questions may show pictures", "slot_in_answer"
+                f"turn {index}: an answer holds '{IMAGE_SLOT}'; only questions may show pictures", "image_slots"
             )
         num_slots -= text.count(IMAGE_SLOT)
         if not num_slots:  # mostly so after the first turn

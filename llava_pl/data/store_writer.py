@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llava_pl.data.records import RecordError, RecordFields, parse_fields
+from llava_pl.data.records import RecordFields, parse_fields
+from llava_pl.types import RecordError
 
 RECORDS_FILE = "records.arrow"
 BAD_FILE = "bad.json"
@@ -43,7 +44,7 @@ class BadRecord:
 
     Args:
         index: Its place in the source.
-        reason: Why, in one word, as in `records.Reason`.
+        reason: Why, in one word, as in `RecordError`.
         message: The line that `read_records` would stop with.
     """
 

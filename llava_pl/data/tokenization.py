@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +18,16 @@ from transformers import PreTrainedTokenizerBase
 from llava_pl.data.conversation import render_conversation
 from llava_pl.data.records import parse_turns
 from llava_pl.data.templates import TemplateName
-from llava_pl.types import IGNORE_INDEX, IMAGE_END, IMAGE_START, IMAGE_TOKEN_INDEX, InputError, Segment, Turn
+from llava_pl.types import (
+    IGNORE_INDEX,
+    IMAGE_END,
+    IMAGE_START,
+    IMAGE_TOKEN_INDEX,
+    InputError,
+    RecordError,
+    Segment,
+    Turn,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +37,12 @@ class EncodedConversation:
     Args:
         input_ids: int64 ``(T,)``; IMAGE_TOKEN_INDEX where an image token stands.
         labels: int64 ``(T,)``; the id where the token is supervised, IGNORE_INDEX elsewhere.
+        num_cut: Tokens that were cut off the end.
     """
 
     input_ids: Tensor
     labels: Tensor
+    num_cut: int = 0
 
 
 def encode_conversation(
@@ -42,6 +54,7 @@ def encode_conversation(
     max_length: int | None = None,
     image_start_end: bool = False,
     is_prompt: bool = False,
+    on_too_long: Literal["truncate_text", "error"] = "truncate_text",
 ) -> EncodedConversation:
     """Return ids and labels of a conversation; each answer and its end mark are supervised.
 
@@ -57,12 +70,15 @@ def encode_conversation(
         template: Name of a template.
         num_image_tokens: P, the image tokens per picture; 0 when the record has no picture, so that ``<image>`` is
             literal text.
-        max_length: Longer conversations are cut on the right, never inside an image.
+        max_length: The most positions of a conversation.
         image_start_end: Put ``<im_start>`` and ``<im_end>`` around each slot.
         is_prompt: The last turn is a question to be answered: ids end where the answer begins.
+        on_too_long: A conversation of more than ``max_length`` positions is cut on the right, or refused. One whose
+            image would be cut is always refused.
 
     Raises:
-        InputError: A turn is malformed, turns do not alternate, an answer is empty, or an image would be cut.
+        RecordError: A turn is malformed, turns do not alternate, an answer is empty, or the conversation is too long.
+        InputError: The tokenizer does not know the marks of ``image_start_end``, or has no template.
     """
     if image_start_end and num_image_tokens and not {IMAGE_START, IMAGE_END} <= tokenizer.get_vocab().keys():
         raise InputError(
@@ -79,7 +95,15 @@ def encode_conversation(
     )
     # A Jinja template writes the BOS itself.
     encoded = encode_segments(segments, tokenizer, num_image_tokens=num_image_tokens, adds_bos=template != "chat")
-    return encoded if max_length is None else _truncate(encoded, max_length)
+    if max_length is None or len(encoded.input_ids) <= max_length:
+        return encoded
+    if on_too_long == "error":
+        raise RecordError(
+            f"max_length: expected at most {max_length} positions, found {len(encoded.input_ids)}; raise max_length, "
+            "shorten the text, or choose another on_too_long",
+            "too_long",
+        )
+    return _truncate(encoded, max_length)
 
 
 def encode_segments(
@@ -132,8 +156,10 @@ def _encode_text(stretch: Sequence[Segment], tokenizer: PreTrainedTokenizerBase)
 def _truncate(encoded: EncodedConversation, max_length: int) -> EncodedConversation:
     lost_image_tokens = int((encoded.input_ids[max_length:] == IMAGE_TOKEN_INDEX).sum())
     if lost_image_tokens:
-        raise InputError(
+        raise RecordError(
             f"max_length: {max_length} positions end inside or before an image ({lost_image_tokens} image tokens would "
-            f"be lost); expected at least {int((encoded.input_ids == IMAGE_TOKEN_INDEX).nonzero().max()) + 1}"
+            f"be lost); expected at least {int((encoded.input_ids == IMAGE_TOKEN_INDEX).nonzero().max()) + 1}",
+            "too_long",
         )
-    return EncodedConversation(encoded.input_ids[:max_length], encoded.labels[:max_length])
+    num_cut = len(encoded.input_ids) - max_length
+    return EncodedConversation(encoded.input_ids[:max_length], encoded.labels[:max_length], num_cut)

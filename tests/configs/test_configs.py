@@ -15,8 +15,11 @@ import pytest
 import yaml
 from jsonargparse import Namespace
 
+from llava_pl.app.data_commands import HELP as DATA_HELP
+from llava_pl.app.load_data import DataCLI
 from llava_pl.cli import HELP, main
 from llava_pl.lightning_cli import LlavaCLI, run_lightning
+from llava_pl.types import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs"
@@ -295,8 +298,30 @@ def test_command_in_documentation_parses(line, no_run, monkeypatch, capsys):
         assert len(no_run) == 1
 
 
+DATA_COMMANDS = {
+    line
+    for text in ((REPOSITORY / "README.md").read_text(), DATA_HELP)
+    for line in re.findall(r"^ *(llava-pl data .+)$", text, re.MULTILINE)
+    if " COMMAND " not in line
+}
+
+
+@pytest.mark.parametrize("line", sorted(DATA_COMMANDS))
+def test_data_command_in_documentation_parses(line, monkeypatch, capsys):
+    """As far as the data module, whose files are not here."""
+
+    def stop(cli):
+        raise InputError(f"parsed {cli.config.fit.data.init_args.records}")
+
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(DataCLI, "instantiate_classes", stop)
+    assert main(shlex.split(line)[1:]) == 2
+    assert capsys.readouterr().err == "llava-pl: error: parsed playground/data/llava_v1_5_mix665k.json\n"
+
+
 def test_commands_of_the_readme_are_found():
-    assert len(SHOWN) >= 11
+    assert len(SHOWN) >= 12
+    assert len(DATA_COMMANDS) == 2
 
 
 def test_make_targets_of_the_readme_exist():

@@ -14,7 +14,7 @@ from PIL import Image
 
 from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
 from llava_pl.data.loader import StepLoader
-from llava_pl.types import InputError
+from llava_pl.types import BadRecord, InputError, RecordError
 
 COLOURS = {"1": (255, 0, 0), "2": (0, 255, 0), "3": (0, 0, 255)}
 NUM_RECORDS = 11
@@ -281,6 +281,73 @@ def test_max_length_reaches_the_samples(tiny_parts, records):
     assert {batch["input_ids"].shape[1] for batch in data.train_dataloader()} == {7}
 
 
+def spoil(path: Path, **changes: object) -> None:
+    """Change records of the file: their new answers by place."""
+    entries = json.loads(path.read_text())
+    for index, answer in changes.items():
+        entries[int(index.removeprefix("at_"))]["conversations"][1]["value"] = answer
+    path.write_text(json.dumps(entries))
+
+
+def test_quarantined_records_are_left_out_and_all_others_trained_on(tiny_parts, records, tmp_path, caplog):
+    spoil(records, at_3=None, at_7="")
+    quarantine = tmp_path / "bad.json"
+    found = [{"index": 3, "id": "3", "reason": "invalid"}, {"index": 7, "id": "7", "reason": "empty_answer"}]
+    quarantine.write_text(json.dumps(found))
+    with caplog.at_level("INFO"):
+        data = make_llava(tiny_parts, records, bad_records="quarantine", quarantine=quarantine)
+    assert f"data.quarantine: {quarantine}: 2 of 11 records are left out, invalid 1, empty_answer 1" in caplog.text
+    names = [name for batch in data.train_dataloader() for name in batch["ids"]]
+    assert sorted(names, key=int) == ["0", "1", "2", "4", "5", "6", "8", "9", "10"]
+    assert data.count_train_batches(1) == 5
+
+
+def test_a_bad_record_that_the_quarantine_does_not_name_stops_the_run(tiny_parts, records, tmp_path):
+    spoil(records, at_3=None)
+    (tmp_path / "bad.json").write_text("[]")
+    options = {"bad_records": "quarantine", "quarantine": tmp_path / "bad.json"}
+    assert "record 3 (id 3)" in error_of(lambda: make_llava(tiny_parts, records, **options))
+    assert "record 3 (id 3)" in error_of(lambda: make_llava(tiny_parts, records))
+
+
+def test_every_record_can_be_asked_for(tiny_parts, records):
+    spoil(records, at_3=None)
+    options = settings_of(tiny_parts) | {"image_folder": records.parent}
+    parsed = LlavaDataModule(records=records, **options).parse_train_records()
+    assert [index for index, record in enumerate(parsed) if isinstance(record, BadRecord)] == [3]
+    assert LlavaDataModule(**options).parse_train_records() == []
+
+
+def test_samples_that_are_dropped_leave_order_and_number_of_batches_as_they_are(tiny_parts, records):
+    """Captions of six letters and more, with a BOS, the picture and a line break, have more than eleven positions."""
+    data = make_llava(tiny_parts, records, max_length=11, on_too_long="drop")
+    batches = list(data.train_dataloader())
+    assert [batch["ids"] for batch in batches] == drawn_order(0, 0)
+    dropped = [name for name in range(NUM_RECORDS) if name + 1 > 5]
+    for batch in batches:
+        names = [int(name) for name in batch["ids"]]
+        assert len(batch.get("skipped", [])) == sum(name in dropped for name in names)
+        assert batch["num_supervised"] == sum(name + 2 for name in names if name not in dropped)
+    assert sum(len(batch.get("skipped", [])) for batch in batches) == 6
+
+
+def test_samples_that_are_dropped_count_as_one_token_in_a_grouping(tiny_parts, records):
+    data = make_llava(tiny_parts, records, max_length=11, on_too_long="drop", grouping="length")
+    assert data.measure_train_records() == [7, 8, 9, 10, 11, *[1] * 6]
+    assert sorted(int(name) for batch in data.train_dataloader() for name in batch["ids"]) == list(range(NUM_RECORDS))
+
+
+def test_longer_than_max_length_stops_the_run_if_asked(tiny_parts, records):
+    data = make_llava(tiny_parts, records, max_length=15, on_too_long="error")
+    assert "max_length: expected at most 15 positions, found 1" in error_of(lambda: list(data.train_dataloader()))
+
+
+def test_an_error_in_a_worker_keeps_its_class(tiny_parts, records):
+    data = make_llava(tiny_parts, records, max_length=4, num_workers=1)
+    with pytest.raises(RecordError, match="image tokens would be lost"):
+        list(data.train_dataloader())
+
+
 def test_nothing_to_train_on(tiny_parts, records):
     data = make_llava(tiny_parts, records, records=None)
     assert error_of(data.train_dataloader) == "data: no records to train on; give the data module a training file"
@@ -448,13 +515,16 @@ def test_options_reach_the_encoder(tiny_parts, root):
     assert (encoder.respect_exif, encoder.image_transform.aspect, encoder.max_length) == (False, "square", 77)
 
 
-@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("num_workers", -1), ("eval_batch_size", -2)])
-def test_numbers_out_of_range_are_refused(tiny_parts, root, name, value):
-    with pytest.raises(InputError, match=f"data.{name}: expected at least .*, found {value}"):
-        make_scienceqa(tiny_parts, root, **{name: value})
-
-
 def test_paths_may_be_strings(tiny_parts, root):
     data = make_scienceqa(tiny_parts, str(root))
     data.setup("validate")
     assert len(data.val_datasets[0]) > 0
+
+
+def test_scienceqa_leaves_quarantined_problems_out(tiny_parts, root, tmp_path):
+    (tmp_path / "bad.json").write_text('[{"index": 1, "id": "2", "reason": "picture_broken"}]')
+    options = {"bad_records": "quarantine", "quarantine": tmp_path / "bad.json", "train_split": "val"}
+    data = make_scienceqa(tiny_parts, root, **options)
+    data.setup("fit")
+    assert [record.id for record in data.train_records] == ["1", "0", "3"]
+    assert [record.id for record in data.parse_train_records()] == ["1", "2", "0", "3"]

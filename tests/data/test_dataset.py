@@ -12,7 +12,7 @@ from PIL import Image
 from llava_pl.data.dataset import QuestionDataset, RecordDataset, SampleEncoder
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
-from llava_pl.types import InputError, Question, Record, Sample, Turn
+from llava_pl.types import InputError, Question, Record, RecordError, Sample, Turn
 
 COLOURS = {"red.png": (255, 0, 0), "green.png": (0, 255, 0), "blue.png": (0, 0, 255)}
 IGNORED = -100
@@ -207,3 +207,93 @@ def test_question_with_a_missing_picture_is_named(encoder):
     """As a record is; among 21,208 questions the file name alone may not tell."""
     dataset = QuestionDataset([question("q7", "none.png")], encoder)
     assert error_of(lambda: dataset[0]).startswith("question 'q7': cannot open picture ")
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.png", "{outside}", "link.png", "linked/outside.png", "sub/../../outside.png"]
+)
+def test_picture_outside_the_folder_is_refused(tiny_parts, tmp_path, name):
+    folder = tmp_path / "images"
+    (folder / "sub").mkdir(parents=True)
+    outside = tmp_path / "outside.png"
+    Image.new("RGB", (4, 4)).save(outside)
+    (folder / "link.png").symlink_to(outside)
+    (folder / "linked").symlink_to(tmp_path)
+    encoder = make_encoder(tiny_parts, folder)
+    with pytest.raises(RecordError) as caught:
+        encoder.encode_record(record(name.format(outside=outside), name="17"))
+    assert caught.value.reason == "path_outside"
+    assert str(caught.value).startswith("record '17': picture ")
+    assert f"expected a file inside the image folder {folder}, found {outside}; " in str(caught.value)
+
+
+def test_picture_inside_the_folder_is_read_however_it_is_reached(tiny_parts, tmp_path):
+    real = tmp_path / "real"
+    (real / "sub").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(real / "a.png")
+    (real / "link.png").symlink_to(real / "a.png")
+    (tmp_path / "images").symlink_to(real)
+    encoder = make_encoder(tiny_parts, tmp_path / "images")
+    for name in ("a.png", "sub/../a.png", "link.png", str(real / "a.png")):
+        assert encoder.load_picture(name).size == (4, 4)
+
+
+def test_names_that_no_file_can_have(tiny_parts, tmp_path):
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    for name in ("a\0.png", "\ud83d.png", "circle.png", "x" * 5000):
+        with pytest.raises(RecordError, match="cannot open picture") as caught:
+            make_encoder(tiny_parts, tmp_path).load_picture(name)
+        assert caught.value.reason == "picture_missing"
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (record("none.png"), "picture_missing"),
+        (record("red.png", answer=""), "empty_answer"),
+        (record("red.png", answer="abcdefg"), "too_long"),
+        (Record("r", (Turn("human", "a"), Turn("human", "b"))), "alternation"),
+        (Record("r", (Turn("human", "no slot"), Turn("gpt", "b"))), "invalid"),
+    ],
+)
+def test_reason_of_a_record_that_cannot_be_encoded(tiny_parts, folder, bad, reason):
+    with pytest.raises(RecordError) as caught:
+        make_encoder(tiny_parts, folder, max_length=10, on_too_long="error").encode_record(bad)
+    assert caught.value.reason == reason
+
+
+def test_a_sample_that_is_dropped_keeps_its_place_and_teaches_nothing(tiny_parts, folder):
+    encoder = make_encoder(tiny_parts, folder, max_length=10, on_too_long="drop")
+    records = [record("red.png", name="a"), record("red.png", name="b", answer="abcdef"), record("red.png", name="c")]
+    dataset = RecordDataset(records, encoder)
+    dropped = dataset[1]
+    assert (dropped.id, dropped.skipped) == ("b", "too_long")
+    assert (dropped.input_ids.tolist(), dropped.labels.tolist()) == ([0], [IGNORED])
+    assert dropped.pixel_values.shape == (0, 3, 16, 16)
+    assert [dataset[index].id for index in range(3)] == ["a", "b", "c"]
+    assert [dataset[index].skipped for index in (0, 2)] == [None, None]
+
+
+def test_what_fits_is_never_dropped_or_cut(tiny_parts, folder):
+    for policy in ("truncate_text", "drop", "error"):
+        encoder = make_encoder(tiny_parts, folder, max_length=8, on_too_long=policy)
+        sample = encoder.encode_record(record("red.png"))
+        assert (len(sample.input_ids), sample.num_cut, sample.skipped) == (8, 0, None)
+
+
+def test_no_setting_cuts_inside_an_image(tiny_parts, folder):
+    bad = record("red.png", "red.png")
+    for policy in ("truncate_text", "error"):
+        with pytest.raises(RecordError) as caught:
+            make_encoder(tiny_parts, folder, max_length=7, on_too_long=policy).encode_record(bad)
+        assert caught.value.reason == "too_long"
+    assert make_encoder(tiny_parts, folder, max_length=7, on_too_long="drop").encode_record(bad).skipped == "too_long"
+
+
+def test_only_length_is_dropped(tiny_parts, folder):
+    with pytest.raises(RecordError, match="cannot open picture"):
+        make_encoder(tiny_parts, folder, max_length=7, on_too_long="drop").encode_record(record("none.png"))
+
+
+def test_cut_tokens_are_counted(tiny_parts, folder):
+    assert make_encoder(tiny_parts, folder, max_length=6).encode_record(record("red.png")).num_cut == 2

@@ -91,7 +91,7 @@ def test_lone_surrogates_and_wrong_records_are_listed_with_their_place(tmp_path)
     assert store.bad == [
         BadRecord(
             0,
-            "surrogate",
+            "invalid",
             f"{path}: record 0 (id 's'): turn 0: field 'value': holds a lone surrogate, which no tokenizer can read; "
             "repair the text",
         ),
@@ -99,7 +99,7 @@ def test_lone_surrogates_and_wrong_records_are_listed_with_their_place(tmp_path)
             2, "image_slots", f"{path}: record 2 (id 't'): 0 '<image>' marks for 1 images; expected one mark for each"
         ),
         BadRecord(
-            4, "surrogate", f"{path}: record 4 (id '\\udc00'): field 'id': holds a lone surrogate; repair the text"
+            4, "invalid", f"{path}: record 4 (id '\\udc00'): field 'id': holds a lone surrogate; repair the text"
         ),
     ]
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from llava_pl.data.conversation import render_conversation
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.tokenization import encode_conversation, encode_segments
-from llava_pl.types import InputError, Segment, Turn
+from llava_pl.types import InputError, RecordError, Segment, Turn
 
 IGNORED = -100
 IMAGE = -200
@@ -270,6 +270,28 @@ def test_max_length_never_cuts_inside_an_image(characters, max_length, lost):
         f"max_length: {max_length} positions end inside or before an image ({lost} image tokens would be lost); "
         "expected at least 4"
     )
+
+
+def test_too_long_is_refused_where_nothing_may_be_cut(characters):
+    def encode_to(max_length):
+        turns_of = turns("<image>", "Hi")
+        return encode_conversation(
+            turns_of, characters, template="plain", num_image_tokens=3, max_length=max_length, on_too_long="error"
+        )
+
+    assert encode_to(7).input_ids.tolist() == as_ids("^@@@Hi|")
+    with pytest.raises(RecordError) as caught:
+        encode_to(6)
+    assert caught.value.reason == "too_long"
+    assert str(caught.value).startswith("max_length: expected at most 6 positions, found 7; raise max_length, ")
+
+
+def test_tokens_that_are_cut_are_counted(characters):
+    for max_length, num_cut in ((None, 0), (8, 0), (7, 0), (6, 1), (4, 3)):
+        encoded = encode_conversation(
+            turns("<image>", "Hi"), characters, template="plain", num_image_tokens=3, max_length=max_length
+        )
+        assert (encoded.num_cut, len(encoded.input_ids)) == (num_cut, 7 - num_cut)
 
 
 def test_max_length_before_a_second_image(characters):

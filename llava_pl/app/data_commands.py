@@ -1,0 +1,138 @@
+"""`llava-pl data view` and `llava-pl data check`: words in, exit status out.
+
+Help pages are answered without torch; what needs it is imported when a command runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from llava_pl.types import InputError
+
+HELP = """usage: llava-pl data COMMAND --config FILE [options]
+
+Look at the data of a run before it costs anything. Every option of `llava-pl fit` is understood and means the same; no
+model is loaded.
+
+commands
+  view       show one record as training sees it: which tokens are read, which are learned, where its pictures are
+  check      decode every picture and encode every record; report all that training would stumble over
+
+examples
+  llava-pl data view --config configs/experiment/finetune_7b.yaml --index 7 --html view.html
+  llava-pl data check --config configs/experiment/finetune_7b.yaml --quarantine bad.json --html check.html
+  llava-pl fit --config configs/experiment/finetune_7b.yaml --data.bad_records quarantine --data.quarantine bad.json
+
+options
+  -h, --help     show this page; COMMAND --help lists the options of a command
+
+`check` ends with status 0 when all records are good, 1 when some are not, 2 for wrong usage.
+"""
+
+
+class OneLineArguments(argparse.ArgumentParser):
+    """A parser of a command's own options; its errors are one line, as those of the others are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message on one line and exit with status 2."""
+        sys.stderr.write(f"llava-pl: error: {message}\n")
+        sys.exit(2)
+
+
+def main(words: Sequence[str]) -> int:
+    """Run a data command and return its exit status.
+
+    Args:
+        words: What follows ``llava-pl data``.
+
+    Raises:
+        InputError: The command, an option or the configuration is wrong.
+    """
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(HELP)
+        return 0 if words else 2
+    commands = {"view": _view, "check": _check}
+    if words[0] not in commands:
+        raise InputError(f"data: unknown command {words[0]!r}; expected one of {', '.join(commands)}")
+    return commands[words[0]](words[1:])
+
+
+def _view(words: Sequence[str]) -> int:
+    parser = _parser("view", "Show one record as training sees it.")
+    parser.add_argument("--index", type=int, default=0, help="place of the record in the training data (%(default)s)")
+    options, rest = parser.parse_known_args(words)
+    _check_place(options.html, "--html")
+
+    from llava_pl.app.lens import look_at
+    from llava_pl.app.lens_html import view_page
+    from llava_pl.app.lens_terminal import print_view
+    from llava_pl.app.load_data import load_data
+
+    view = look_at(load_data(rest), options.index)
+    print_view(view)
+    if options.html is not None:
+        _write(options.html, view_page(view))
+    return 0
+
+
+def _check(words: Sequence[str]) -> int:
+    parser = _parser("check", "Decode every picture and encode every record of the training data.")
+    parser.add_argument("--quarantine", type=Path, metavar="FILE", help="write the bad records here, as JSON")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that work in parallel (data.num_workers)")
+    options, rest = parser.parse_known_args(words)
+    if options.workers is not None and options.workers < 0:
+        raise InputError(f"--workers: expected at least 0, found {options.workers}")
+    _check_place(options.html, "--html")
+    _check_place(options.quarantine, "--quarantine")
+
+    from llava_pl.app.check import check_records
+    from llava_pl.app.check_html import report_page
+    from llava_pl.app.check_terminal import print_report, progress_bar
+    from llava_pl.app.load_data import load_data
+    from llava_pl.data.quarantine import write_quarantine
+
+    data = load_data(rest)
+    records, encoder = data.parse_train_records(), data.make_encoder()
+    if not records:
+        raise InputError("data: no records to check; give the data module a training file")
+    num_workers = data.num_workers if options.workers is None else options.workers
+    with progress_bar(len(records)) as advance:
+        report = check_records(records, encoder, num_workers=num_workers, advance=advance)
+    print_report(report)
+    if options.quarantine is not None:
+        write_quarantine(options.quarantine, report.bad)
+        sys.stdout.write(f"wrote {options.quarantine}\n")
+    if options.html is not None:
+        _write(options.html, report_page(report, encoder.load_picture))
+    return 1 if report.bad else 0
+
+
+def _parser(command: str, description: str) -> argparse.ArgumentParser:
+    parser = OneLineArguments(
+        prog=f"llava-pl data {command}",
+        usage=f"llava-pl data {command} --config FILE [options]",
+        description=description,
+        epilog="Every option of `llava-pl fit` is understood, above all --config; `llava-pl fit --help` lists them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page for the browser here")
+    return parser
+
+
+def _check_place(path: Path | None, option: str) -> None:
+    """Check that a file can be written, before the work of which it is the result."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        found = "a folder" if path.is_dir() else f"no folder {path.parent}"
+        raise InputError(f"{option}: {path}: expected a file in a folder that exists, found {found}")
+
+
+def _write(path: Path, page: str) -> None:
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    sys.stdout.write(f"wrote {path}\n")

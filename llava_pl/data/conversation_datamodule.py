@@ -1,0 +1,220 @@
+"""Records to loaders: what the data modules of ``data/datamodule.py`` share.
+
+In: the records and questions that a data module has read. Out: the batches of `fit`, `validate`, `test` and `predict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from math import ceil, inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from llava_pl.data.collate import collate
+from llava_pl.data.dataset import QuestionDataset, RecordDataset, SampleEncoder
+from llava_pl.data.image import ImageTransform
+from llava_pl.data.lengths import count_tokens, count_words
+from llava_pl.data.llama_tokenizer import load_tokenizer
+from llava_pl.data.loader import StepLoader
+from llava_pl.data.ordering import Grouping
+from llava_pl.data.sampler import EachOnceSampler, ResumableSampler
+from llava_pl.data.templates import TEMPLATES, TemplateName
+from llava_pl.types import BadRecord, InputError, OnTooLong, Record, Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class ConversationDataModule(LightningDataModule):
+    """What every data module here shares: one encoder, loaders for learning and for answering.
+
+    A subclass reads its files in `parse_train_records` and `setup`, and fills ``train_records`` and ``val_datasets``.
+
+    Args:
+        tokenizer: Folder or hub name of the decoder's tokenizer.
+        image_processor: Folder or hub name of the vision encoder, for its picture settings.
+        num_image_tokens: P, the image tokens per picture.
+        image_folder: Where the pictures lie.
+        template: How conversations are written.
+        image_aspect: "pad" fills pictures to a square (LLaVA-1.5), "square" crops them.
+        image_start_end: Put start and end marks around image slots.
+        respect_exif: Turn photographs upright; false reproduces the original.
+        legacy_tokenizer: For LLaMA's tokenizer: its `legacy` setting, by default that of its folder.
+        max_length: The most positions of a training sample, image tokens included.
+        on_too_long: A longer sample has text cut off its end ("truncate_text"; one whose image would be cut stops the
+            run), is left out and counted ("drop"), or stops the run ("error").
+        bad_records: A record that cannot be learned from stops the run ("error"), or is left out if `quarantine` names
+            it ("quarantine").
+        quarantine: JSON file that `llava-pl data check --quarantine` wrote.
+        batch_size: Samples per device and micro batch in training.
+        eval_batch_size: Samples per device and batch in validation; `batch_size` by default.
+        num_workers: Processes that read and prepare data, per device.
+        seed: Of the order of training samples, together with the epoch.
+        grouping: Order of training samples: "none" shuffles; "balanced" deals the global batches of "none" so that
+            devices wait and pad less; "modality_length" is the original's; "length" the same without regard to
+            pictures. All but "none" measure every record first.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: str,
+        image_processor: str,
+        num_image_tokens: int,
+        image_folder: str | Path,
+        template: TemplateName = "vicuna_v1",
+        image_aspect: Literal["pad", "square"] = "pad",
+        image_start_end: bool = False,
+        respect_exif: bool = True,
+        legacy_tokenizer: bool | None = None,
+        max_length: int = 2048,
+        on_too_long: OnTooLong = "truncate_text",
+        bad_records: Literal["error", "quarantine"] = "error",
+        quarantine: str | Path | None = None,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        num_workers: int = 4,
+        seed: int = 0,
+        grouping: Grouping = "none",
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size or 1, 1),
+            ("num_workers", num_workers, 0),
+            ("max_length", max_length, 1),
+        ):
+            if value < least:
+                raise InputError(f"data.{name}: expected at least {least}, found {value}")
+        if (bad_records == "quarantine") != (quarantine is not None):
+            raise InputError(
+                f"data.bad_records: found {bad_records} with data.quarantine {quarantine}; expected 'quarantine' with "
+                "the file that `llava-pl data check --quarantine FILE` wrote, or 'error' without a file"
+            )
+        if grouping not in get_args(Grouping):
+            raise InputError(f"data.grouping: expected one of {', '.join(get_args(Grouping))}, found {grouping!r}")
+        self.num_image_tokens = num_image_tokens
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.grouping: Grouping = grouping
+        self.train_records: Sequence[Record] = ()
+        self.val_datasets: list[Dataset[Sample]] = []
+        self._tokenizer_path = tokenizer
+        self._image_processor = image_processor
+        self._image_folder = Path(image_folder)
+        self._template = template
+        self._image_aspect = image_aspect
+        self._image_start_end = image_start_end
+        self._respect_exif = respect_exif
+        self._legacy_tokenizer = legacy_tokenizer
+        self._max_length = max_length
+        self._on_too_long: OnTooLong = on_too_long
+        self._quarantine = quarantine
+        self._lengths: Sequence[int] | None = None
+        self.encoder: SampleEncoder | None = None
+
+    def make_encoder(self) -> SampleEncoder:
+        """Return the encoder of samples, made when first asked for."""
+        if self.encoder is None:
+            if not self._image_folder.is_dir():
+                raise InputError(f"data.image_folder: {self._image_folder}: no such folder; check the path")
+            self.encoder = SampleEncoder(
+                tokenizer=load_tokenizer(self._tokenizer_path, legacy=self._legacy_tokenizer),
+                image_transform=ImageTransform.from_pretrained(self._image_processor, aspect=self._image_aspect),
+                image_folder=self._image_folder,
+                num_image_tokens=self.num_image_tokens,
+                template=self._template,
+                image_start_end=self._image_start_end,
+                respect_exif=self._respect_exif,
+                max_length=self._max_length,
+                on_too_long=self._on_too_long,
+            )
+        return self.encoder
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The decoder's tokenizer."""
+        return self.make_encoder().tokenizer
+
+    @property
+    def stop(self) -> str:
+        """The text that ends an answer: the template's end mark, or the end-of-sequence token of a Jinja template."""
+        return str(self.tokenizer.eos_token) if self._template == "chat" else TEMPLATES[self._template].stop
+
+    def parse_train_records(self) -> list[Record | BadRecord]:
+        """Return every record to train on, or what is wrong with it, in the order that a quarantine counts in."""
+        return list(self.train_records)
+
+    def count_train_batches(self, world_size: int) -> int:
+        """Return the micro batches of an epoch per device, known without making a loader."""
+        return ceil(ceil(len(self.train_records) / world_size) / self.batch_size)
+
+    def measure_train_records(self) -> Sequence[int]:
+        """Return what `grouping` goes by for each training record, measured when first asked for: words or tokens."""
+        if self._lengths is None and self.grouping == "modality_length":
+            self._lengths = count_words(self.train_records)
+        elif self._lengths is None:
+            is_shown = self.trainer is None or self.trainer.global_rank == 0
+            self._lengths = count_tokens(self.train_records, self.make_encoder(), is_shown=is_shown)
+        return self._lengths
+
+    def train_dataloader(self) -> StepLoader:
+        """Return the loader of training batches: right-padded, in an order that seed and epoch alone decide."""
+        if not self.train_records:
+            raise InputError("data: no records to train on; give the data module a training file")
+        trainer = self.trainer
+        dataset = RecordDataset(self.train_records, self.make_encoder())
+        return StepLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=ResumableSampler(
+                dataset,
+                num_replicas=trainer.world_size if trainer else 1,
+                rank=trainer.global_rank if trainer else 0,
+                seed=self.seed,
+                grouping=self.grouping,
+                micro_batch_size=self.batch_size,
+                num_micro_batches=trainer.accumulate_grad_batches if trainer else 1,
+                lengths=self.measure_train_records,
+            ),
+            count_micro_batches=lambda: trainer.accumulate_grad_batches if trainer else 1,
+            count_batches=lambda: trainer.num_training_batches if trainer else inf,
+            collate_fn=self._collate("right"),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def val_dataloader(self) -> list[DataLoader[Sample]]:
+        """Return the loaders of `validate`, one for each dataset in ``val_datasets``."""
+        return [self._eval_loader(dataset) for dataset in self.val_datasets]
+
+    def _eval_loader(self, dataset: Dataset[Sample]) -> DataLoader[Sample]:
+        side: Literal["left", "right"] = "left" if isinstance(dataset, QuestionDataset) else "right"
+        trainer, sampler, batch_size = self.trainer, None, self.eval_batch_size
+        if trainer and trainer.world_size > 1:
+            sampler = EachOnceSampler(dataset, num_replicas=trainer.world_size, rank=trainer.global_rank)
+            batch_size = sampler.fit_batch_size(batch_size)
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            collate_fn=self._collate(side),
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _collate(self, padding_side: Literal["left", "right"]) -> partial:  # type: ignore[type-arg]
+        return partial(
+            collate,
+            pad_token_id=self.tokenizer.pad_token_id,
+            num_image_tokens=self.num_image_tokens,
+            padding_side=padding_side,
+        )

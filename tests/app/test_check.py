@@ -1,0 +1,84 @@
+"""Guards: a bad record that the check lets through, so that a run dies on it hours later; or a good one named."""
+
+import json
+
+import pytest
+
+from llava_pl.app.check import check_records
+from llava_pl.app.load_data import load_data
+from llava_pl.types import BadRecord, InputError, Record, Turn
+
+
+def load(zoo, *words):
+    data = load_data(["--config", str(zoo / "config.yaml"), *words])
+    return data.parse_train_records(), data.make_encoder()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_zoo(zoo, zoo_reasons, num_workers):
+    done = []
+    records, encoder = load(zoo)
+    report = check_records(records, encoder, num_workers=num_workers, advance=done.append)
+    assert {bad.index: bad.reason for bad in report.bad} == zoo_reasons
+    assert report.summary == "21 of 31 records are bad"
+    assert sum(done) == len(records) == 31
+    ids = [entry["id"] for entry in json.loads((zoo / "records.json").read_text())]
+    assert all(bad.id == ids[bad.index] and "\n" not in bad.message for bad in report.bad)
+    assert next(bad.images for bad in report.bad if bad.id == "mark_missing") == ("good.png",)
+    assert report.repeated_ids == {"good": 2}
+    assert report.notes == ["ids that occur more than once: 1, such as 'good' (2 times)"]
+
+
+def test_reasons_are_sorted_by_how_often_they_occur(zoo):
+    reasons = check_records(*load(zoo)).by_reason()
+    assert {reason: len(bad) for reason, bad in reasons.items()} == {
+        "picture_broken": 4, "picture_missing": 3, "path_outside": 3, "invalid": 4, "image_slots": 2, "roles": 1,
+        "alternation": 1, "empty_answer": 1, "nothing_supervised": 1, "too_long": 1,
+    }  # fmt: skip
+
+
+def conversation(*texts):
+    return tuple(Turn(("human", "gpt")[index % 2], text) for index, text in enumerate(texts))
+
+
+LONG = [Record("short", conversation("a", "b")), Record("long", conversation("a", "b" * 300))]
+
+
+@pytest.mark.parametrize(
+    ("policy", "reasons", "notes"),
+    [
+        ("truncate_text", [], ["records longer than max_length, which lose the end of their text: 1"]),
+        ("drop", [], ["records that training leaves out: 1 (too_long)"]),
+        ("error", ["too_long"], []),
+    ],
+)
+def test_too_long_is_what_training_makes_of_it(zoo, policy, reasons, notes):
+    _, encoder = load(zoo, "--data.on_too_long", policy)
+    report = check_records(LONG, encoder)
+    assert ([bad.reason for bad in report.bad], report.notes) == (reasons, notes)
+
+
+def test_an_answer_that_is_cut_off_whole_leaves_nothing_to_learn(zoo):
+    _, encoder = load(zoo, "--data.max_length", "10")
+    report = check_records(LONG[:1], encoder)
+    assert report.bad[0].reason == "nothing_supervised"
+    assert report.bad[0].message.startswith("record 'short': nothing is supervised, after ")
+
+
+def test_records_that_could_not_be_parsed_are_handed_on(zoo):
+    bad = BadRecord(0, "", "invalid", "why")
+    report = check_records([bad, bad, LONG[0]], load(zoo)[1])
+    assert report.bad == [bad, bad]
+    assert report.repeated_ids == {}
+
+
+def test_good_records(zoo):
+    report = check_records(LONG[:1], load(zoo)[1])
+    assert (report.summary, report.notes, report.by_reason()) == ("all 1 records are good", [], {})
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_wrong_setting_is_no_bad_record(zoo, num_workers):
+    records, encoder = load(zoo, "--data.image_start_end", "true")
+    with pytest.raises(InputError, match="image_start_end: the tokenizer does not know"):
+        check_records(records, encoder, num_workers=num_workers)

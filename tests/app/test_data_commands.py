@@ -1,0 +1,120 @@
+"""Guards: a check that ends with 0 on bad data, a slow help page, an hour of work that cannot be written."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from llava_pl.app.data_commands import HELP
+from llava_pl.cli import main
+
+
+def error_of(capsys, words):
+    assert main(["data", *words]) == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("words", "status"), [([], 2), (["-h"], 0), (["--help"], 0)])
+def test_help(capsys, words, status):
+    assert main(["data", *words]) == status
+    assert capsys.readouterr().out == HELP
+
+
+@pytest.mark.parametrize("words", [["data"], ["data", "--help"], ["data", "view", "--help"], ["data", "check", "-h"]])
+def test_help_imports_no_torch(words):
+    code = (
+        "import sys\nfrom llava_pl.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as exit:\n"
+        "    assert exit.code == 0\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'lightning', 'transformers', 'jsonargparse', 'PIL')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: llava-pl data")
+
+
+def test_unknown_command(capsys):
+    assert (
+        error_of(capsys, ["inspect"]) == "llava-pl: error: data: unknown command 'inspect'; expected one of view, check"
+    )
+
+
+@pytest.mark.parametrize("option", ["--html", "--quarantine"])
+@pytest.mark.parametrize(("place", "found"), [(".", "a folder"), ("nowhere/a.json", "no folder nowhere")])
+def test_place_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch, capsys, option, place, found):
+    monkeypatch.chdir(tmp_path)
+    expected = f"llava-pl: error: {option}: {place}: expected a file in a folder that exists, found {found}"
+    assert error_of(capsys, ["check", option, place]) == expected
+
+
+def test_number_of_workers_is_checked(capsys):
+    assert error_of(capsys, ["check", "--workers", "-1"]) == "llava-pl: error: --workers: expected at least 0, found -1"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["view", "--index", "x"], "argument --index: invalid int value: 'x'"),
+        (["view", "--indx", "1"], "--indx: no such option; --help lists all options"),
+        (["check", "--data.seedd", "3"], "--data.seedd: no such option; did you mean data.init_args.seed?"),
+    ],
+)
+def test_wrong_option_is_one_line(zoo, capsys, words, message):
+    with pytest.raises(SystemExit, match="2"):
+        main(["data", *words[:1], "--config", str(zoo / "config.yaml"), *words[1:]])
+    assert capsys.readouterr().err == f"llava-pl: error: {message}\n"
+
+
+def test_view_shows_a_record_and_writes_a_page(zoo, capsys):
+    page = zoo / "view.html"
+    assert main(["data", "view", "--config", str(zoo / "config.yaml"), "--index", "2", "--html", str(page)]) == 0
+    output = capsys.readouterr()
+    assert output.out.startswith("record 2, id 'gif_named_jpg': 210 tokens, 13 supervised (6.2 %), 1 image\n")
+    assert "Record 2, id &#x27;gif_named_jpg&#x27;" in page.read_text()
+    assert not output.err
+
+
+@pytest.mark.parametrize(("index", "message"), [("99", "from 0 to 30, found 99 of 31"), ("-1", "found -1 of 31")])
+def test_view_of_no_record(zoo, capsys, index, message):
+    assert message in error_of(capsys, ["view", "--config", str(zoo / "config.yaml"), "--index", index])
+
+
+@pytest.mark.parametrize(("index", "message"), [("20", "found 'system'"), ("3", "cannot open picture")])
+def test_view_of_a_bad_record_says_what_is_wrong(zoo, capsys, index, message):
+    assert message in error_of(capsys, ["view", "--config", str(zoo / "config.yaml"), "--index", index])
+
+
+def test_check_finds_what_is_bad_and_its_quarantine_is_enough_to_train(zoo, zoo_reasons, capsys):
+    words = ["--config", str(zoo / "config.yaml")]
+    results = ["--quarantine", str(zoo / "bad.json"), "--html", str(zoo / "check.html")]
+    assert main(["data", "check", *words, *results, "--workers", "2"]) == 1
+    assert f"{len(zoo_reasons)} of 31 records are bad" in capsys.readouterr().out
+    entries = json.loads((zoo / "bad.json").read_text())
+    assert {entry["index"]: entry["reason"] for entry in entries} == zoo_reasons
+    assert all(entry.keys() == {"index", "id", "reason", "message"} for entry in entries)
+    assert "picture_broken: 4 records" in (zoo / "check.html").read_text()
+
+    words += ["--data.bad_records", "quarantine", "--data.quarantine", str(zoo / "bad.json")]
+    assert main(["fit", *words, "--run_dir", str(zoo / "run"), "--trainer.logger", "false"]) == 0
+    assert (zoo / "run" / "checkpoints" / "last.ckpt").resolve().name == "step=5.ckpt"  # ten records, two at a time
+
+
+def test_check_of_good_data(zoo, capsys):
+    entries = json.loads((zoo / "records.json").read_text())
+    (zoo / "good.json").write_text(json.dumps(entries[:1]))
+    words = ["--config", str(zoo / "config.yaml"), "--data.records", str(zoo / "good.json")]
+    assert main(["data", "check", *words]) == 0
+    assert capsys.readouterr().out == "all 1 records are good\n"
+
+
+def test_check_without_records(zoo, capsys):
+    (zoo / "none.json").write_text("[]")
+    words = ["--config", str(zoo / "config.yaml"), "--data.records", str(zoo / "none.json")]
+    expected = "llava-pl: error: data: no records to check; give the data module a training file"
+    assert error_of(capsys, ["check", *words]) == expected
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_setting_that_is_wrong_for_every_record_is_no_bad_record(zoo, capsys, workers):
+    words = ["--config", str(zoo / "config.yaml"), "--data.image_start_end", "true", "--workers", workers]
+    assert "image_start_end: the tokenizer does not know" in error_of(capsys, ["check", *words])

@@ -1,0 +1,30 @@
+"""Guards: a page that needs a network or a script, that some cannot read, or that runs what a record says."""
+
+import base64
+import io
+
+from PIL import Image
+
+from llava_pl.app.html_page import page, picture_tag, show
+
+
+def test_page_is_complete_and_names_its_language():
+    text = page("A <b>", "<p>x</p>", ".a { color: red; }")
+    assert text.startswith('<!DOCTYPE html>\n<html lang="en">\n')
+    assert "<title>A &lt;b&gt;</title>" in text
+    assert "<h1>A &lt;b&gt;</h1>\n<p>x</p>" in text
+    assert ".a { color: red; }</style>" in text
+    assert "<script" not in text
+    assert "http" not in text
+
+
+def test_text_is_escaped_and_control_characters_are_written_out():
+    assert show('<script>"\0\n') == "&lt;script&gt;&quot;\\x00\u21b5"
+
+
+def test_picture_is_inside_its_tag():
+    picture = Image.effect_noise((5, 3), 60)
+    tag = picture_tag(picture, 'a "dog"')
+    assert tag.endswith('" width="5" height="3" alt="a &quot;dog&quot;">')
+    data = tag.removeprefix('<img src="data:image/png;base64,').partition('"')[0]
+    assert Image.open(io.BytesIO(base64.b64decode(data))).tobytes() == picture.tobytes()

@@ -1,0 +1,48 @@
+"""Guards: a data module that takes settings which contradict each other, or trains on other records than it is given.
+
+What its loaders do is tested through the data modules that files make, in `test_datamodule.py`.
+"""
+
+import pytest
+
+from llava_pl.data.conversation_datamodule import ConversationDataModule
+from llava_pl.types import InputError, Record, Turn
+
+
+def make(tiny_parts, tmp_path, **options):
+    settings = {
+        "tokenizer": str(tiny_parts / "decoder"), "image_processor": str(tiny_parts / "encoder"), "num_image_tokens": 4,
+        "image_folder": tmp_path, "num_workers": 0, "batch_size": 2,
+    }  # fmt: skip
+    return ConversationDataModule(**(settings | options))
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"batch_size": 0}, "data.batch_size: expected at least 1, found 0"),
+        ({"num_workers": -1}, "data.num_workers: expected at least 0, found -1"),
+        ({"eval_batch_size": -2}, "data.eval_batch_size: expected at least 1, found -2"),
+        ({"bad_records": "quarantine"}, "data.bad_records: found quarantine with data.quarantine None; expected "),
+        ({"quarantine": "bad.json"}, "data.bad_records: found error with data.quarantine bad.json; expected "),
+        ({"grouping": "size"}, "data.grouping: expected one of "),
+    ],
+)
+def test_settings_that_cannot_be(tiny_parts, tmp_path, options, found):
+    with pytest.raises(InputError) as caught:
+        make(tiny_parts, tmp_path, **options)
+    assert str(caught.value).startswith(found)
+
+
+def test_records_are_those_that_it_is_given(tiny_parts, tmp_path):
+    data = make(tiny_parts, tmp_path)
+    assert data.parse_train_records() == []
+    data.train_records = [Record(name, (Turn("human", "a"), Turn("gpt", "b"))) for name in "xyz"]
+    assert data.parse_train_records() == data.train_records
+    assert data.count_train_batches(1) == 2
+    assert sorted(name for batch in data.train_dataloader() for name in batch["ids"]) == ["x", "y", "z"]
+
+
+def test_without_records_there_is_nothing_to_train_on(tiny_parts, tmp_path):
+    with pytest.raises(InputError, match="no records to train on"):
+        make(tiny_parts, tmp_path).train_dataloader()

@@ -16,13 +16,14 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from llava_pl.data.collate import collate
-from llava_pl.data.dataset import QuestionDataset, RecordDataset, SampleEncoder
+from llava_pl.data.dataset import PackedDataset, QuestionDataset, RecordDataset, SampleEncoder
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.lengths import count_tokens, count_words
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.loader import StepLoader
 from llava_pl.data.ordering import Grouping
-from llava_pl.data.sampler import EachOnceSampler, ResumableSampler
+from llava_pl.data.packing import pack
+from llava_pl.data.sampler import EachOnceSampler, PackedSampler, ResumableSampler
 from llava_pl.data.templates import TEMPLATES, TemplateName
 from llava_pl.types import BadRecord, InputError, OnTooLong, Record, Sample
 
@@ -58,6 +59,9 @@ class ConversationDataModule(LightningDataModule):
         grouping: Order of training samples: "none" shuffles; "balanced" deals the global batches of "none" so that
             devices wait and pad less; "modality_length" is the original's; "length" the same without regard to
             pictures. All but "none" measure every record first.
+        is_packed: Put the samples of a micro batch one after the other into a single row instead of padding them, dealt
+            so that all micro batches have about the same number of tokens; `batch_size` is then the average. The
+            samples of a global batch stay those of `grouping`, "none" and "balanced" being the same.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class ConversationDataModule(LightningDataModule):
         num_workers: int = 4,
         seed: int = 0,
         grouping: Grouping = "none",
+        is_packed: bool = False,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -98,12 +103,15 @@ class ConversationDataModule(LightningDataModule):
             )
         if grouping not in get_args(Grouping):
             raise InputError(f"data.grouping: expected one of {', '.join(get_args(Grouping))}, found {grouping!r}")
+        if is_packed and grouping not in ("none", "balanced"):
+            raise InputError(f"data.is_packed: expected grouping none or balanced, found {grouping}; choose one")
         self.num_image_tokens = num_image_tokens
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers = num_workers
         self.seed = seed
         self.grouping: Grouping = grouping
+        self.is_packed = is_packed
         self.train_records: Sequence[Record] = ()
         self.val_datasets: list[Dataset[Sample]] = []
         self._tokenizer_path = tokenizer
@@ -166,27 +174,30 @@ class ConversationDataModule(LightningDataModule):
         return self._lengths
 
     def train_dataloader(self) -> StepLoader:
-        """Return the loader of training batches: right-padded, in an order that seed and epoch alone decide."""
+        """Return the loader of training batches, in an order that seed and epoch alone decide."""
         if not self.train_records:
             raise InputError("data: no records to train on; give the data module a training file")
         trainer = self.trainer
         dataset = RecordDataset(self.train_records, self.make_encoder())
-        return StepLoader(
+        sampler = (PackedSampler if self.is_packed else ResumableSampler)(
             dataset,
-            batch_size=self.batch_size,
-            sampler=ResumableSampler(
-                dataset,
-                num_replicas=trainer.world_size if trainer else 1,
-                rank=trainer.global_rank if trainer else 0,
-                seed=self.seed,
-                grouping=self.grouping,
-                micro_batch_size=self.batch_size,
-                num_micro_batches=trainer.accumulate_grad_batches if trainer else 1,
-                lengths=self.measure_train_records,
-            ),
+            num_replicas=trainer.world_size if trainer else 1,
+            rank=trainer.global_rank if trainer else 0,
+            seed=self.seed,
+            grouping="balanced" if self.is_packed else self.grouping,
+            micro_batch_size=self.batch_size,
+            num_micro_batches=trainer.accumulate_grad_batches if trainer else 1,
+            lengths=self.measure_train_records,
+        )
+        return StepLoader(
+            PackedDataset(dataset) if self.is_packed else dataset,
+            batch_size=None if self.is_packed else self.batch_size,
+            sampler=sampler,
+            collate_fn=partial(pack, num_image_tokens=self.num_image_tokens)
+            if self.is_packed
+            else self._collate("right"),
             count_micro_batches=lambda: trainer.accumulate_grad_batches if trainer else 1,
             count_batches=lambda: trainer.num_training_batches if trainer else inf,
-            collate_fn=self._collate("right"),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

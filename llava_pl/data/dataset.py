@@ -170,6 +170,19 @@ class RecordDataset(Dataset[Sample]):
         return replace(self.encoder.encode_record(self.records[index]), index=index)
 
 
+class PackedDataset(Dataset[list[Sample]]):
+    """The samples of a dataset by lists of indices, as a loader of packed rows asks for them."""
+
+    def __init__(self, dataset: RecordDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, indices: Sequence[int]) -> list[Sample]:
+        return [self.dataset[index] for index in indices]
+
+
 class QuestionDataset(Dataset[Sample]):
     """Questions to answer, each with the picture that an image source chooses (the blindness test).
 

@@ -93,8 +93,9 @@ class StepLoader(DataLoader[Sample]):
 
     @property
     def _world_batch(self) -> int:
-        per_rank = int(self.batch_size or getattr(self.sampler, "micro_batch_size", 1))  # of packed rows the average
-        return per_rank * int(getattr(self.sampler, "num_replicas", 1))
+        sampler: Any = self.sampler
+        per_rank = self.batch_size or int(getattr(sampler, "micro_batch_size", 1))  # of packed rows the average
+        return per_rank * int(getattr(sampler, "num_replicas", 1))
 
 
 def ignore_signals(_: int) -> None:

@@ -1,4 +1,4 @@
-"""Guards: the gradient of a step depends on how its samples are cut into micro batches."""
+"""Guards: the gradient of a step depends on how its samples are cut into micro batches, or packed into rows."""
 
 import json
 from string import ascii_letters
@@ -54,7 +54,7 @@ def step(tiny_parts, tmp_path_factory):
             turns[0]["value"] = f"<image>\nQ{number}?"
     (folder / "records.json").write_text(json.dumps(entries))
 
-    def take(batch_size, accumulate, normalization="global", stage="finetune"):
+    def take(batch_size, accumulate, normalization="global", stage="finetune", *, is_packed=False):
         torch.manual_seed(0)
         module = LlavaModule(
             stage=stage,
@@ -71,6 +71,7 @@ def step(tiny_parts, tmp_path_factory):
             num_image_tokens=4,
             batch_size=batch_size,
             num_workers=0,
+            is_packed=is_packed,
         )
         gradients = Gradients()
         trainer = Trainer(
@@ -117,3 +118,8 @@ def test_micro_batch_normalization_does_not(step):
 def test_an_incomplete_last_step_is_normalized_by_its_own_tokens(step):
     """Accumulation of sixteen over eight micro batches: the epoch ends within the step."""
     assert difference(step(1, 16), step(8, 1)) < 1e-6
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_packed_rows_have_the_gradient_of_padded_ones(step, split):
+    assert difference(step(*split, is_packed=True), step(8, 1)) < 1e-6

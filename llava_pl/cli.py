@@ -24,7 +24,7 @@ commands
   validate   measure the loss on records, or answer ScienceQA's validation questions
   test       answer ScienceQA's test questions
   predict    write answers to ScienceQA's test questions without scoring them
-  data       look at records as training sees them (data view), check all of them (data check)
+  data       look at a record as training sees it, check all of them, prove what a run has seen
   demo       the whole recipe in small: draw data, train both stages, evaluate, show pictures
 
 examples

@@ -1,4 +1,4 @@
-"""`llava-pl data view` and `llava-pl data check`: words in, exit status out.
+"""`llava-pl data view`, `check` and `ledger`: words in, exit status out.
 
 Help pages are answered without torch; what needs it is imported when a command runs.
 """
@@ -11,26 +11,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from llava_pl.app.ledger import main as prove
 from llava_pl.types import InputError
 
-HELP = """usage: llava-pl data COMMAND --config FILE [options]
+HELP = """usage: llava-pl data COMMAND [options]
 
-Look at the data of a run before it costs anything. Every option of `llava-pl fit` is understood and means the same; no
-model is loaded.
+Look at the data of a run before it costs anything, and at what a run has seen. `view` and `check` understand every
+option of `llava-pl fit`, with the same meaning; no model is loaded.
 
 commands
   view       show one record as training sees it: which tokens are read, which are learned, where its pictures are
   check      decode every picture and encode every record; report all that training would stumble over
+  ledger     prove that a run saw every sample exactly once per epoch, also across kills
 
 examples
   llava-pl data view --config configs/experiment/finetune_7b.yaml --index 7 --html view.html
   llava-pl data check --config configs/experiment/finetune_7b.yaml --quarantine bad.json --html check.html
+  llava-pl data ledger runs/finetune_7b/TIME
   llava-pl fit --config configs/experiment/finetune_7b.yaml --data.bad_records quarantine --data.quarantine bad.json
 
 options
   -h, --help     show this page; COMMAND --help lists the options of a command
 
-`check` ends with status 0 when all records are good, 1 when some are not, 2 for wrong usage.
+`check` and `ledger` end with status 0 when all is good, 1 when something is wrong, 2 for wrong usage.
 """
 
 
@@ -55,7 +58,7 @@ def main(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         sys.stdout.write(HELP)
         return 0 if words else 2
-    commands = {"view": _view, "check": _check}
+    commands = {"view": _view, "check": _check, "ledger": prove}
     if words[0] not in commands:
         raise InputError(f"data: unknown command {words[0]!r}; expected one of {', '.join(commands)}")
     return commands[words[0]](words[1:])

@@ -2,7 +2,7 @@
 
 import json
 
-from llava_pl.ledger_cli import main
+from llava_pl.app.ledger import main
 from llava_pl.ledger_file import encode_entry, ledger_path
 
 
@@ -26,3 +26,13 @@ def test_wrong(tmp_path, capsys):
     write(tmp_path, (0, 0, [2, 0]), (1, 0, [2]))
     assert main([str(tmp_path)]) == 1
     assert capsys.readouterr().out.endswith("1 missing, 1 repeats, 0 of padding: WRONG\n")
+
+
+def test_the_command(tmp_path, capsys):
+    from llava_pl.cli import main as llava_pl
+
+    write(tmp_path, (0, 0, [2, 0]), (1, 0, [1]))
+    assert llava_pl(["data", "ledger", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith(": good\n")
+    assert llava_pl(["data", "ledger", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err

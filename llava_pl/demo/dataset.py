@@ -31,7 +31,7 @@ Conversation = list[dict[str, str]]
 LABELS = (*COLOURS, *KINDS, *(f"{colour} {kind}" for kind in KINDS for colour in COLOURS))
 """What a picture may hold, in the order of the columns of ``presence.npy``."""
 
-_VERSION = 3  # raise it when the same arguments give other files
+_VERSION = 4  # raise it when the same arguments give other files
 _QUESTIONS_PER_PICTURE = 2
 _TRAINING_STREAM = 0
 # Stream of chance, share of num_held_out, and whether the scenes are held out, by split.

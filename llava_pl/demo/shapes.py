@@ -18,7 +18,7 @@ COLOURS = {"red": (215, 45, 45), "green": (45, 165, 65), "blue": (50, 80, 215), 
 CELLS = ("top-left", "top", "top-right", "left", "centre", "right", "bottom-left", "bottom", "bottom-right")
 """Names of the cells in reading order; cell ``i`` is in row ``i // 3`` and column ``i % 3``."""
 
-COUNTS = (1, 2, 3)
+COUNTS = (1, 2)
 """How many shapes a scene may hold."""
 
 CELL_PIXELS = 16

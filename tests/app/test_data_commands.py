@@ -35,7 +35,8 @@ def test_help_imports_no_torch(words):
 
 def test_unknown_command(capsys):
     assert (
-        error_of(capsys, ["inspect"]) == "llava-pl: error: data: unknown command 'inspect'; expected one of view, check, ledger"
+        error_of(capsys, ["inspect"])
+        == "llava-pl: error: data: unknown command 'inspect'; expected one of view, check, ledger"
     )
 
 

@@ -61,9 +61,9 @@ def test_scenes_obey_their_contract():
         assert len(set(names)) == len(names)
         assert list(scene.singles) == [s for s in scene.shapes if kinds.count(s.kind) == 1]
         assert scene.singles
-    # Uniform over COUNTS: 500/3 with a deviation of 10.5; four deviations.
+    # Uniform over COUNTS: 500/2 with a deviation of 11.2; four deviations.
     counts = [len(scene.shapes) for scene in scenes]
-    assert all(abs(counts.count(count) - 500 / 3) < 42 for count in COUNTS)
+    assert all(abs(counts.count(count) - 500 / 2) < 45 for count in COUNTS)
     assert {shape.cell for scene in scenes for shape in scene.shapes} == set(range(len(CELLS)))
 
 

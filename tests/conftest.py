@@ -13,6 +13,13 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(autouse=True)
+def _no_seed_is_left():
+    """Lightning leaves the seed of a run in the environment, where it would reach the next test's."""
+    yield
+    os.environ.pop("PL_GLOBAL_SEED", None)
+
+
 @pytest.fixture(scope="session")
 def shared_path() -> Path:
     """Folder with the reference data (`golden/`, `scienceqa/`), which is not part of the repository.

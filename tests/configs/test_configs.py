@@ -301,7 +301,7 @@ def test_command_in_documentation_parses(line, no_run, monkeypatch, capsys):
 DATA_COMMANDS = {
     line
     for text in ((REPOSITORY / "README.md").read_text(), DATA_HELP)
-    for line in re.findall(r"^ *(llava-pl data .+)$", text, re.MULTILINE)
+    for line in re.findall(r"^ *(llava-pl data (?:view|check) .+)$", text, re.MULTILINE)
     if " COMMAND " not in line
 }
 

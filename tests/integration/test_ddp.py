@@ -141,7 +141,9 @@ def write_records(folder: Path) -> list[list[str]]:
 
 def run(script: Path, *arguments: object) -> None:
     """Run a script and all processes that it starts, at most for the time limit."""
-    environment = {name: value for name, value in os.environ.items() if "RANK" not in name and name != "MASTER_PORT"}
+    # The last: with a seed in the environment, as an earlier run in this process leaves it, DDP seeds once more.
+    strange = ("RANK", "MASTER_PORT", "PL_GLOBAL_SEED")
+    environment = {name: value for name, value in os.environ.items() if not any(word in name for word in strange)}
     process = subprocess.Popen(
         [sys.executable, str(script), *map(str, arguments)],
         env={**environment, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},

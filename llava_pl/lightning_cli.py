@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import sys
 import traceback
 import warnings
@@ -147,7 +146,7 @@ class LlavaCLI(LightningCLI):
         callbacks: list[Callback] = [callback for callback in given if callback is not None]
         callbacks += [PlanTable(), ScoreTable(), SkipCount(), Throughput()]
         if is_fit:
-            callbacks += [SeedSteps(int(os.environ.get("PL_GLOBAL_SEED", 0))), Ledger(self.run_dir)]
+            callbacks += [SeedSteps(int(run.seed_everything or 0)), Ledger(self.run_dir)]
         if is_fit and config.enable_checkpointing is not False:
             saver = RunCheckpoint(
                 self.run_dir,

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,7 +120,18 @@ ZOO = {
 
 
 @pytest.fixture
-def zoo(tmp_path, tiny_parts) -> Path:
+def tiny_model(tiny_parts) -> dict[str, Any]:
+    """The `model` group of a configuration that finetunes the tiny parts."""
+    return {
+        "stage": "finetune",
+        "vision_encoder": {"path": str(tiny_parts / "encoder")},
+        "decoder": {"path": str(tiny_parts / "decoder")},
+        "optim": {"learning_rate": 0.001},
+    }
+
+
+@pytest.fixture
+def zoo(tmp_path, tiny_model) -> Path:
     """A folder with `records.json`, a record for each kind in `ZOO`, the pictures in `images/`, and `config.yaml`."""
     import yaml
     from PIL import Image
@@ -153,12 +165,7 @@ def zoo(tmp_path, tiny_parts) -> Path:
         entries.append(entry)
     (tmp_path / "records.json").write_text(json.dumps(entries))
     settings = {
-        "model": {
-            "stage": "finetune",
-            "vision_encoder": {"path": str(tiny_parts / "encoder")},
-            "decoder": {"path": str(tiny_parts / "decoder")},
-            "optim": {"learning_rate": 0.001},
-        },
+        "model": tiny_model,
         "data": {
             "class_path": "llava_pl.LlavaDataModule",
             "init_args": {

@@ -22,19 +22,14 @@ def _own_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def config(tmp_path, tiny_parts):
+def config(tmp_path, tiny_model):
     """A config file for a tiny run on four records, and the same records as validation data."""
     Image.new("RGB", (20, 12), (200, 40, 40)).save(tmp_path / "red.png")
     turns = [{"from": "human", "value": "<image>\nColour?"}, {"from": "gpt", "value": "red"}]
     records = [{"id": index, "image": "red.png", "conversations": turns} for index in range(4)]
     (tmp_path / "records.json").write_text(json.dumps(records))
     settings = {
-        "model": {
-            "stage": "finetune",
-            "vision_encoder": {"path": str(tiny_parts / "encoder")},
-            "decoder": {"path": str(tiny_parts / "decoder")},
-            "optim": {"learning_rate": 0.001},
-        },
+        "model": tiny_model,
         "data": {
             "class_path": "llava_pl.LlavaDataModule",
             "init_args": {

@@ -64,10 +64,21 @@ def _parse_or_explain(entry: Any, index: int, where: str) -> Record | BadRecord:
     try:
         return parse_record(entry, where=where)
     except RecordError as error:
-        fields = entry if isinstance(entry, Mapping) else {}
-        name, image = fields.get("id"), fields.get("image")
-        images = tuple(name for name in (image if isinstance(image, list) else [image]) if isinstance(name, str))
-        return BadRecord(index, str(name) if isinstance(name, str | int) else "", error.reason, str(error), images)
+        return describe_bad(entry, index, error)
+
+
+def describe_bad(entry: Any, index: int, error: RecordError) -> BadRecord:  # noqa: ANN401
+    """Return what an entry says about itself, as far as it can be read, and why it is no record.
+
+    Args:
+        entry: The JSON value that was refused.
+        index: Its place in the data.
+        error: What `parse_record` or `parse_fields` raised.
+    """
+    fields = entry if isinstance(entry, Mapping) else {}
+    name, image = fields.get("id"), fields.get("image")
+    images = tuple(name for name in (image if isinstance(image, list) else [image]) if isinstance(name, str))
+    return BadRecord(index, str(name) if isinstance(name, str | int) else "", error.reason, str(error), images)
 
 
 def parse_record(entry: Any, *, where: str) -> Record:  # noqa: ANN401

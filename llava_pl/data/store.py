@@ -25,10 +25,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from llava_pl.data.store_writer import BAD_FILE, NUMBERS, RECORDS_FILE, BadRecord
-from llava_pl.types import InputError, Record, Turn
+from llava_pl.data.store_writer import BAD_FILE, NUMBERS, RECORDS_FILE
+from llava_pl.types import BadRecord, InputError, Record, Turn
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 """Raised with every change of the files or of what counts as a valid record; other versions are built anew."""
 
 MANIFEST_FILE = "manifest.json"
@@ -139,4 +139,5 @@ class RecordStore(Sequence[Record]):
     @cached_property
     def bad(self) -> list[BadRecord]:
         """The entries of the source that are no records, in its order."""
-        return [BadRecord(*fields) for fields in json.loads((self.path / BAD_FILE).read_text(encoding="utf-8"))]
+        entries = json.loads((self.path / BAD_FILE).read_text(encoding="utf-8"))
+        return [BadRecord(**entry | {"images": tuple(entry["images"])}) for entry in entries]

@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from llava_pl.data.records import RecordFields, parse_fields
-from llava_pl.types import RecordError
+from llava_pl.data.records import RecordFields, describe_bad, parse_fields
+from llava_pl.types import BadRecord, RecordError
 
 RECORDS_FILE = "records.arrow"
 BAD_FILE = "bad.json"
@@ -36,21 +36,6 @@ _SCHEMA = pa.schema(
 )
 _BATCH_RECORDS = 2048
 _BATCH_CHARACTERS = 2**23
-
-
-@dataclass(frozen=True, slots=True)
-class BadRecord:
-    """An entry that is no record.
-
-    Args:
-        index: Its place in the source.
-        reason: Why, in one word, as in `RecordError`.
-        message: The line that `read_records` would stop with.
-    """
-
-    index: int
-    reason: str
-    message: str
 
 
 def write_records(entries: Iterable[Any], folder: Path, *, where: str) -> int:
@@ -72,7 +57,7 @@ def write_records(entries: Iterable[Any], folder: Path, *, where: str) -> int:
             try:
                 fields = parse_fields(entry, where=f"{where}: record {index}")
             except RecordError as error:
-                bad.append(BadRecord(index, error.reason, str(error)))
+                bad.append(describe_bad(entry, index, error))
                 continue
             num_characters = columns.add(fields)
             numbers["source_index"].append(index)
@@ -85,7 +70,7 @@ def write_records(entries: Iterable[Any], folder: Path, *, where: str) -> int:
             writer.write_batch(columns.to_arrow())
     for name in NUMBERS:
         np.save(folder / f"{name}.npy", np.asarray(numbers[name]))
-    (folder / BAD_FILE).write_text(json.dumps([astuple(record) for record in bad]), encoding="utf-8")
+    (folder / BAD_FILE).write_text(json.dumps([asdict(record) for record in bad]), encoding="utf-8")
     return len(numbers["source_index"])
 
 

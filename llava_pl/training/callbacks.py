@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from llava_pl.training.schedule import is_step_complete
 from llava_pl.training.stages import summarize_parts
 from llava_pl.types import Batch
 
@@ -162,7 +163,7 @@ class Throughput(Callback):
         """Count the batch, and log after each interval."""
         self._num_tokens += batch["num_tokens"]
         self._num_images += len(batch["pixel_values"])
-        if trainer.fit_loop.epoch_loop._should_accumulate() or trainer.global_step % self._interval(trainer):
+        if not is_step_complete(trainer) or trainer.global_step % self._interval(trainer):
             return
         seconds = max(time.perf_counter() - self._start, 1e-9)
         scale = trainer.world_size / seconds

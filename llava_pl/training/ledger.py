@@ -11,6 +11,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from llava_pl.ledger_file import cut_ledger, encode_entry, ledger_path
+from llava_pl.training.schedule import is_step_complete
 from llava_pl.types import Batch
 
 
@@ -59,7 +60,7 @@ class Ledger(Callback):
         if self._file is None or "indices" not in batch:
             return
         self._pending += batch["indices"]
-        if not trainer.fit_loop.epoch_loop._should_accumulate():
+        if is_step_complete(trainer):
             self._file.write(encode_entry(trainer.global_step - 1, trainer.current_epoch, self._pending))
             self._pending = []
 

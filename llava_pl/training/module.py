@@ -22,7 +22,7 @@ from llava_pl.training.checkpoint import check_trained, keep_trained, load_initi
 from llava_pl.training.normalization import LossNormalization, normalize_loss
 from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule
 from llava_pl.training.parts import DTYPES, DecoderConfig, VisionEncoderConfig, build_model
-from llava_pl.training.schedule import count_optimizer_steps
+from llava_pl.training.schedule import count_optimizer_steps, is_step_complete
 from llava_pl.training.stages import PLANS, Stage, apply_plan
 from llava_pl.types import Batch, InputError, LossOutput
 
@@ -235,6 +235,6 @@ class LlavaModule(LightningModule):
     def _log_step_loss(self, loss: Tensor) -> None:
         """Log the loss of a whole optimizer step: what its micro batches returned, divided as Lightning divides."""
         self._step_loss += loss / self.trainer.accumulate_grad_batches
-        if not self.trainer.fit_loop.epoch_loop._should_accumulate():
+        if is_step_complete(self.trainer):
             self.log("train/loss", self._step_loss, prog_bar=True, sync_dist=True)
             self._step_loss = torch.zeros_like(self._step_loss)

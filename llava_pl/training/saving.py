@@ -20,6 +20,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from llava_pl.training.metrics_log import MetricsLog
+from llava_pl.training.schedule import is_step_complete
 from llava_pl.training.stopping import StopRequest
 from llava_pl.types import Batch
 
@@ -99,7 +100,7 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         """Save if it is time, once the optimizer step is complete."""
         loop = trainer.fit_loop.epoch_loop
-        if loop._should_accumulate():
+        if not is_step_complete(trainer):
             return
         is_time, is_stopping = self._agree(trainer, self._is_time(trainer), self._stop.is_made)
         self._is_due = self._is_due or is_time or is_stopping or self._is_cut_short(trainer)

@@ -1,4 +1,4 @@
-"""How many optimizer steps a run will take, known before its first batch."""
+"""Where a run stands in its optimizer steps: how many it will take, and whether one is complete."""
 
 from __future__ import annotations
 
@@ -34,3 +34,11 @@ def count_optimizer_steps(trainer: Trainer) -> int:
             "trainer.max_epochs with a data module that has count_train_batches"
         )
     return max(1, min(bounds))
+
+
+def is_step_complete(trainer: Trainer) -> bool:
+    """Return whether the micro batch that was just trained on was the last of its optimizer step.
+
+    Lightning has no public name for it; every other file asks here.
+    """
+    return not trainer.fit_loop.epoch_loop._should_accumulate()

@@ -19,8 +19,7 @@ from llava_pl.data import store_writer
 from llava_pl.data.records import read_records
 from llava_pl.data.store import STORE_VERSION, Manifest, RecordStore
 from llava_pl.data.store_cache import open_store
-from llava_pl.data.store_writer import BadRecord
-from llava_pl.types import InputError, Record, Turn
+from llava_pl.types import BadRecord, InputError, Record, Turn
 
 ASKED = {"from": "human", "value": "<image>\nWhat?"}
 ANSWERED = {"from": "gpt", "value": "A dog."}
@@ -91,15 +90,23 @@ def test_lone_surrogates_and_wrong_records_are_listed_with_their_place(tmp_path)
     assert store.bad == [
         BadRecord(
             0,
+            "s",
             "invalid",
             f"{path}: record 0 (id 's'): turn 0: field 'value': holds a lone surrogate, which no tokenizer can read; "
             "repair the text",
         ),
         BadRecord(
-            2, "image_slots", f"{path}: record 2 (id 't'): 0 '<image>' marks for 1 images; expected one mark for each"
+            2,
+            "t",
+            "image_slots",
+            f"{path}: record 2 (id 't'): 0 '<image>' marks for 1 images; expected one mark for each",
+            ("a.png",),
         ),
         BadRecord(
-            4, "invalid", f"{path}: record 4 (id '\\udc00'): field 'id': holds a lone surrogate; repair the text"
+            4,
+            "\udc00",
+            "invalid",
+            f"{path}: record 4 (id '\\udc00'): field 'id': holds a lone surrogate; repair the text",
         ),
     ]
 

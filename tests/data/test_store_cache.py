@@ -103,8 +103,8 @@ def test_other_content_of_the_same_size_is_built_anew(source, cache, calls):
 def test_other_version_is_built_anew(source, cache, calls, monkeypatch):
     open_store(source, cache)
     calls.clear()
-    monkeypatch.setattr(store_cache, "STORE_VERSION", 2)
-    monkeypatch.setattr("llava_pl.data.store.STORE_VERSION", 2)
+    monkeypatch.setattr(store_cache, "STORE_VERSION", 99)
+    monkeypatch.setattr("llava_pl.data.store.STORE_VERSION", 99)
     assert ids(open_store(source, cache)) == ["a", "b"]
     assert "write_records" in calls
     calls.clear()

@@ -100,7 +100,10 @@ def root(tmp_path, tiny_parts, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
-    return tmp_path
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in `start`: sums over other numbers of threads end in other bits on some processors
+    yield tmp_path
+    torch.set_num_threads(num_threads)
 
 
 def fit(*words: str, run: str = "run", **assassin: int) -> int:

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning import LightningDataModule, Trainer
-from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
 from torch.utils.data import DataLoader
 
-from llava_pl.training.schedule import count_optimizer_steps
+from llava_pl.training.schedule import count_optimizer_steps, is_step_complete
 from llava_pl.types import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no.*")
@@ -103,3 +104,20 @@ def test_a_lightning_trainer_without_an_end_is_refused(tmp_path):
 
 def test_a_run_has_at_least_one_step():
     assert count_optimizer_steps(trainer_like(limit_train_batches=0)) == 1
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_step_is_complete_with_its_last_micro_batch(tmp_path, accumulate):
+    """Six micro batches and an incomplete step of one: Lightning completes it at the end of the epoch."""
+    seen = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            seen.append(is_step_complete(trainer))
+
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=1, accumulate_grad_batches=accumulate, callbacks=[Watch()], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(BoringModel(), DataLoader(RandomDataset(32, 7)))
+    assert seen == {1: [True] * 7, 3: [False, False, True, False, False, True, True]}[accumulate]

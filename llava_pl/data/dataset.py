@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -67,6 +68,14 @@ class SampleEncoder:
     respect_exif: bool = True
     max_length: int | None = None
     on_too_long: OnTooLong = "truncate_text"
+
+    @property
+    def fingerprint(self) -> str:
+        """All that the text of a sample depends on beside its record, on one line."""
+        text = f"{self.tokenizer.backend_tokenizer.to_str()} {self.tokenizer.chat_template}"
+        tokenizer = blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+        marks = (self.tokenizer.bos_token_id, self.tokenizer.pad_token_id, self.image_start_end)
+        return repr((tokenizer, marks, self.template, self.num_image_tokens, self.max_length, self.on_too_long))
 
     def encode_record(self, record: Record, tokenized: EncodedConversation | None = None) -> Sample:
         """Return a sample to learn from.

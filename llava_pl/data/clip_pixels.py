@@ -49,12 +49,13 @@ class ClipPixels:
     def __init__(self, processor: CLIPImageProcessorPil) -> None:
         self.processor = processor
         self.resample = processor.resample
-        self.shortest_edge = processor.size.shortest_edge if processor.do_resize else None
-        self.crop_size = (processor.crop_size.width, processor.crop_size.height)
+        size, crop_size = dict(processor.size), dict(processor.crop_size)
+        self.shortest_edge = size.get("shortest_edge") if processor.do_resize else None
+        self.crop_size = (crop_size["width"], crop_size["height"])
         self.is_known = bool(
             processor.do_center_crop
-            and not processor.do_pad
-            and (not processor.do_resize or dict(processor.size).keys() == {"shortest_edge"})
+            and not getattr(processor, "do_pad", None)
+            and (not processor.do_resize or size.keys() == {"shortest_edge"})
         )
         grey_levels = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
         values = processor.preprocess(

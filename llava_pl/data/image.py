@@ -194,15 +194,15 @@ class ImageTransform:
                 f"prepared with aspect {self.aspect!r}, found {num_pixels}; crop or shrink it, or drop its record",
                 "picture_broken",
             )
+        if picture.mode != "RGB" or "transparency" in picture.info:
+            picture = _to_rgb(picture)
         # Unlike LLaVA: pictures 1 or 3 pixels high work. There the processor takes the height for the channels: it
         # refuses the former and garbles the latter.
-        return self._clip_pixels(_to_rgb(picture), self.pad_colour if self.aspect == "pad" else None)
+        return self._clip_pixels(picture, self.pad_colour if self.aspect == "pad" else None)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
-    """Return the picture in RGB, without transparency: itself, if that is what it is, else a copy."""
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture
+    """Return a copy in RGB, without transparency."""
     if picture.mode == "P":
         # The same colours as straight to RGB, without Pillow's warning about palettes with many transparent entries.
         picture = picture.convert("RGBA")

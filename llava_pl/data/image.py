@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 # Not CLIPImageProcessor: that one is backed by torchvision, whose resizing differs by 1/255, and warns without it.
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -217,5 +217,6 @@ def _turn_upright(picture: Image.Image) -> Image.Image:
     """Return the picture turned as its EXIF orientation says; as stored where the metadata is damaged."""
     # TypeError, struct.error or SyntaxError on damaged metadata; the pixels are sound, since they are loaded already.
     with suppress(Exception):
-        return ImageOps.exif_transpose(picture)
+        if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would only be copied
+            return ImageOps.exif_transpose(picture)
     return picture

@@ -4,8 +4,8 @@
 
 LLAMA is a folder with LLaMA's `tokenizer.model`, LLAVA a checkout of haotian-liu/LLaVA, PYTHON an interpreter with the
 packages that it pins; without the last two, its rows are left out. Records are 640 x 480 JPEGs with conversations of
-five questions and answers. One process of one thread fetches all of them, each way in turn; the original has a process
-of its own, which waits while the others work.
+five questions and answers. One process of one thread fetches all of them, each way in turn, 20 records at a time; the
+original has a process of its own, which waits while the others work.
 
 Before anything is timed, the pixel values of all ways must be equal to the last bit, and ours and the original's ids
 and labels too. The processor of transformers does less: its prompts are put together beforehand, and it makes no
@@ -36,6 +36,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from llava_pl.data.conversation import render_conversation
 from llava_pl.data.dataset import RecordDataset, SampleEncoder
+from llava_pl.data.encoded import EncodedRecords
 from llava_pl.data.image import ImageTransform, load_image, pad_to_square
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.store_cache import open_store
@@ -149,14 +150,21 @@ def make_transformers(folder: Path, tokenizer_path: str, dataset: RecordDataset)
     return fetch
 
 
-def check_equal(dataset: RecordDataset, by_transformers: Callable[[int], Any], original: Original | None) -> None:
+def check_equal(
+    dataset: RecordDataset, cached: RecordDataset, by_transformers: Callable[[int], Any], original: Original | None
+) -> None:
     """Stop unless all ways give the same."""
     # One position per picture, as in the original, where the model makes room for the rest.
     short = RecordDataset(dataset.records, replace(dataset.encoder, num_image_tokens=1))
     own = [short[index] for index in range(len(short))]
     pixels = [sha256(sample.pixel_values[0]) for sample in own]
     num_supervised = sum(int((sample.labels >= 0).sum()) for sample in own)
-    num_tokens = sum(len(dataset[index].input_ids) for index in range(len(dataset)))
+    num_tokens = 0
+    for index in range(len(dataset)):
+        sample, again = dataset[index], cached[index]
+        assert torch.equal(sample.input_ids, again.input_ids)
+        assert torch.equal(sample.labels, again.labels)
+        num_tokens += len(sample.input_ids)
     print(f"per record: {num_tokens / len(own):.0f} tokens, {num_supervised / len(own):.0f} of them supervised")
     assert pixels == [sha256(by_transformers(index)["pixel_values"][0]) for index in range(len(own))]
     if original is not None:
@@ -244,18 +252,21 @@ def main() -> None:
         encoder = SampleEncoder(
             load_tokenizer(options.tokenizer), ImageTransform(), folder, num_image_tokens=576, max_length=2048
         )
-        dataset = RecordDataset(open_store(folder / "records.json", folder / "cache"), encoder)
+        store = open_store(folder / "records.json", folder / "cache")
+        dataset = RecordDataset(store, encoder)
+        cached = RecordDataset(store, encoder, tokens=EncodedRecords.of(store, encoder, has_tokens=True).tokens)
         by_transformers = make_transformers(folder, options.tokenizer, dataset)
         original = None
         ways: dict[str, Callable[[range], Seconds]] = {
             "ours": lambda indices: time_fetching(dataset.__getitem__, indices),
+            "ours, tokens cached": lambda indices: time_fetching(cached.__getitem__, indices),
             "transformers' processor, no labels": lambda indices: time_fetching(by_transformers, indices),
         }
         if options.llava_checkout and options.llava_python:
             records = str(folder / "records.json")
             original = Original(options.llava_python, options.llava_checkout, records, str(folder), options.tokenizer)
             ways["the original's dataset"] = lambda indices: original.ask(f"time {indices.start} {indices.stop}")
-        check_equal(dataset, by_transformers, original)
+        check_equal(dataset, cached, by_transformers, original)
         rounds: dict[str, list[Seconds]] = {way: [] for way in ways}
         for number in range(NUM_WARM_UPS + options.rounds):
             for way, seconds in run_round(ways, len(dataset)).items():

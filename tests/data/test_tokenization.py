@@ -348,7 +348,7 @@ def test_trimmed_offsets(byte_pairs):
     assert backend.encode("a ").offsets == [(0, 1), (2, 2)]
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     segments = [Segment("q ", "prompt"), Segment("a ", "answer"), Segment("r", "prompt"), Segment("b ", "answer")]
-    encoded = encode_segments(segments, tokenizer, num_image_tokens=0)
+    encoded = encode_segments(segments, tokenizer)
     assert as_bytes(tokenizer, encoded.input_ids.tolist()) == ["q", " ", "a", " ", "r", "b", " "]
     assert (encoded.labels != IGNORED).tolist() == [False, True, True, False, False, True, False]
 

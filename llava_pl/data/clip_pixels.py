@@ -39,8 +39,7 @@ class ClipPixels:
     float64 and float32. A channel has only 256 levels: here the processor itself computes the values of these once, and
     a picture looks them up.
 
-    Settings that CLIP encoders do not have (sizes other than a shortest edge, no centre crop, padding) go through the
-    processor itself.
+    Rare settings (a size that is not a shortest edge, no centre crop, padding) go through the processor itself.
 
     Args:
         processor: Its settings are read once; later changes do not count.

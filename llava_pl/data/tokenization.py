@@ -150,7 +150,7 @@ def encode_segments(
         else:
             stretches[-1].append(segment)
     # Only the BOS is read off the tokenizer's own frame: a template writes its end marks itself.
-    frame = tokenizer("", add_special_tokens=True)["input_ids"] if adds_bos else []
+    frame = tokenizer.backend_tokenizer.encode("", add_special_tokens=True).ids if adds_bos else []
     ids: list[int] = frame[:1] if frame[:1] == [tokenizer.bos_token_id] else []
     labels: list[int] = [IGNORE_INDEX] * len(ids)
     for number, stretch in enumerate(stretches):

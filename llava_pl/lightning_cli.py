@@ -212,9 +212,11 @@ def run_lightning(words: list[str], cli_class: type[LlavaCLI] = LlavaCLI) -> Lla
             load_from_checkpoint_support=False,
         )
     except Exception as error:
+        if own := _own_error(error):
+            raise own from None
         # What Lightning or wandb refuse with an exception of their own, some of it only when the run starts.
         refuser = _raised_in(error)
-        if refuser not in REFUSERS or isinstance(error, InputError):
+        if refuser not in REFUSERS:
             raise
         raise InputError(f"{REFUSERS[refuser]}: {' '.join(str(error).split())}") from error
     except SystemExit as stop:
@@ -224,6 +226,13 @@ def run_lightning(words: list[str], cli_class: type[LlavaCLI] = LlavaCLI) -> Lla
         raise
     finally:
         sys.argv = argv
+
+
+def _own_error(error: BaseException | None) -> InputError | None:
+    """Return the error of ours that another one was made of: jsonargparse wraps what a constructor refuses."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__
+    return error
 
 
 def _raised_in(error: Exception) -> str:

@@ -119,6 +119,12 @@ def test_init_from_starts_stage_finetune_with_the_aligned_projector(config, tmp_
     assert all(torch.equal(tuned[name], tensor) for name, tensor in aligned.items())
 
 
+@pytest.mark.parametrize("option", ["batch_size", "eval_batch_size", "token_budget", "max_length"])
+def test_number_that_a_data_module_refuses_is_one_line(config, capsys, option):
+    assert main(["fit", "--config", str(config), f"--data.{option}", "0", "--run_dir", "run"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (f"llava-pl: error: data.{option}: expected at least 1, found 0")
+
+
 def test_missing_checkpoint_is_one_line(config, capsys):
     assert main(["validate", "--config", str(config), "--ckpt_path", "nowhere.ckpt"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (

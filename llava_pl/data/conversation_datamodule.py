@@ -105,10 +105,10 @@ class ConversationDataModule(LightningDataModule):
         super().__init__()
         for name, value, least in (
             ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size or 1, 1),
+            ("eval_batch_size", 1 if eval_batch_size is None else eval_batch_size, 1),
             ("num_workers", num_workers, 0),
             ("max_length", max_length, 1),
-            ("token_budget", token_budget or 1, 1),
+            ("token_budget", 1 if token_budget is None else token_budget, 1),
         ):
             if value < least:
                 raise InputError(f"data.{name}: expected at least {least}, found {value}")

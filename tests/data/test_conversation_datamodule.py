@@ -23,6 +23,8 @@ def make(tiny_parts, tmp_path, **options):
         ({"batch_size": 0}, "data.batch_size: expected at least 1, found 0"),
         ({"num_workers": -1}, "data.num_workers: expected at least 0, found -1"),
         ({"eval_batch_size": -2}, "data.eval_batch_size: expected at least 1, found -2"),
+        ({"eval_batch_size": 0}, "data.eval_batch_size: expected at least 1, found 0"),
+        ({"token_budget": 0}, "data.token_budget: expected at least 1, found 0"),
         ({"bad_records": "quarantine"}, "data.bad_records: found quarantine with data.quarantine None; expected "),
         ({"quarantine": "bad.json"}, "data.bad_records: found error with data.quarantine bad.json; expected "),
         ({"grouping": "size"}, "data.grouping: expected one of "),

@@ -16,6 +16,7 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
+from llava_pl.data.anyres import Tiling, default_pinpoints
 from llava_pl.data.collate import collate
 from llava_pl.data.dataset import PackedDataset, QuestionDataset, RecordDataset, SampleEncoder
 from llava_pl.data.image import ImageTransform
@@ -45,10 +46,13 @@ class ConversationDataModule(LightningDataModule):
     Args:
         tokenizer: Folder or hub name of the decoder's tokenizer.
         image_processor: Folder or hub name of the vision encoder, for its picture settings.
-        num_image_tokens: P, the image tokens per picture.
+        num_image_tokens: P, the image tokens per picture, or per tile.
         image_folder: Where the pictures lie.
         template: How conversations are written.
-        image_aspect: "pad" fills pictures to a square (LLaVA-1.5), "square" crops them.
+        image_aspect: "pad" fills pictures to a square (LLaVA-1.5), "square" crops them, "anyres" cuts them into tiles
+            (LLaVA-1.6).
+        grid_pinpoints: With "anyres": sizes (width, height) that pictures are brought to, multiples of the encoder's
+            picture; by default LLaVA-1.6's, 1x2, 2x1, 2x2, 3x1 and 1x3 tiles.
         image_start_end: Put start and end marks around image slots.
         respect_exif: Turn photographs upright; false reproduces the original.
         legacy_tokenizer: For LLaMA's tokenizer: its `legacy` setting, by default that of its folder.
@@ -84,7 +88,8 @@ class ConversationDataModule(LightningDataModule):
         num_image_tokens: int,
         image_folder: str | Path,
         template: TemplateName = "vicuna_v1",
-        image_aspect: Literal["pad", "square"] = "pad",
+        image_aspect: Literal["pad", "square", "anyres"] = "pad",
+        grid_pinpoints: list[tuple[int, int]] | None = None,
         image_start_end: bool = False,
         respect_exif: bool = True,
         legacy_tokenizer: bool | None = None,
@@ -121,6 +126,8 @@ class ConversationDataModule(LightningDataModule):
             raise InputError(f"data.grouping: expected one of {', '.join(get_args(Grouping))}, found {grouping!r}")
         if is_packed and grouping not in ("none", "balanced"):
             raise InputError(f"data.is_packed: expected grouping none or balanced, found {grouping}; choose one")
+        if grid_pinpoints is not None and image_aspect != "anyres":
+            raise InputError(f"data.grid_pinpoints: found {image_aspect!r} as data.image_aspect; expected 'anyres'")
         self.num_image_tokens = num_image_tokens
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
@@ -135,7 +142,13 @@ class ConversationDataModule(LightningDataModule):
         self._image_processor = image_processor
         self._image_folder = Path(image_folder)
         self._template = template
-        self._image_aspect = image_aspect
+        # Tiles are squares of the right size already.
+        self._image_aspect: Literal["pad", "square"] = "square" if image_aspect == "anyres" else image_aspect
+        self._tiling: Tiling | None = None
+        if image_aspect == "anyres":
+            tile = ImageTransform.from_pretrained(image_processor).image_size
+            pinpoints = default_pinpoints(tile) if grid_pinpoints is None else grid_pinpoints
+            self._tiling = Tiling(tile, num_image_tokens, pinpoints)
         self._image_start_end = image_start_end
         self._respect_exif = respect_exif
         self._legacy_tokenizer = legacy_tokenizer
@@ -162,6 +175,7 @@ class ConversationDataModule(LightningDataModule):
                 respect_exif=self._respect_exif,
                 max_length=self._max_length,
                 on_too_long=self._on_too_long,
+                tiling=self._tiling,
             )
         return self.encoder
 

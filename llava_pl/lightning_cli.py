@@ -99,6 +99,8 @@ class LlavaCLI(LightningCLI):
             "--save_every_n_steps", type=int | None, default=None, help="Save the run after so many optimizer steps."
         )
         parser.add_argument("--keep_checkpoints", type=int, default=2, help="How many checkpoints stay, the newest.")
+        # Pictures that are cut into tiles need a newline embedding in the model; the data module says whether they are.
+        parser.link_arguments("data.init_args.image_aspect", "model.has_newline", compute_fn=lambda a: a == "anyres")
         parser.link_arguments("model.decoder.path", "data.init_args.tokenizer")
         parser.link_arguments("model.vision_encoder.path", "data.init_args.image_processor")
         parser.link_arguments("model.num_image_tokens", "data.init_args.num_image_tokens", apply_on="instantiate")

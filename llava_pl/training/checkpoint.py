@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llava_pl.export.original import PROJECTOR_FILE, is_original, projector_weights
+from llava_pl.export.original import PROJECTOR_FILE, find_newline, is_original, projector_weights
 from llava_pl.export.weights import has_weights, read_torch_file, read_weights
 from llava_pl.models.llava import LlavaModel
 from llava_pl.types import InputError
@@ -36,7 +36,7 @@ def check_trained(state_dict: dict[str, Any], model: LlavaModel, prefix: str, *,
         raise InputError(
             f"checkpoint: its trained weights do not fit this model: {len(missing)} missing"
             f"{_example(missing)}, {len(unexpected)} unexpected{_example(unexpected)}; "
-            "check model.stage and the parts that the run was made with"
+            "check model.stage, data.image_aspect and the parts that the run was made with"
         )
 
 
@@ -46,7 +46,7 @@ def load_initial_weights(model: LlavaModel, path: str | Path) -> None:
     Args:
         model: Whose parameters are overwritten; dtype and device stay.
         path: A checkpoint of this project (its weights only, no optimizer state), or an original `mm_projector.bin` or
-            model folder (its projector).
+            model folder (its projector, and its newline embedding if it has one).
 
     Raises:
         InputError: Nothing to load, or tensors do not fit.
@@ -59,8 +59,10 @@ def load_initial_weights(model: LlavaModel, path: str | Path) -> None:
     if path.suffix == ".ckpt":
         weights = _checkpoint_weights(path)
     else:
-        found = projector_weights(read_weights(path), path)
-        weights = {f"projector.{name}": tensor for name, tensor in found.items()}
+        content = read_weights(path)
+        weights = {f"projector.{name}": tensor for name, tensor in projector_weights(content, path).items()}
+        if (newline := find_newline(content)) is not None:
+            weights["image_newline"] = newline
     own = dict(model.named_parameters())
     parts = {name.partition(".")[0] for name in weights}
     if missing := sorted(name for name in own if name.partition(".")[0] in parts and name not in weights):

@@ -81,8 +81,8 @@ class Tiling:
         # Unlike LLaVA, which shows of such a picture the squeezed whole alone.
         if score(best)[0] == 0:
             raise RecordError(
-                f"picture of {width} x {height} pixels: too elongated for image_aspect anyres, expected a side of at "
-                f"least one pixel once it fits {best[0]} x {best[1]}; crop it, or drop its record",
+                f"picture of {width} x {height} pixels: too elongated for image_aspect anyres: expected its shorter "
+                "side to be at least one pixel once it fits one of the grid_pinpoints; crop it, or drop its record",
                 "picture_broken",
             )
         return best

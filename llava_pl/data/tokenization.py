@@ -209,7 +209,7 @@ def fill_slots(
             "image_slots",
         )
     repeats = torch.ones_like(encoded.input_ids)
-    repeats[is_slot] = torch.tensor(num_image_tokens)
+    repeats[is_slot] = torch.tensor(num_image_tokens, dtype=torch.int64)
     ids, labels = (values.repeat_interleave(repeats) for values in (encoded.input_ids, encoded.labels))
     if max_length is None or len(ids) <= max_length:
         return EncodedConversation(ids, labels)

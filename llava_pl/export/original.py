@@ -33,8 +33,8 @@ class OriginalConfig:
         select_layer: Which hidden state of the encoder is used.
         select_feature: Which of its positions are used.
         aspect: How pictures become square, or "anyres" where they are cut into tiles.
-        pinpoints: Sizes (width, height) that pictures are brought to before they are cut into tiles; else empty.
         decoder: The settings of the LLaMA decoder.
+        pinpoints: With "anyres", the sizes (width, height) that pictures are brought to before they are cut.
     """
 
     vision_encoder: str
@@ -42,8 +42,8 @@ class OriginalConfig:
     select_layer: int
     select_feature: SelectFeature
     aspect: Literal["pad", "square", "anyres"]
-    pinpoints: list[tuple[int, int]]
     decoder: dict[str, Any]
+    pinpoints: tuple[tuple[int, int], ...] = ()
 
 
 def is_original(folder: Path) -> bool:
@@ -82,8 +82,8 @@ def read_original_config(folder: Path) -> OriginalConfig:
         select_layer=config.get("mm_vision_select_layer", -1),
         select_feature=select_feature,
         aspect=cast("Literal['pad', 'square', 'anyres']", aspect),
-        pinpoints=_read_pinpoints(config, path) if aspect == "anyres" else [],
         decoder={key: value for key, value in config.items() if not key.startswith(("mm_", "image_", "model_type"))},
+        pinpoints=_read_pinpoints(config, path) if aspect == "anyres" else (),
     )
 
 
@@ -113,12 +113,12 @@ def decoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _read_pinpoints(config: dict[str, Any], path: Path) -> list[tuple[int, int]]:
+def _read_pinpoints(config: dict[str, Any], path: Path) -> tuple[tuple[int, int], ...]:
     found = config.get("image_grid_pinpoints")
     pairs: list[Any] = found if isinstance(found, list) else [None]
     if not all(isinstance(pair, list) and [type(side) for side in pair] == [int, int] for pair in pairs):
         raise InputError(f"{path}: image_grid_pinpoints: expected a list of [width, height], found {found!r}")
-    return [(width, height) for width, height in pairs]
+    return tuple((width, height) for width, height in pairs)
 
 
 def _strip(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

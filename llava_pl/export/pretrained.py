@@ -92,6 +92,9 @@ def load_pretrained(
     encoder = load_vision_encoder(
         encoder_path, select_layer=config.select_layer, select_feature=config.select_feature, dtype=dtype
     )
+    is_tiled = config.aspect == "anyres"
+    transform = ImageTransform.from_pretrained(encoder_path, aspect="pad" if config.aspect == "pad" else "square")
+    tiling = Tiling(transform.image_size, encoder.num_image_tokens, config.pinpoints) if is_tiled else None
     # Once for both parts: at 7B the files are 14 GB.
     weights_path = path / PROJECTOR_FILE if is_projector_only else path
     weights = read_weights(weights_path)
@@ -101,11 +104,7 @@ def load_pretrained(
         copy_weights(projector, projector_weights(weights, weights_path), where=weights_path)
     if is_projector_only:
         _restore_embeddings(decoder, weights, weights_path)
-    transform = ImageTransform.from_pretrained(encoder_path, aspect="pad" if config.aspect == "pad" else "square")
-    tiling = newline = None
-    if config.aspect == "anyres":
-        tiling = Tiling(transform.image_size, encoder.num_image_tokens, config.pinpoints)
-        newline = _restore_newline(weights, decoder.width, weights_path, dtype)
+    newline = _restore_newline(weights, decoder.width, weights_path, dtype) if tiling else None
     return Pretrained(
         model=LlavaModel(encoder, projector, decoder, newline).eval(),
         tokenizer=_find_tokenizer(path, base),

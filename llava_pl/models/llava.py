@@ -14,7 +14,7 @@ from llava_pl.models.decoder import Decoder
 from llava_pl.models.loss import supervised_loss
 from llava_pl.models.splice import splice
 from llava_pl.models.vision_encoder import VisionEncoder
-from llava_pl.types import IMAGE_TOKEN_INDEX, ImageGrid, LossOutput
+from llava_pl.types import IMAGE_TOKEN_INDEX, ImageGrid, InputError, LossOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class LlavaModel(nn.Module):
         """Return the image features ``(N, P, D)`` of pictures ``(N, C, H, W)``; with grids, ``(M, D)`` of their tiles.
 
         Raises:
-            ValueError: The pictures are tiled, and the model has no newline embedding.
+            InputError: The pictures are tiled, and the model has no newline embedding.
         """
         patch_features = self.vision_encoder(pixel_values)
         weight = next(self.projector.parameters(), patch_features)
@@ -77,7 +77,7 @@ class LlavaModel(nn.Module):
         if not grids:
             return features
         if self.image_newline is None:
-            raise ValueError("the pictures are tiled, but the model has no image_newline; build it with one")
+            raise InputError("the pictures are tiled, but the model has no image_newline; build it with has_newline")
         return merge_tiles(features, grids, self.image_newline)
 
     def embed(self, input_ids: Tensor, pixel_values: Tensor | None, grids: Sequence[ImageGrid] = ()) -> Tensor:

@@ -69,7 +69,8 @@ def load_initial_weights(model: LlavaModel, path: str | Path) -> None:
         raise InputError(f"model.init_from: {path}: holds no {missing[0]} for this model; check model.projector")
     for name, tensor in weights.items():
         if name not in own or own[name].shape != tensor.shape:
-            expected = f"shape {tuple(own[name].shape)}" if name in own else "no such parameter in this model"
+            unknown = "no such parameter in this model; check model.projector and data.image_aspect"
+            expected = f"shape {tuple(own[name].shape)}" if name in own else unknown
             raise InputError(f"model.init_from: {path}: {name}: found shape {tuple(tensor.shape)}, expected {expected}")
     with torch.no_grad():
         for name, tensor in weights.items():

@@ -35,6 +35,7 @@ class OriginalConfig:
         aspect: How pictures become square, or "anyres" where they are cut into tiles.
         decoder: The settings of the LLaMA decoder.
         pinpoints: With "anyres", the sizes (width, height) that pictures are brought to before they are cut.
+        has_own_encoder: The vision tower was trained too (LLaVA-1.6): the model's file holds its weights.
     """
 
     vision_encoder: str
@@ -44,6 +45,7 @@ class OriginalConfig:
     aspect: Literal["pad", "square", "anyres"]
     decoder: dict[str, Any]
     pinpoints: tuple[tuple[int, int], ...] = ()
+    has_own_encoder: bool = False
 
 
 def is_original(folder: Path) -> bool:
@@ -84,6 +86,7 @@ def read_original_config(folder: Path) -> OriginalConfig:
         aspect=cast("Literal['pad', 'square', 'anyres']", aspect),
         decoder={key: value for key, value in config.items() if not key.startswith(("mm_", "image_", "model_type"))},
         pinpoints=_read_pinpoints(config, path) if aspect == "anyres" else (),
+        has_own_encoder=bool(config.get("unfreeze_mm_vision_tower")),
     )
 
 
@@ -97,6 +100,12 @@ def projector_weights(weights: Mapping[str, Tensor], where: str | Path) -> dict[
     if not found:
         raise InputError(f"{where}: expected tensors named '{PROJECTOR_PREFIX}*', found {_sample(weights)}")
     return found
+
+
+def encoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of the vision tower under the names of transformers' CLIP vision model."""
+    found = _strip(weights, VISION_PREFIX)
+    return {name.removeprefix("vision_model."): tensor for name, tensor in found.items()}
 
 
 def find_newline(weights: Mapping[str, Tensor]) -> Tensor | None:

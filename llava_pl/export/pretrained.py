@@ -18,6 +18,7 @@ from llava_pl.export.original import (
     EMBEDDING_NAME,
     NEWLINE_NAME,
     PROJECTOR_FILE,
+    encoder_weights,
     find_newline,
     is_original,
     projector_weights,
@@ -67,7 +68,8 @@ def load_pretrained(
     Args:
         path: The folder.
         vision_encoder: The encoder's folder or hub name; by default what `config.json` names, looked for beside the
-            folder first. LLaVA: these weights are used even when the model's file holds a copy.
+            folder first. LLaVA: these weights are used even when the model's file holds a copy, unless `config.json`
+            says that the tower was trained too (LLaVA-1.6).
         base: The language model of a stage-1 folder.
         dtype: Of the weights.
 
@@ -98,6 +100,11 @@ def load_pretrained(
     # Once for both parts: at 7B the files are 14 GB.
     weights_path = path / PROJECTOR_FILE if is_projector_only else path
     weights = read_weights(weights_path)
+    if config.has_own_encoder and not is_projector_only:
+        # Layers above the selected one are in the file, but not in the encoder.
+        own = encoder.model.state_dict()
+        found = {name: tensor for name, tensor in encoder_weights(weights).items() if name in own}
+        copy_weights(encoder.model, found, where=weights_path)
     decoder = build_original_decoder(path, weights, dtype=dtype) if base is None else load_decoder(base, dtype=dtype)
     projector = build_projector(config.projector, vision_width=encoder.width, decoder_width=decoder.width).to(dtype)
     if is_projector_only or config.projector != "identity":

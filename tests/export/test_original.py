@@ -8,6 +8,7 @@ import torch
 from llava_pl.export.original import (
     OriginalConfig,
     decoder_weights,
+    encoder_weights,
     find_newline,
     is_original,
     projector_weights,
@@ -73,6 +74,14 @@ def test_settings_of_tiled_pictures(tmp_path):
 def test_tiles_that_are_not_put_together_here_are_refused(tmp_path, changes, found):
     with pytest.raises(InputError, match=f"config.json: {found}"):
         read_original_config(write(tmp_path, {**ANYRES, **changes}))
+
+
+def test_tower_that_was_trained_too(tmp_path):
+    assert read_original_config(write(tmp_path, {**SETTINGS, "unfreeze_mm_vision_tower": True})).has_own_encoder
+    assert not read_original_config(write(tmp_path, SETTINGS)).has_own_encoder
+    prefix, tensor = "model.vision_tower.vision_tower.", torch.ones(2)
+    weights = {f"{prefix}vision_model.pre_layrnorm.bias": tensor, "model.norm.weight": torch.zeros(1)}
+    assert encoder_weights(weights) == {"pre_layrnorm.bias": tensor}
 
 
 def test_newline_with_and_without_the_outer_module():

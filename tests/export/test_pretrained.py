@@ -122,6 +122,22 @@ def test_tower_that_is_given_wins_over_the_copy_in_the_model_s_file(models, tmp_
     assert torch.equal(found.vision_encoder.model.state_dict()[name], inside + 1)
 
 
+def test_tower_that_was_trained_too_is_read_from_the_model_s_file(models, expected, tmp_path):
+    """LLaVA-1.6: the tower's own folder says only what it is like."""
+    folder = writable_copy(models / "llava-mlp2x", tmp_path / "x")
+    change_config(folder, unfreeze_mm_vision_tower=True)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: tensor + ("vision_tower" in name) for name, tensor in weights.items()},
+              folder / "model.safetensors", {"format": "pt"})  # fmt: skip
+    found = load_pretrained(folder, vision_encoder=models / TOWER).model.state_dict()
+    for name, tensor in expected.model.state_dict().items():
+        assert torch.equal(found[name], tensor + 1 if name.startswith("vision_encoder.") else tensor), name
+    without = {name: tensor for name, tensor in weights.items() if not name.endswith("class_embedding")}
+    save_file(without, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"x: tensors do not fit: missing \['embeddings.class_embedding'\]"):
+        load_pretrained(folder, vision_encoder=models / TOWER)
+
+
 def test_tower_inside_the_checkpoint_or_not_makes_no_difference(models, expected, tmp_path):
     folder = writable_copy(models / "llava-mlp2x", tmp_path / "x")
     weights = load_file(folder / "model.safetensors")

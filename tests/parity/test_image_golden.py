@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from llava_pl.data.anyres import Tiling, default_pinpoints
-from llava_pl.data.image import CLIP_MEAN, CLIP_STD, ImageTransform, load_image
+from llava_pl.data.image import CLIP_MEAN, CLIP_STD, ImageTransform, load_image, read_picture_size
 from llava_pl.types import InputError
 
 EQUAL = [
@@ -126,6 +126,13 @@ def test_upright_by_default(files):
     upright = load_image(files / "exif_rotated.jpg")
     assert (stored.size, upright.size) == ((120, 80), (80, 120))
     np.testing.assert_array_equal(np.asarray(upright), np.rot90(np.asarray(stored), k=-1))
+
+
+@pytest.mark.parametrize("respect_exif", [True, False])
+@pytest.mark.parametrize("name", EQUAL)
+def test_size_is_known_from_the_header(files, name, respect_exif):
+    size = load_image(files / name, respect_exif=respect_exif).size
+    assert read_picture_size(files / name, respect_exif=respect_exif) == size
 
 
 @pytest.mark.parametrize("variant", ["mlp2x", "gqa-linear"])

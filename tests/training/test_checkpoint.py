@@ -154,9 +154,14 @@ def test_newline_is_no_start_for_whole_pictures(tiny_parts, tmp_path):
     torch.save({"state_dict": keep_trained(state_of(source), source, "model.")}, tmp_path / "x.ckpt")
     with pytest.raises(InputError, match=r"x.ckpt: image_newline: found .* no such .*; check .* data.image_aspect$"):
         load_initial_weights(build(tiny_parts), tmp_path / "x.ckpt")
-    state = keep_trained(state_of(build(tiny_parts)), build(tiny_parts), "model.")
+
+
+@pytest.mark.parametrize("is_resumed", [True, False])
+def test_a_checkpoint_of_whole_pictures_is_neither_resumed_nor_evaluated_with_tiles(tiny_parts, is_resumed):
+    whole, tiled = build(tiny_parts), build(tiny_parts, has_newline=True)
+    state = keep_trained(state_of(whole), whole, "model.")
     with pytest.raises(InputError, match=r"1 missing .such as 'image_newline'.*; check model.stage, data.image_aspect"):
-        check_trained(state, source, "model.", is_resumed=True)
+        check_trained(state, tiled, "model.", is_resumed=is_resumed)
 
 
 @pytest.mark.parametrize("prefix", ["model.mm_projector.", "mm_projector."])

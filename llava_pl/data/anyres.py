@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, isqrt
+from pathlib import Path
 
 from PIL import Image
 
+from llava_pl.data.image import ImageTransform
 from llava_pl.types import ImageGrid, InputError, RecordError
 
 DEFAULT_SHAPES = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
@@ -141,3 +143,25 @@ def default_pinpoints(image_size: int) -> list[tuple[int, int]]:
     [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]
     """
     return [(columns * image_size, rows * image_size) for columns, rows in DEFAULT_SHAPES]
+
+
+def choose_tiling(
+    image_aspect: str, pinpoints: Sequence[tuple[int, int]] | None, image_processor: str | Path, num_image_tokens: int
+) -> Tiling | None:
+    """Return the tiling that a data module's settings ask for, None where pictures stay whole.
+
+    Args:
+        image_aspect: "anyres" for tiles.
+        pinpoints: As for `Tiling`; `default_pinpoints` when None.
+        image_processor: Folder or hub name of the vision encoder, which says how large a tile is.
+        num_image_tokens: P, the image tokens of a tile.
+
+    Raises:
+        InputError: There are pinpoints but no tiles, or as `Tiling`.
+    """
+    if image_aspect != "anyres":
+        if pinpoints is not None:
+            raise InputError(f"data.grid_pinpoints: found {image_aspect!r} as data.image_aspect; expected 'anyres'")
+        return None
+    image_size = ImageTransform.from_pretrained(image_processor).image_size
+    return Tiling(image_size, num_image_tokens, default_pinpoints(image_size) if pinpoints is None else pinpoints)

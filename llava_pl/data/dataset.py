@@ -1,4 +1,4 @@
-"""Records and questions to samples: tokens and pictures of one row.
+"""Records to samples: tokens and pictures of one row, of questions too.
 
 In: a `Record` to learn from, or a `Question` to answer. Out: a `Sample`. Nothing is padded here.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
@@ -37,9 +37,6 @@ from llava_pl.types import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-ImageSource = Literal["own", "other", "grey", "none"]
-"""Which picture a question is asked with: its own, that of another question, one grey colour, or none at all."""
 
 PICTURE_REASONS = ("picture_missing", "picture_broken")
 """Reasons of a `RecordError` that may pass by themselves: the file, not the record, is at fault."""
@@ -79,7 +76,10 @@ class SampleEncoder:
         text = f"{self.tokenizer.backend_tokenizer.to_str()} {self.tokenizer.chat_template}"
         tokenizer = blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
         marks = (self.tokenizer.bos_token_id, self.tokenizer.pad_token_id, self.image_start_end)
-        return repr((tokenizer, marks, self.template, self.num_image_tokens, self.max_length, self.on_too_long))
+        # The length of a sample with tiled pictures depends on the pictures as well.
+        tiles = (self.tiling, str(self.image_folder), self.respect_exif) if self.tiling else None
+        lengths = (self.num_image_tokens, self.max_length, self.on_too_long)
+        return repr((tokenizer, marks, self.template, *lengths, tiles))
 
     def encode_record(self, record: Record, tokenized: EncodedConversation | None = None) -> Sample:
         """Return a sample to learn from.
@@ -263,47 +263,3 @@ class PackedDataset(Dataset[list[Sample]]):
 
     def __getitem__(self, indices: Sequence[int]) -> list[Sample]:
         return [self.dataset[index] for index in indices]
-
-
-class QuestionDataset(Dataset[Sample]):
-    """Questions to answer, each with the picture that an image source chooses (the blindness test).
-
-    Args:
-        questions: What to ask.
-        encoder: Turns a question into a sample.
-        image_source: "other" shows the picture of the next question that has a different one.
-    """
-
-    def __init__(
-        self, questions: Sequence[Question], encoder: SampleEncoder, image_source: ImageSource = "own"
-    ) -> None:
-        self.questions = questions
-        self.encoder = encoder
-        self.image_source = image_source
-
-    def __len__(self) -> int:
-        return len(self.questions)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.encoder.encode_question(self.questions[index], self._picture(index))
-
-    def _picture(self, index: int) -> Image.Image | None:
-        name = self.questions[index].image
-        if name is None or self.image_source == "none":
-            return None
-        if self.image_source == "grey":
-            size = self.encoder.image_transform.image_size
-            return Image.new("RGB", (size, size), (128, 128, 128))
-        try:
-            own = self.encoder.load_picture(name)
-            return own if self.image_source == "own" else self._other_picture(index, own)
-        except InputError as error:
-            raise InputError(f"question {self.questions[index].id!r}: {error}") from error
-
-    def _other_picture(self, index: int, own: Image.Image) -> Image.Image:
-        """Return the next picture that looks different: the same one may stand in the set under several names."""
-        for offset in range(1, len(self.questions)):
-            name = self.questions[(index + offset) % len(self.questions)].image
-            if name is not None and (picture := self.encoder.load_picture(name)).tobytes() != own.tobytes():
-                return picture
-        raise InputError("image_sources: 'other' needs two different pictures, found only one")

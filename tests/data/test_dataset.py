@@ -1,7 +1,4 @@
-"""Guards the pairing of text and picture: a sample must hold the pictures that its text names, or say which cannot.
-
-The blindness test rests on the same: "other" and "grey" must show another picture in the same words, "none" no slot.
-"""
+"""Guards the pairing of text and picture: a sample must hold the pictures that its text names, or say which cannot."""
 
 from pathlib import Path
 
@@ -11,7 +8,7 @@ from PIL import Image
 
 from llava_pl.data import dataset as dataset_module
 from llava_pl.data.anyres import Tiling, default_pinpoints
-from llava_pl.data.dataset import QuestionDataset, RecordDataset, SampleEncoder
+from llava_pl.data.dataset import RecordDataset, SampleEncoder
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.types import ImageGrid, InputError, Question, Record, RecordError, Sample, Turn
@@ -213,72 +210,6 @@ def test_photograph_is_turned_upright_if_asked(tiny_parts, tmp_path, respect_exi
     picture.save(tmp_path / "photo.png", exif=exif)
     encoder = make_encoder(tiny_parts, tmp_path, respect_exif=respect_exif)
     assert encoder.load_picture("photo.png").getpixel((0, 0)) == top
-
-
-def test_question_becomes_a_prompt(tiny_parts, folder):
-    encoder = make_encoder(tiny_parts, folder, template="mpt")
-    asked = question("q", "red.png")
-    sample = QuestionDataset([asked], encoder)[0]
-    assert (sample.id, sample.question) == ("q", asked)
-    assert text_of(encoder, sample).endswith("user\n@@@@\nWhich?<|im_end|><|im_start|>assistant\n")
-    assert set(sample.labels.tolist()) == {IGNORED}
-    assert torch.equal(sample.pixel_values[0], pixels_of(encoder, (255, 0, 0)))
-
-
-@pytest.fixture
-def questions() -> list[Question]:
-    images = ["red.png", None, "red.png", "green.png", "blue.png"]
-    return [question(str(index), image) for index, image in enumerate(images)]
-
-
-@pytest.mark.parametrize(
-    ("source", "colours"),
-    [
-        ("own", [(255, 0, 0), None, (255, 0, 0), (0, 255, 0), (0, 0, 255)]),
-        # The next one that differs: the second red question is passed over, and the last one starts again.
-        ("other", [(0, 255, 0), None, (0, 255, 0), (0, 0, 255), (255, 0, 0)]),
-        ("grey", [(128, 128, 128), None, (128, 128, 128), (128, 128, 128), (128, 128, 128)]),
-    ],
-)
-def test_image_source_chooses_the_picture_and_keeps_the_words(tiny_parts, folder, questions, source, colours):
-    encoder = make_encoder(tiny_parts, folder, template="mpt")
-    own, dataset = (QuestionDataset(questions, encoder, image_source) for image_source in ("own", source))
-    assert len(dataset) == 5
-    for index, colour in enumerate(colours):
-        assert dataset[index].input_ids.tolist() == own[index].input_ids.tolist()
-        assert dataset[index].question == questions[index]
-        if colour is None:
-            assert dataset[index].pixel_values.shape == (0, 3, 16, 16)
-        else:
-            assert torch.equal(dataset[index].pixel_values, pixels_of(encoder, colour)[None])
-
-
-def test_without_a_picture_the_slot_goes_too(tiny_parts, folder, questions):
-    encoder = make_encoder(tiny_parts, folder, template="mpt")
-    dataset = QuestionDataset(questions, encoder, "none")
-    for index in range(5):
-        sample = dataset[index]
-        assert sample.pixel_values.shape == (0, 3, 16, 16)
-        assert text_of(encoder, sample).endswith("user\nWhich?<|im_end|><|im_start|>assistant\n")
-        assert -200 not in sample.input_ids.tolist()
-
-
-@pytest.mark.parametrize("images", [["red.png"], ["red.png", None, "red.png"]])
-def test_other_picture_where_there_is_only_one(encoder, images):
-    questions = [question(str(index), image) for index, image in enumerate(images)]
-    found = error_of(lambda: QuestionDataset(questions, encoder, "other")[0])
-    assert found == "question '0': image_sources: 'other' needs two different pictures, found only one"
-
-
-def test_question_that_cannot_be_encoded_is_named(encoder):
-    found = error_of(lambda: encoder.encode_question(question("q7", None), None))
-    assert found.startswith("question 'q7': template 'plain': expected one question with '<image>'")
-
-
-def test_question_with_a_missing_picture_is_named(encoder):
-    """As a record is; among 21,208 questions the file name alone may not tell."""
-    dataset = QuestionDataset([question("q7", "none.png")], encoder)
-    assert error_of(lambda: dataset[0]).startswith("question 'q7': cannot open picture ")
 
 
 @pytest.mark.parametrize(

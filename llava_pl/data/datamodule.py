@@ -8,8 +8,9 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 from llava_pl.data.conversation_datamodule import ConversationDataModule
-from llava_pl.data.dataset import ImageSource, QuestionDataset, RecordDataset
+from llava_pl.data.dataset import RecordDataset
 from llava_pl.data.mixture import SourceConfig
+from llava_pl.data.question_dataset import ImageSource, QuestionDataset
 from llava_pl.data.scienceqa import PromptFormat, evaluation_question, read_scienceqa, training_source
 from llava_pl.data.sources import Source
 from llava_pl.data.training_data import TrainingSource

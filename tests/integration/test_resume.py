@@ -397,7 +397,7 @@ def test_kill_9_with_workers(root):
 def test_kill_9_while_a_checkpoint_is_written(root):
     fit(run="whole")
     (root / "assassin.py").write_text((root / "assassin.py").read_text() + STUCK_WRITER)
-    process = start(batch=7, number=int(signal.SIGKILL))
+    process = start(batch=6, number=int(signal.SIGKILL))
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
     folder = root / "run" / "checkpoints"

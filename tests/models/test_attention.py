@@ -134,8 +134,8 @@ def test_one_call_for_all_sequences_of_a_layer(embeds, varlen, is_autocast):
         packed = decoder.hidden_states(embeds, None, packed_positions(), LENGTHS)
         assert len(varlen) == SIZES["num_hidden_layers"]
         alone = [decoder.hidden_states(part, None, None) for part in embeds.split(LENGTHS, dim=1)]
-    # Seen equal; on another CPU matrix products may round otherwise with other numbers of rows: outputs stay below four,
-    # where bfloat16 steps by 2**-6.
+    # Seen equal; on another CPU matrix products of other row counts may round otherwise: outputs stay below four, where
+    # bfloat16 steps by 2**-6.
     torch.testing.assert_close(packed, torch.cat(alone, dim=1), rtol=0, atol=2**-6)
     for call in varlen:
         assert call.query.shape == (13, 4, 8)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
@@ -38,7 +38,7 @@ class Token:
     """One position of a row.
 
     Args:
-        position: Its index in the row.
+        position: Its position in its sample.
         id: Its id; IMAGE_TOKEN_INDEX where a picture stands.
         text: Its characters, control characters written out.
         kind: What training does with it.
@@ -54,10 +54,17 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Neighbouring tokens of one kind; an image has one of its own."""
+    """Neighbouring tokens of one kind; an image has one of its own.
+
+    Args:
+        kind: What training does with them.
+        tokens: At least one.
+        sample: Number of the sample in its row that they are of; 0 where rows are not packed.
+    """
 
     kind: Kind
     tokens: tuple[Token, ...]
+    sample: int = 0
 
     @property
     def span(self) -> str:
@@ -68,7 +75,7 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What training sees of one record.
+    """What training sees of one record, and of those that share a packed row with it.
 
     Args:
         index: Its place in the training data.
@@ -79,6 +86,7 @@ class View:
         grids: How each tiled picture is cut; empty when pictures are whole.
         num_cut: Tokens that were cut off the end.
         skipped: Why it is left out of training, None if it is not.
+        row: Name of each sample of a packed row; empty where rows are not packed.
     """
 
     index: int
@@ -89,6 +97,7 @@ class View:
     grids: tuple[ImageGrid, ...] = ()
     num_cut: int = 0
     skipped: str | None = None
+    row: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -99,7 +108,17 @@ class View:
         num_images = len(self.grids or self.pictures)
         parts.append(f"{num_images} image{'' if num_images == 1 else 's'}")
         parts += [f"{len(self.pictures)} tiles"] if self.grids else []
+        parts += [f"in a row of {len(self.row)} samples"] if self.row else []
         return ", ".join([*parts, f"{self.num_cut:,} cut off"] if self.num_cut else parts)
+
+    @property
+    def boundaries(self) -> dict[int, str]:
+        """What is written before a stretch, by its number, where another sample of a packed row begins."""
+        firsts = {stretch.sample: number for number, stretch in reversed(list(enumerate(self.stretches)))}
+        return {
+            firsts[sample]: f"sample {sample + 1} of {len(self.row)}, id {name!r}: sees nothing of the others"
+            for sample, name in enumerate(self.row)
+        }
 
     @property
     def picture_names(self) -> list[str]:
@@ -124,10 +143,10 @@ class View:
 
 
 def look_at(data: ConversationDataModule, index: int) -> View:
-    """Return what training sees of one record.
+    """Return what training sees of one record; where rows are packed, the row of the first epoch that it stands in.
 
     Args:
-        data: As `fit` has it; its records are replaced by the one that is looked at.
+        data: As `fit` has it, on one device; it is not fit for training afterwards.
         index: Place of the record in the training data, quarantined ones counted.
 
     Raises:
@@ -143,8 +162,12 @@ def look_at(data: ConversationDataModule, index: int) -> View:
         raise RecordError(record.message, record.reason)
     encoder = data.make_encoder()
     sample = encoder.encode_record(record)
-    data.train_records, data.num_workers = [record], 0
-    batch = next(iter(data.train_dataloader()))
+    data.num_workers = 0
+    if data.is_packed:
+        batch = _packed_row(data, index)
+    else:
+        data.train_records = [record]
+        batch = next(iter(data.train_dataloader()))
     return View(
         index=index,
         id=record.id,
@@ -154,33 +177,45 @@ def look_at(data: ConversationDataModule, index: int) -> View:
         grids=tuple(batch.get("grids", ())),
         num_cut=sample.num_cut,
         skipped=sample.skipped,
+        row=tuple(batch["ids"]) if data.is_packed else (),
     )
+
+
+def _packed_row(data: ConversationDataModule, index: int) -> Batch:
+    """Return the first epoch's micro batch with the record at a place of the training data."""
+    data.open_train_data()
+    found = data.train_data.find(index)
+    if found is None:
+        raise InputError(f"--index: record {index} is left out by data.quarantine, and stands in no row")
+    loader = data.train_dataloader()
+    rows: Any = loader.sampler
+    samples: Any = loader.dataset[next(row for row in rows if found in row)]
+    batch: Batch = loader.collate_fn(samples)
+    return batch
 
 
 def read_row(batch: Batch, tokenizer: PreTrainedTokenizerBase, *, num_image_tokens: int) -> tuple[Stretch, ...]:
     """Return the first row of a batch, without padding, as stretches of one kind."""
-    ids, labels, mask = (batch[name][0].tolist() for name in ("input_ids", "labels", "attention_mask"))
-    special = set(tokenizer.all_special_ids)
-    tokens = [
-        Token(
-            position=position,
-            id=token,
-            text="" if token == IMAGE_TOKEN_INDEX else token_text(token, tokenizer),
-            kind=_kind(token, label),
-            is_special=token in special,
-        )
-        for position, (token, label, is_attended) in enumerate(zip(ids, labels, mask, strict=True))
-        if is_attended
-    ]
+    ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
+    mask = batch["attention_mask"][0].tolist() if "attention_mask" in batch else [1] * len(ids)
+    lengths = batch.get("sequence_lengths", [len(ids)])
+    places = [(sample, position) for sample, length in enumerate(lengths) for position in range(length)]
     sizes = [grid.num_tokens(num_image_tokens) for grid in batch.get("grids", ())]
     sizes = sizes or [num_image_tokens] * len(batch["pixel_values"])
     pictures = iter([number for number, size in enumerate(sizes) for _ in range(size)])
-    picture_at = {token.position: next(pictures) for token in tokens if token.id == IMAGE_TOKEN_INDEX}
-
-    def belongs_to(token: Token) -> tuple[Kind, int | None]:
-        return token.kind, picture_at[token.position] if token.kind == "image" else None
-
-    return tuple(Stretch(kind, tuple(group)) for (kind, _), group in groupby(tokens, belongs_to))
+    special = set(tokenizer.all_special_ids)
+    tokens: list[tuple[tuple[Kind, int, int | None], Token]] = []  # each with what its stretch has in common
+    for id_, label, is_attended, (sample, position) in zip(ids, labels, mask, places, strict=True):
+        if is_attended:
+            is_image, kind = id_ == IMAGE_TOKEN_INDEX, _kind(id_, label)
+            picture = next(pictures) if is_image else None
+            text = "" if is_image else token_text(id_, tokenizer)
+            token = Token(position, id_, text, kind, is_special=id_ in special)
+            tokens.append(((kind, sample, picture if kind == "image" else None), token))
+    return tuple(
+        Stretch(kind, tuple(token for _, token in group), sample)
+        for (kind, sample, _), group in groupby(tokens, lambda pair: pair[0])
+    )
 
 
 def _kind(token: int, label: int) -> Kind:

@@ -27,7 +27,11 @@ def view_page(view: View) -> str:
     """Return what training sees of a record as one page of HTML."""
     warnings = "".join(f'<p class="warning">{show(warning)}</p>\n' for warning in view.warnings)
     legend = "".join(f'<span class="key {kind}">{kind}: {show(meaning)}</span>' for kind, meaning in MEANINGS.items())
-    rows = "".join(_row(stretch.span, stretch.kind, _text(stretch)) for stretch in view.stretches)
+    rows = ""
+    for number, stretch in enumerate(view.stretches):
+        if number in view.boundaries:
+            rows += f'<tr><th colspan="3" scope="rowgroup">{show(view.boundaries[number])}</th></tr>\n'
+        rows += _row(stretch.span, stretch.kind, _text(stretch))
     if view.num_cut:
         rows += _row("", "cut", f'<span class="cut">[cut: {view.num_cut:,} tokens]</span>')
     pictures = "".join(

@@ -30,7 +30,9 @@ def print_view(view: View, console: Console | None = None) -> None:
     table.add_column("positions", justify="right", no_wrap=True)
     table.add_column("what", no_wrap=True)
     table.add_column("text", overflow="fold")
-    for stretch in view.stretches:
+    for number, stretch in enumerate(view.stretches):
+        if number in view.boundaries:
+            table.add_row("", "", Text(view.boundaries[number], style="bold"))
         table.add_row(stretch.span, Text(stretch.kind, style=STYLES[stretch.kind][0]), _text(stretch))
     if view.num_cut:
         style = STYLES["cut"][0]

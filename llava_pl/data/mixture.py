@@ -73,6 +73,11 @@ class Mixture:
         start = int(self._ends[source - 1]) if source else 0
         return source, int(self._places[source][index - start])
 
+    def find(self, source: int, place: int) -> int | None:
+        """Return the first entry with a record of a source, None where an epoch does not hold it."""
+        found = np.flatnonzero(self._places[source] == place)
+        return int(found[0]) + int(self._ends[source - 1] if source else 0) if len(found) else None
+
     def count_sources(self, indices: Sequence[int]) -> NDArray[np.int64]:
         """Return how many of some entries are from each source."""
         numbers = np.searchsorted(self._ends, np.asarray(indices, dtype=np.int64), side="right")

@@ -103,6 +103,10 @@ class GivenRecords:
         """Return how many of some samples are from each source."""
         return [len(indices)]
 
+    def find(self, place: int) -> int | None:
+        """Return the sample of the entry at a place."""
+        return place
+
     def describe(self) -> list[str]:
         """Return nothing: what the records hold is not known before it is asked for."""
         return []
@@ -177,6 +181,12 @@ class TrainingData:
     def count_sources(self, indices: Sequence[int]) -> list[int]:
         """Return how many of some samples of an epoch are from each source."""
         return [int(count) for count in self.mixture.count_sources(indices)]
+
+    def find(self, place: int) -> int | None:
+        """Return the first sample of the entry at a place, None if an epoch does not hold it."""
+        number = bisect_right(self.entries.starts, place) - 1
+        found = np.flatnonzero(self._stores[number].source_index == place - self.entries.starts[number])
+        return self.mixture.find(number, int(found[0])) if len(found) else None
 
     @property
     def content(self) -> str:

@@ -11,7 +11,7 @@ from llava_pl.app.load_data import load_data
 from llava_pl.data.collate import collate
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.tokenization import encode_segments, fill_slots
-from llava_pl.types import Sample, Segment
+from llava_pl.types import InputError, Sample, Segment
 
 SEGMENTS = [
     Segment("Q ", "prompt"),
@@ -123,6 +123,46 @@ def test_the_view_is_the_batch_of_fit(zoo, monkeypatch):
     assert view.summary == "9 tokens, 4 supervised (44.4 %), 1 image"
     transform = data.make_encoder().image_transform
     assert [p.tobytes() for p in view.pictures] == [show_pixels(batch["pixel_values"][0], transform).tobytes()]
+
+
+def packed(zoo, **answers) -> list[str]:
+    """The options of a run on packed rows, with a record for each of these answers."""
+    Image.new("RGB", (16, 16), (0, 0, 255)).save(zoo / "images" / "good.png")
+    entries = []
+    for name, answer in answers.items():
+        turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": answer}]
+        entries.append({"id": name, "image": "good.png", "conversations": turns})
+    (zoo / "packed.json").write_text(json.dumps(entries))
+    words = ["--config", str(zoo / "config.yaml"), "--data.records", str(zoo / "packed.json")]
+    return [*words, "--data.template", "plain", "--data.is_packed", "true", "--data.batch_size", "3"]
+
+
+def test_a_packed_row_is_shown_whole_with_its_boundaries(zoo):
+    data = load_data(packed(zoo, a="one", b="two", c="three"))
+    view = look_at(data, 1)
+    assert sorted(view.row) == ["a", "b", "c"]
+    assert view.id == "b"
+    assert view.summary.endswith("3 images, in a row of 3 samples")
+    # Each sample is a BOS, four image tokens, then the answer and a line break: positions start again.
+    lengths = {"a": 3, "b": 3, "c": 5}
+    assert [(stretch.sample, stretch.kind, stretch.span) for stretch in view.stretches] == [
+        part
+        for sample, name in enumerate(view.row)
+        for part in ((sample, "read", "0"), (sample, "image", "1-4"), (sample, "learn", f"5-{5 + lengths[name]}"))
+    ]
+    assert view.boundaries == {
+        3 * sample: f"sample {sample + 1} of 3, id {name!r}: sees nothing of the others"
+        for sample, name in enumerate(view.row)
+    }
+
+
+def test_a_record_that_is_left_out_stands_in_no_row(zoo):
+    words = packed(zoo, a="one", b="two")
+    (zoo / "bad.json").write_text('[{"index": 1, "id": "b", "reason": "roles"}]')
+    words += ["--data.bad_records", "quarantine", "--data.quarantine", str(zoo / "bad.json")]
+    assert look_at(load_data(words), 0).row == ("a",)
+    with pytest.raises(InputError, match=r"record 1 is left out by data\.quarantine, and stands in no row"):
+        look_at(load_data(words), 1)
 
 
 def test_tiles_are_shown_picture_by_picture(zoo):

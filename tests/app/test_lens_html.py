@@ -87,6 +87,18 @@ def test_tiles_are_named():
     assert "<p>6 tokens, 2 supervised (33.3 %), 2 images, 5 tiles</p>" in page
 
 
+def test_a_packed_row_has_its_boundaries():
+    token = Token(0, 40, "a", "learn")
+    view = View(0, "x", (Stretch("learn", (token,)), Stretch("learn", (token,), sample=1)), 2, row=("<x>", "y"))
+    first, second = (
+        f'<tr><th colspan="3" scope="rowgroup">sample {number} of 2, id &#x27;{name}&#x27;: sees nothing of the others'
+        for number, name in ((1, "&lt;x&gt;"), (2, "y"))
+    )
+    found = view_page(view)
+    assert 0 < found.index(first) < found.index('title="position 0, id 40"') < found.index(second)
+    assert found.count('scope="rowgroup"') == 2
+
+
 def test_page_needs_nothing_else(tags):
     assert not {"script", "link", "iframe"} & {tag for tag, _ in tags}
     assert all(attributes["src"].startswith("data:image/png;base64,") for tag, attributes in tags if tag == "img")

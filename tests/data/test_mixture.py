@@ -39,6 +39,12 @@ def test_what_sources_hold_is_put_in_the_same_order():
     assert len(mixed) == 4
 
 
+def test_the_entry_of_a_record_is_found():
+    mixture = Mixture(["a", "b"], [np.array([1, 4]), np.array([0])], [2, 1])
+    assert [mixture.find(0, place) for place in (1, 4, 0)] == [0, 1, None]
+    assert [mixture.find(1, place) for place in (0, 1)] == [4, None]
+
+
 def test_entries_are_counted_by_source():
     mixture = mix(("a", 2, 1.0), ("none", 0, 1.0), ("b", 3, 2.0))
     assert mixture.count_sources([0, 1, 2, 7, 7]).tolist() == [2, 0, 3]

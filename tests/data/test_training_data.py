@@ -99,6 +99,7 @@ def test_entries_are_numbered_through_all_sources(write, encoder, tmp_path):
     assert isinstance(data.entries, Entries)
     assert ids(data.entries) == ["v", "a0", "c0", "w"]
     assert [found.index for found in data.entries if isinstance(found, BadRecord)] == [0, 3]
+    assert [data.find(place) for place in range(4)] == [None, 0, 1, None]
     for place in (-1, 4):
         with pytest.raises(IndexError):
             data.entries[place]
@@ -148,6 +149,7 @@ def test_records_that_are_given_are_one_source(write, encoder, tmp_path):
     assert given.num_tokens.tolist() == data.num_tokens.tolist() == [8, 11]
     assert given.num_words.tolist() == data.num_words.tolist() == [2, 3]
     assert given.count_sources([0, 1, 1]) == [3]
+    assert given.find(1) == 1
 
 
 def test_lengths_are_small_numbers(write, encoder, tmp_path):

@@ -159,10 +159,10 @@ class LlavaModule(LightningModule):
         """Answer a batch of questions, or add a batch of records to the mean loss."""
         if "questions" in batch:
             return self.predict_step(batch, batch_idx)
-        if batch["num_supervised"]:
-            # Weighted by tokens, so that the mean does not depend on how rows fell into batches.
-            loss = self(batch).mean
-            self.log("val/loss", loss, batch_size=batch["num_supervised"], sync_dist=True, add_dataloader_idx=False)
+        # Weighted by tokens, so that the mean does not depend on how rows fell into batches. Logged for a batch without
+        # any, too: the other ranks would wait forever for one that has only such batches.
+        loss = self(batch).mean
+        self.log("val/loss", loss, batch_size=batch["num_supervised"], sync_dist=True, add_dataloader_idx=False)
         return None
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[str]]:

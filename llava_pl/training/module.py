@@ -22,6 +22,7 @@ from llava_pl.training.checkpoint import check_trained, keep_trained, load_initi
 from llava_pl.training.normalization import LossNormalization, normalize_loss
 from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule
 from llava_pl.training.parts import DTYPES, DecoderConfig, VisionEncoderConfig, build_model
+from llava_pl.training.resplit import resplit
 from llava_pl.training.schedule import count_optimizer_steps, is_step_complete
 from llava_pl.training.stages import PLANS, Stage, apply_plan
 from llava_pl.types import Batch, InputError, LossOutput
@@ -202,10 +203,12 @@ class LlavaModule(LightningModule):
         checkpoint["state_dict"] = keep_trained(checkpoint["state_dict"], self.model, "model.")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the weights fit before Lightning copies them."""
+        """Check that the weights fit before Lightning copies them; a run may go on with other ranks."""
         self.configure_model()  # not yet called on the way through load_from_checkpoint
         is_resumed = self._trainer is not None and self._trainer.state.fn == "fit"
         check_trained(checkpoint["state_dict"], self.model, "model.", is_resumed=is_resumed)
+        if is_resumed:
+            resplit(checkpoint, self.trainer)
 
     def _check_vocabulary(self, model: LlavaModel) -> None:
         tokenizer = getattr(getattr(self._trainer, "datamodule", None), "tokenizer", None)

@@ -190,6 +190,6 @@ def test_another_global_batch_is_refused(root, capsys):
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert line == (
         "llava-pl: error: data.batch_size: 4 samples a micro batch over all devices, 1 of them a step, but the "
-        "checkpoint was made with 2 and 3; change data.batch_size or trainer.accumulate_grad_batches so that a step has "
-        "6 samples, or start anew with --model.init_from"
+        "checkpoint was made with 2 and 3; change data.batch_size or trainer.accumulate_grad_batches so that a step "
+        "has 6 samples, or start anew with --model.init_from"
     )

@@ -10,7 +10,6 @@ count global batches, and stay as they are.
 
 from __future__ import annotations
 
-from math import ceil
 from typing import Any
 
 from lightning import Trainer
@@ -31,7 +30,7 @@ def resplit(checkpoint: dict[str, Any], trainer: Trainer) -> None:
     which the loader refuses.
 
     Args:
-        checkpoint: Saved where a step is complete, as `RunCheckpoint` does; changed in place.
+        checkpoint: What is changed in place. A step that was not complete is begun anew; `RunCheckpoint` saves none.
         trainer: Of the run that goes on.
     """
     fit_loop, data = checkpoint["loops"]["fit_loop"], getattr(trainer, "datamodule", None)
@@ -44,8 +43,8 @@ def resplit(checkpoint: dict[str, Any], trainer: Trainer) -> None:
     if saved == (batch_size, num_micro_batches) or saved[0] * saved[1] != batch_size * num_micro_batches:
         return
     progress = fit_loop["epoch_loop.batch_progress"]
-    num_steps = ceil(position["num_done"] / saved[1])
-    # The last step of an epoch may have fewer micro batches than the others.
+    num_steps = position["num_done"] // saved[1]
+    # At the end of an epoch a step may have fewer micro batches than the others.
     num_done = num_epoch_batches if progress["is_last_batch"] else min(num_steps * num_micro_batches, num_epoch_batches)
     position.update(num_done=num_done, batch_size=batch_size, num_micro_batches=num_micro_batches)
     for name, num_before in (("current", 0), ("total", position["epoch"] * num_epoch_batches)):

@@ -61,6 +61,12 @@ def test_an_epoch_that_is_cut_short():
     assert saved == checkpoint((3, 2), epoch=1, ready=2, completed=1, num_before=4)
 
 
+def test_a_step_that_was_not_complete_is_begun_anew():
+    saved = checkpoint((2, 3), epoch=0, ready=8, completed=8)
+    resplit(saved, trainer(1, 1, 6))
+    assert saved == checkpoint((6, 1), epoch=0, ready=2, completed=2)
+
+
 @pytest.mark.parametrize("new", [(1, 3, 2), (1, 2, 2), (2, 3, 2)])
 def test_the_same_split_and_another_global_batch_stay_as_they_are(new):
     saved = checkpoint((2, 3), epoch=0, ready=6, completed=5)

@@ -20,8 +20,9 @@ from llava_pl.data.conversation_datamodule import ConversationDataModule
 from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
 from llava_pl.parser_errors import explain
 from llava_pl.run_folder import choose_run_dir, continued_run, find_checkpoint, free_name, keep_old_logs, resume_command
-from llava_pl.training.callbacks import PlanTable, ScoreTable, SkipCount, Throughput
+from llava_pl.training.callbacks import PlanTable, ScoreTable, Throughput
 from llava_pl.training.checkpoint_io import DurableCheckpointIO
+from llava_pl.training.data_count import DataCount
 from llava_pl.training.ledger import Ledger
 from llava_pl.training.metrics_log import MetricsLog
 from llava_pl.training.module import LlavaModule
@@ -144,7 +145,7 @@ class LlavaCLI(LightningCLI):
             kwargs["logger"] = MetricsLog(self.run_dir)
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         callbacks: list[Callback] = [callback for callback in given if callback is not None]
-        callbacks += [PlanTable(), ScoreTable(), SkipCount(), Throughput()]
+        callbacks += [PlanTable(), ScoreTable(), Throughput(), DataCount(self.run_dir)]
         if is_fit:
             callbacks += [SeedSteps(int(run.seed_everything or 0)), Ledger(self.run_dir)]
         if is_fit and config.enable_checkpointing is not False:

@@ -175,7 +175,7 @@ class Batch(TypedDict, total=False):
     asking the device: ``num_tokens`` attended and ``num_supervised`` positions of this micro batch, and
     ``num_step_supervised`` of all micro batches on this rank that share its optimizer step (training only).
     ``questions`` is present in evaluation only, ``indices`` where each sample knows its place in the dataset;
-    ``skipped``, the reasons of the samples that were left out, only where there are any.
+    ``skipped``, the place and reason of each sample that was left out, only where there are any.
     """
 
     ids: list[str]
@@ -190,7 +190,7 @@ class Batch(TypedDict, total=False):
     num_supervised: int
     num_step_supervised: int
     questions: list[Question]
-    skipped: list[str]
+    skipped: list[tuple[int | None, str]]
 
 
 @dataclass(frozen=True, slots=True)

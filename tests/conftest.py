@@ -21,6 +21,14 @@ def _no_seed_is_left():
     os.environ.pop("PL_GLOBAL_SEED", None)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """What is read and counted once is kept for this session, not in the user's home."""
+    os.environ["LLAVA_PL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    del os.environ["LLAVA_PL_CACHE"]
+
+
 @pytest.fixture(scope="session")
 def shared_path() -> Path:
     """Folder with the reference data (`golden/`, `scienceqa/`), which is not part of the repository.

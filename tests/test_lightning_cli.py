@@ -153,12 +153,45 @@ def test_dropped_samples_are_counted_and_teach_nothing(config, tmp_path):
     (tmp_path / "records.json").write_text(json.dumps(records))
     words = ["--config", str(config), "--data.val_records", "null", "--data.batch_size", "1"]
     words += ["--data.max_length", "250", "--data.on_too_long", "drop", "--run_dir", "run"]
-    with pytest.warns(UserWarning, match="data/skipped/too_long: 3 samples were left out so far"):
+    with pytest.warns(UserWarning, match="data/skipped/records/too_long: 3 samples were left out so far"):
         assert main(["fit", *words]) == 0
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
-    assert [float(row["data/skipped/too_long"]) for row in rows if row["data/skipped/too_long"]] == [3.0]
+    assert [float(row["data/skipped/records/too_long"]) for row in rows if row["data/skipped/records/too_long"]] == [
+        3.0
+    ]
     losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
     assert sorted(loss > 0 for loss in losses) == [False, False, False, True]
+
+
+def test_a_mixture_is_counted_by_source(config, tmp_path, capsys):
+    records = json.loads((tmp_path / "records.json").read_text())
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records[:3]))
+    settings = yaml.safe_load(config.read_text())
+    settings["data"]["init_args"]["records"] = [
+        {"path": "records.json"}, {"path": "more.jsonl", "name": "lines", "repeats": 2},
+    ]  # fmt: skip
+    config.write_text(yaml.safe_dump(settings))
+    assert main(["fit", "--config", str(config), "--data.cache_tokens", "true", "--run_dir", "run"]) == 0
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    counts = [(row["data/seen/records"], row["data/seen/lines"]) for row in rows]
+    assert [count for count in counts if any(count)] == [("4.0", "6.0")]
+    report = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert list(report["orders"]) == ["0"]
+    assert [line.split(",")[0] for line in report["sources"]] == [
+        "data.records: records: 4 records", "data.records: lines: 3 records",
+    ]  # fmt: skip
+    assert "samples of the run" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_with_the_same_records_alone(config, tmp_path, capsys):
+    words = ["fit", "--config", str(config), "--run_dir", "run"]
+    assert main(words) == 0
+    records = json.loads((tmp_path / "records.json").read_text())
+    (tmp_path / "records.json").write_text(json.dumps(records[::-1]))
+    assert main([*words, "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("llava-pl: error: ckpt_path: the run went through other training data (expected content ")
+    assert "start anew with --model.init_from" in line
 
 
 def test_validate_on_records_shows_the_loss(config, capsys):
@@ -222,7 +255,7 @@ def test_an_error_of_our_own_code_keeps_its_traceback(config, monkeypatch):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("validate", "data.val_records: nothing to validate; give a JSON file of records"),
+        ("validate", "data.val_records: nothing to validate; give a file of records"),
         ("test", "data: conversations hold no questions to test or predict with; use ScienceQADataModule"),
         ("predict", "data: conversations hold no questions to test or predict with; use ScienceQADataModule"),
     ],

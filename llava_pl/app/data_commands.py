@@ -99,7 +99,7 @@ def _check(words: Sequence[str]) -> int:
     from llava_pl.data.quarantine import write_quarantine
 
     data = load_data(rest)
-    records, encoder = data.parse_train_records(), data.make_encoder()
+    records, encoder = data.train_entries(), data.make_encoder()
     if not records:
         raise InputError("data: no records to check; give the data module a training file")
     num_workers = data.num_workers if options.workers is None else options.workers

@@ -119,7 +119,7 @@ def look_at(data: ConversationDataModule, index: int) -> View:
         RecordError: The record cannot be learned from.
         InputError: There is no such record, or a setting is wrong.
     """
-    records = data.parse_train_records()
+    records = data.train_entries()
     if not 0 <= index < len(records):
         places = f"a place from 0 to {len(records) - 1}" if records else "training data"
         raise InputError(f"--index: expected {places}, found {index} of {len(records)} records")

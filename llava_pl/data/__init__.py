@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
+    from llava_pl.data.encoded import EncodedRecords
     from llava_pl.data.image import ImageTransform, load_image
-    from llava_pl.data.length_cache import EncodedLengths
     from llava_pl.data.llama_tokenizer import load_tokenizer
     from llava_pl.data.records import read_records
     from llava_pl.data.store import RecordStore
@@ -29,7 +29,7 @@ _HOMES = {
     "read_records": "records",
     "RecordStore": "store",
     "open_store": "store_cache",
-    "EncodedLengths": "length_cache",
+    "EncodedRecords": "encoded",
     "encode_conversation": "tokenization",
 }
 
@@ -37,7 +37,7 @@ __all__ = [
     "read_records",
     "RecordStore",
     "open_store",
-    "EncodedLengths",
+    "EncodedRecords",
     "load_tokenizer",
     "encode_conversation",
     "load_image",

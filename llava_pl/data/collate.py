@@ -51,7 +51,7 @@ def start_batch(samples: Sequence[Sample], *, num_image_tokens: int) -> Batch:
     questions = [sample.question for sample in samples if sample.question is not None]
     if questions:
         batch["questions"] = questions
-    skipped = [sample.skipped for sample in samples if sample.skipped is not None]
+    skipped = [(sample.index, sample.skipped) for sample in samples if sample.skipped is not None]
     if skipped:
         batch["skipped"] = skipped
     indices = [sample.index for sample in samples if sample.index is not None]

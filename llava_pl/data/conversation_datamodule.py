@@ -1,6 +1,6 @@
 """Records to loaders: what the data modules of ``data/datamodule.py`` share.
 
-In: the records and questions that a data module has read. Out: the batches of `fit`, `validate`, `test` and `predict`.
+In: the sources and questions that a data module names. Out: the batches of `fit`, `validate`, `test` and `predict`.
 """
 
 from __future__ import annotations
@@ -13,28 +13,35 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from llava_pl.data.collate import collate
 from llava_pl.data.dataset import PackedDataset, QuestionDataset, RecordDataset, SampleEncoder
 from llava_pl.data.image import ImageTransform
-from llava_pl.data.lengths import count_tokens, count_words
+from llava_pl.data.lengths import count_words
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.loader import StepLoader
 from llava_pl.data.ordering import Grouping
 from llava_pl.data.packing import pack
 from llava_pl.data.sampler import EachOnceSampler, PackedSampler, ResumableSampler
+from llava_pl.data.store_cache import open_store
 from llava_pl.data.templates import TEMPLATES, TemplateName
+from llava_pl.data.training_data import Entries, TrainingData, TrainingSource
 from llava_pl.types import BadRecord, InputError, OnTooLong, Record, Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+RETRY_AFTER_SECONDS = (0.5, 2.0)
+"""How long training waits for a picture that cannot be read, before each further try."""
+
 
 class ConversationDataModule(LightningDataModule):
     """What every data module here shares: one encoder, loaders for learning and for answering.
 
-    A subclass reads its files in `parse_train_records` and `setup`, and fills ``train_records`` and ``val_datasets``.
+    A subclass names its `train_sources`, which `open_train_data` reads, and fills ``val_datasets`` in `setup`. One that
+    has records of its own making fills ``train_records`` there instead.
 
     Args:
         tokenizer: Folder or hub name of the decoder's tokenizer.
@@ -50,15 +57,19 @@ class ConversationDataModule(LightningDataModule):
         on_too_long: A longer sample has text cut off its end ("truncate_text"; one whose image would be cut stops the
             run), is left out and counted ("drop"), or stops the run ("error").
         bad_records: A record that cannot be learned from stops the run ("error"), or is left out if `quarantine` names
-            it ("quarantine").
+            it ("quarantine"). So does, or is, one whose picture cannot be read when its turn comes, after two more
+            tries.
         quarantine: JSON file that `llava-pl data check --quarantine` wrote.
+        cache_dir: Folder of what is read and counted once and mapped into memory from then on; by default
+            `$LLAVA_PL_CACHE`, or `~/.cache/llava_pl`. What lies there may be deleted at any time between runs.
+        cache_tokens: Keep the token ids of all records there, too, about five bytes for each token of text.
         batch_size: Samples per device and micro batch in training.
         eval_batch_size: Samples per device and batch in validation; `batch_size` by default.
         num_workers: Processes that read and prepare data, per device.
         seed: Of the order of training samples, together with the epoch.
         grouping: Order of training samples: "none" shuffles; "balanced" deals the global batches of "none" so that
             devices wait and pad less; "modality_length" is the original's; "length" the same without regard to
-            pictures. All but "none" measure every record first.
+            pictures.
         is_packed: Put the samples of a micro batch one after the other into a single row instead of padding them, dealt
             so that all micro batches have about the same number of tokens; `batch_size` is then the average. The
             samples of a global batch stay those of `grouping`, "none" and "balanced" being the same.
@@ -80,6 +91,8 @@ class ConversationDataModule(LightningDataModule):
         on_too_long: OnTooLong = "truncate_text",
         bad_records: Literal["error", "quarantine"] = "error",
         quarantine: str | Path | None = None,
+        cache_dir: str | Path | None = None,
+        cache_tokens: bool = False,
         batch_size: int = 16,
         eval_batch_size: int | None = None,
         num_workers: int = 4,
@@ -112,6 +125,7 @@ class ConversationDataModule(LightningDataModule):
         self.seed = seed
         self.grouping: Grouping = grouping
         self.is_packed = is_packed
+        self.train_data: TrainingData | None = None
         self.train_records: Sequence[Record] = ()
         self.val_datasets: list[Dataset[Sample]] = []
         self._tokenizer_path = tokenizer
@@ -124,7 +138,10 @@ class ConversationDataModule(LightningDataModule):
         self._legacy_tokenizer = legacy_tokenizer
         self._max_length = max_length
         self._on_too_long: OnTooLong = on_too_long
+        self._bad_records = bad_records
         self._quarantine = quarantine
+        self._cache_dir = cache_dir
+        self._cache_tokens = cache_tokens
         self._lengths: Sequence[int] | None = None
         self.encoder: SampleEncoder | None = None
 
@@ -156,21 +173,67 @@ class ConversationDataModule(LightningDataModule):
         """The text that ends an answer: the template's end mark, or the end-of-sequence token of a Jinja template."""
         return str(self.tokenizer.eos_token) if self._template == "chat" else TEMPLATES[self._template].stop
 
-    def parse_train_records(self) -> list[Record | BadRecord]:
+    def train_sources(self) -> list[TrainingSource]:
+        """Return where the records to train on come from."""
+        return []
+
+    def train_entries(self) -> Sequence[Record | BadRecord]:
         """Return every record to train on, or what is wrong with it, in the order that a quarantine counts in."""
-        return list(self.train_records)
+        if sources := self.train_sources():
+            return Entries([open_store(source.source, self._cache_dir) for source in sources])
+        return self.train_records
+
+    def prepare_data(self) -> None:
+        """Do what `setup` does once in one process: what it reads and counts, the others then find in the cache."""
+        self.setup(str(self.trainer.state.fn) if self.trainer else "fit")
+
+    def open_train_data(self) -> None:
+        """Read and count the sources, unless that is done, and say what they hold.
+
+        Raises:
+            InputError: A source is missing or broken, or the quarantine is of other data.
+            RecordError: A record that cannot be learned from is not in the quarantine.
+        """
+        if self.train_data is None and (sources := self.train_sources()):
+            self.train_data = self._open(sources, self._quarantine)
+            self.train_records = self.train_data.records
+            for line in self.train_data.describe():
+                rank_zero_info(line)
+
+    def _open(self, sources: Sequence[TrainingSource], quarantine: str | Path | None = None) -> TrainingData:
+        return TrainingData(
+            sources,
+            self.make_encoder(),
+            cache_dir=self._cache_dir,
+            has_tokens=self._cache_tokens,
+            num_workers=self.num_workers,
+            quarantine=quarantine,
+            seed=self.seed,
+            say=rank_zero_info,
+        )
+
+    @property
+    def source_labels(self) -> tuple[str, ...]:
+        """The name of each source of training records, in logs."""
+        return self.train_data.mixture.labels if self.train_data else ("records",)
+
+    def count_sources(self, indices: Sequence[int]) -> list[int]:
+        """Return how many of some training samples are from each source."""
+        return self.train_data.mixture.count_sources(indices).tolist() if self.train_data else [len(indices)]
 
     def count_train_batches(self, world_size: int) -> int:
         """Return the micro batches of an epoch per device, known without making a loader."""
         return ceil(ceil(len(self.train_records) / world_size) / self.batch_size)
 
     def measure_train_records(self) -> Sequence[int]:
-        """Return what `grouping` goes by for each training record, measured when first asked for: words or tokens."""
-        if self._lengths is None and self.grouping == "modality_length":
+        """Return what `grouping` goes by for each training record, words or tokens."""
+        if self._lengths is None and self.train_data is not None:
+            is_words = self.grouping == "modality_length"
+            self._lengths = (self.train_data.num_words if is_words else self.train_data.num_tokens).tolist()
+        elif self._lengths is None and self.grouping == "modality_length":
             self._lengths = count_words(self.train_records)
         elif self._lengths is None:
-            is_shown = self.trainer is None or self.trainer.global_rank == 0
-            self._lengths = count_tokens(self.train_records, self.make_encoder(), is_shown=is_shown)
+            self._lengths = [self.make_encoder().count_tokens(record) for record in self.train_records]
         return self._lengths
 
     def train_dataloader(self) -> StepLoader:
@@ -178,7 +241,13 @@ class ConversationDataModule(LightningDataModule):
         if not self.train_records:
             raise InputError("data: no records to train on; give the data module a training file")
         trainer = self.trainer
-        dataset = RecordDataset(self.train_records, self.make_encoder())
+        dataset = RecordDataset(
+            self.train_records,
+            self.make_encoder(),
+            tokens=self.train_data.tokens if self.train_data else None,
+            skips_broken=self._bad_records == "quarantine",
+            retry_after_seconds=RETRY_AFTER_SECONDS,
+        )
         sampler = (PackedSampler if self.is_packed else ResumableSampler)(
             dataset,
             num_replicas=trainer.world_size if trainer else 1,

@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from llava_pl.data.conversation_datamodule import ConversationDataModule
 from llava_pl.data.dataset import ImageSource, QuestionDataset, RecordDataset
-from llava_pl.data.quarantine import leave_out
-from llava_pl.data.records import parse_records, read_records
-from llava_pl.data.scienceqa import PromptFormat, evaluation_question, read_scienceqa, training_record
-from llava_pl.types import BadRecord, InputError, Record, Sample
+from llava_pl.data.mixture import SourceConfig
+from llava_pl.data.scienceqa import PromptFormat, evaluation_question, read_scienceqa, training_source
+from llava_pl.data.sources import Source
+from llava_pl.data.training_data import TrainingSource
+from llava_pl.types import InputError, Sample
 
 
 class LlavaDataModule(ConversationDataModule):
-    """Conversations in LLaVA's JSON format: caption pairs of stage `align`, instructions of stage `finetune`.
+    """Conversations in LLaVA's format: caption pairs of stage `align`, instructions of stage `finetune`.
+
+    A file is a JSON list, JSON lines (`.jsonl`), a parquet file or a folder of them, or a folder that Hugging Face's
+    `datasets` saved. It is read once and kept in the cache.
 
     Args:
-        records: JSON file to train on.
-        val_records: JSON file whose loss is measured in validation.
+        records: File to train on, or a list of files, each with the name that it has in logs and its weight.
+        val_records: File whose loss is measured in validation.
         image_folder: Folder that the records' file names start from.
         **settings: As for `ConversationDataModule`.
     """
@@ -29,7 +32,7 @@ class LlavaDataModule(ConversationDataModule):
     def __init__(
         self,
         *,
-        records: str | Path | None = None,
+        records: str | Path | list[SourceConfig] | None = None,
         val_records: str | Path | None = None,
         image_folder: str | Path,
         **settings: object,
@@ -38,20 +41,24 @@ class LlavaDataModule(ConversationDataModule):
         self._records = records
         self._val_records = val_records
 
-    def parse_train_records(self) -> list[Record | BadRecord]:
-        """Return every record of the training file, or what is wrong with it."""
-        return [] if self._records is None else parse_records(self._records)
+    def train_sources(self) -> list[TrainingSource]:
+        """Return the files to train on."""
+        if self._records is None:
+            return []
+        files = self._records if isinstance(self._records, list) else [SourceConfig(str(self._records))]
+        return [TrainingSource(file.label, Source.of(file.path), file.repeats) for file in files]
 
     def setup(self, stage: str) -> None:
         """Read the files that a stage needs."""
         if stage in ("test", "predict"):
             raise InputError("data: conversations hold no questions to test or predict with; use ScienceQADataModule")
         if stage == "validate" and self._val_records is None:
-            raise InputError("data.val_records: nothing to validate; give a JSON file of records")
-        if stage == "fit" and self._records is not None:
-            self.train_records = leave_out(self.parse_train_records(), self._quarantine, rank_zero_info)
-        if self._val_records is not None:
-            self.val_datasets = [RecordDataset(read_records(self._val_records), self.make_encoder())]
+            raise InputError("data.val_records: nothing to validate; give a file of records")
+        if stage == "fit":
+            self.open_train_data()
+        if self._val_records is not None and not self.val_datasets:
+            data = self._open([TrainingSource("val", Source.of(self._val_records))])
+            self.val_datasets = [RecordDataset(data.records, self.make_encoder(), tokens=data.tokens)]
 
 
 class ScienceQADataModule(ConversationDataModule):
@@ -89,15 +96,15 @@ class ScienceQADataModule(ConversationDataModule):
         self._test_split = test_split
         self._ask_letter = ask_letter
 
-    def parse_train_records(self) -> list[Record | BadRecord]:
-        """Return the records of the training split; a malformed problem stops the run."""
-        problems = read_scienceqa(self._root, self._train_split).values()
-        return [training_record(problem, self._prompt_format) for problem in problems]
+    def train_sources(self) -> list[TrainingSource]:
+        """Return the training split; a malformed problem stops the run."""
+        source = training_source(self._root, self._train_split, self._prompt_format)
+        return [TrainingSource("scienceqa", source)]
 
     def setup(self, stage: str) -> None:
         """Read the problems that a stage needs."""
         if stage == "fit":
-            self.train_records = leave_out(self.parse_train_records(), self._quarantine, rank_zero_info)
+            self.open_train_data()
         if stage in ("fit", "validate"):
             self.val_datasets = [self._ask(self._val_split, source) for source in self.image_sources]
 

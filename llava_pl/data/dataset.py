@@ -5,18 +5,22 @@ In: a `Record` to learn from, or a `Question` to answer. Out: a `Sample`. Nothin
 
 from __future__ import annotations
 
+import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from llava_pl.data.image import ImageTransform, load_image
 from llava_pl.data.templates import TemplateName
-from llava_pl.data.tokenization import EncodedConversation, encode_conversation
+from llava_pl.data.tokenization import EncodedConversation, fill_slots, tokenize_conversation
 from llava_pl.types import (
     IGNORE_INDEX,
     IMAGE_SLOT,
@@ -34,6 +38,9 @@ if TYPE_CHECKING:
 
 ImageSource = Literal["own", "other", "grey", "none"]
 """Which picture a question is asked with: its own, that of another question, one grey colour, or none at all."""
+
+PICTURE_REASONS = ("picture_missing", "picture_broken")
+"""Reasons of a `RecordError` that may pass by themselves: the file, not the record, is at fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +69,71 @@ class SampleEncoder:
     max_length: int | None = None
     on_too_long: OnTooLong = "truncate_text"
 
-    def encode_record(self, record: Record) -> Sample:
+    @property
+    def fingerprint(self) -> str:
+        """All that the text of a sample depends on beside its record, on one line."""
+        text = f"{self.tokenizer.backend_tokenizer.to_str()} {self.tokenizer.chat_template}"
+        tokenizer = blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+        marks = (self.tokenizer.bos_token_id, self.tokenizer.pad_token_id, self.image_start_end)
+        return repr((tokenizer, marks, self.template, self.num_image_tokens, self.max_length, self.on_too_long))
+
+    def encode_record(self, record: Record, tokenized: EncodedConversation | None = None) -> Sample:
         """Return a sample to learn from.
 
         A sample that is dropped for its length keeps its place, as one position that supervises nothing: the order of
         an epoch, its number of batches and the place to resume at do not depend on the lengths of texts, no rank runs
         out of batches before the others, and no record counts twice.
 
+        Args:
+            record: What to encode.
+            tokenized: What `tokenize` returns, if it is at hand.
+
         Raises:
             RecordError: A picture cannot be read or the conversation cannot be encoded; the record is named.
             InputError: A setting is wrong for every record.
         """
+        sample = self.encode_text(record, tokenized)
+        if not record.images or sample.skipped is not None:
+            return sample
         try:
-            pictures = [self.load_picture(name) for name in record.images]
-            return self._encode(record.id, record.turns, pictures, is_prompt=False)
+            pixels = [self.image_transform(self.load_picture(name)) for name in record.images]
         except InputError as error:
-            return self._refuse(record, error)
+            raise _naming(record, error) from error
+        return replace(sample, pixel_values=torch.stack(pixels))
+
+    def encode_text(self, record: Record, tokenized: EncodedConversation | None = None) -> Sample:
+        """Return the sample of a record without its pictures, which are not opened.
+
+        Raises:
+            RecordError: As for `encode_record`.
+            InputError: As for `encode_record`.
+        """
+        try:
+            encoded = fill_slots(
+                tokenized or self.tokenize(record),
+                self.num_image_tokens,
+                max_length=self.max_length,
+                on_too_long="truncate_text" if self.on_too_long == "truncate_text" else "error",
+            )
+        except InputError as error:
+            if isinstance(error, RecordError) and error.reason == "too_long" and self.on_too_long == "drop":
+                return self.skip(record, error.reason)
+            raise _naming(record, error) from error
+        return Sample(record.id, encoded.input_ids, encoded.labels, self._no_pixels(), num_cut=encoded.num_cut)
+
+    def tokenize(self, record: Record) -> EncodedConversation:
+        """Return the ids and labels of a record with one position for each image slot, whatever its length.
+
+        Raises:
+            RecordError: The conversation cannot be encoded; the record is not named.
+            InputError: A setting is wrong for every record.
+        """
+        return self._tokenize(record.turns, has_images=bool(record.images), is_prompt=False)
+
+    def skip(self, record: Record, reason: str) -> Sample:
+        """Return what stands in the place of a record that is left out: one position that supervises nothing."""
+        ids = torch.tensor([self.tokenizer.pad_token_id], dtype=torch.int64)
+        return Sample(record.id, ids, torch.full_like(ids, IGNORE_INDEX), self._no_pixels(), skipped=reason)
 
     def count_tokens(self, record: Record) -> int:
         """Return the length T of the sample of a record, without opening its pictures.
@@ -85,10 +141,7 @@ class SampleEncoder:
         Raises:
             InputError: The conversation cannot be encoded; the record is named.
         """
-        try:
-            return len(self._encode_turns(record.turns, has_pictures=bool(record.images), is_prompt=False).input_ids)
-        except InputError as error:
-            return len(self._refuse(record, error).input_ids)
+        return len(self.encode_text(record).input_ids)
 
     def encode_question(self, question: Question, picture: Image.Image | None) -> Sample:
         """Return a prompt to be answered, with the picture that is given; without one its image slot goes too.
@@ -98,10 +151,12 @@ class SampleEncoder:
         """
         prompt = question.prompt if picture else question.prompt.replace(IMAGE_SLOT, "").strip()
         try:
-            sample = self._encode(question.id, [Turn("human", prompt)], [picture] if picture else [], is_prompt=True)
+            tokenized = self._tokenize([Turn("human", prompt)], has_images=picture is not None, is_prompt=True)
+            encoded = fill_slots(tokenized, self.num_image_tokens)
+            pixel_values = self._no_pixels() if picture is None else self.image_transform(picture)[None]
         except InputError as error:
             raise InputError(f"question {question.id!r}: {error}") from error
-        return replace(sample, question=question)
+        return Sample(question.id, encoded.input_ids, encoded.labels, pixel_values, question=question)
 
     def load_picture(self, name: str) -> Image.Image:
         """Return a picture of the image folder, RGB.
@@ -113,34 +168,23 @@ class SampleEncoder:
         _check_inside(self.image_folder, name)
         return load_image(self.image_folder / name, respect_exif=self.respect_exif)
 
-    def _refuse(self, record: Record, error: InputError) -> Sample:
-        """Return what stands in the place of a record that is dropped; raise the error, named, for all others."""
-        if isinstance(error, RecordError) and error.reason == "too_long" and self.on_too_long == "drop":
-            size = self.image_transform.image_size
-            ids = torch.tensor([self.tokenizer.pad_token_id], dtype=torch.int64)
-            labels = torch.full_like(ids, IGNORE_INDEX)
-            return Sample(record.id, ids, labels, torch.empty(0, 3, size, size), skipped=error.reason)
-        message = f"record {record.id!r}: {error}"
-        raise (RecordError(message, error.reason) if isinstance(error, RecordError) else InputError(message)) from error
-
-    def _encode(self, name: str, turns: Sequence[Turn], pictures: list[Image.Image], *, is_prompt: bool) -> Sample:
-        encoded = self._encode_turns(turns, has_pictures=bool(pictures), is_prompt=is_prompt)
-        size = self.image_transform.image_size
-        pixels = [self.image_transform(picture) for picture in pictures]
-        pixel_values = torch.stack(pixels) if pixels else torch.empty(0, 3, size, size)
-        return Sample(name, encoded.input_ids, encoded.labels, pixel_values, num_cut=encoded.num_cut)
-
-    def _encode_turns(self, turns: Sequence[Turn], *, has_pictures: bool, is_prompt: bool) -> EncodedConversation:
-        return encode_conversation(
+    def _tokenize(self, turns: Sequence[Turn], *, has_images: bool, is_prompt: bool) -> EncodedConversation:
+        return tokenize_conversation(
             turns,
             self.tokenizer,
             template=self.template,
-            num_image_tokens=self.num_image_tokens if has_pictures else 0,
-            max_length=None if is_prompt else self.max_length,
+            has_images=has_images,
             image_start_end=self.image_start_end,
             is_prompt=is_prompt,
-            on_too_long="truncate_text" if self.on_too_long == "truncate_text" else "error",
         )
+
+    def _no_pixels(self) -> Tensor:
+        return torch.empty(0, 3, self.image_transform.image_size, self.image_transform.image_size)
+
+
+def _naming(record: Record, error: InputError) -> InputError:
+    message = f"record {record.id!r}: {error}"
+    return RecordError(message, error.reason) if isinstance(error, RecordError) else InputError(message)
 
 
 def _check_inside(folder: Path, name: str) -> None:
@@ -157,17 +201,53 @@ def _check_inside(folder: Path, name: str) -> None:
 
 
 class RecordDataset(Dataset[Sample]):
-    """Records to learn from, encoded when they are asked for."""
+    """Records to learn from, encoded when they are asked for.
 
-    def __init__(self, records: Sequence[Record], encoder: SampleEncoder) -> None:
+    A picture that cannot be read is tried again: disks in a network fail for moments. If it stays so, the run stops, or
+    the record is left out, said aloud and counted. No other record ever takes its place.
+
+    Args:
+        records: What to learn from.
+        encoder: Makes their samples.
+        tokens: What the encoder's `tokenize` returns for each record, if it is at hand.
+        skips_broken: Leave out records whose picture cannot be read.
+        retry_after_seconds: How long to wait before each further try.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        encoder: SampleEncoder,
+        *,
+        tokens: Sequence[EncodedConversation] | None = None,
+        skips_broken: bool = False,
+        retry_after_seconds: Sequence[float] = (),
+    ) -> None:
         self.records = records
         self.encoder = encoder
+        self.tokens = tokens
+        self.skips_broken = skips_broken
+        self.retry_after_seconds = tuple(retry_after_seconds)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
-        return replace(self.encoder.encode_record(self.records[index]), index=index)
+        record = self.records[index]
+        tokenized = None if self.tokens is None else self.tokens[index]
+        return replace(self._encode(record, tokenized, self.retry_after_seconds), index=index)
+
+    def _encode(self, record: Record, tokenized: EncodedConversation | None, waits: Sequence[float]) -> Sample:
+        try:
+            return self.encoder.encode_record(record, tokenized)
+        except RecordError as error:
+            if error.reason not in PICTURE_REASONS or not (waits or self.skips_broken):
+                raise
+            if not waits:
+                warnings.warn(f"{error}; the record is left out", stacklevel=2)
+                return self.encoder.skip(record, error.reason)
+        time.sleep(waits[0])
+        return self._encode(record, tokenized, waits[1:])
 
 
 class PackedDataset(Dataset[list[Sample]]):

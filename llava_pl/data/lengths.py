@@ -6,14 +6,8 @@ In: records. Out: a number for each, without a picture being opened.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-from rich.progress import track
 
 from llava_pl.types import Record
-
-if TYPE_CHECKING:
-    from llava_pl.data.dataset import SampleEncoder
 
 
 def count_words(records: Sequence[Record]) -> list[int]:
@@ -27,18 +21,3 @@ def count_words(records: Sequence[Record]) -> list[int]:
     [6, -2]
     """
     return [sum(len(turn.text.split()) for turn in record.turns) * (1 if record.images else -1) for record in records]
-
-
-def count_tokens(records: Sequence[Record], encoder: SampleEncoder, *, is_shown: bool = True) -> list[int]:
-    """Return the length T of each record's sample, image tokens included.
-
-    Args:
-        records: What to measure.
-        encoder: The one that will make the samples.
-        is_shown: Show how far it is.
-
-    Raises:
-        InputError: A conversation cannot be encoded; the record is named.
-    """
-    counted = track(records, "Counting tokens", disable=not is_shown, transient=True)
-    return [encoder.count_tokens(record) for record in counted]

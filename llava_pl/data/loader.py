@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from itertools import islice
 from math import inf
@@ -41,7 +43,7 @@ class StepLoader(DataLoader[Sample]):
         **kwargs: Any,  # noqa: ANN401  torch's own
     ) -> None:
         # Otherwise each epoch draws a seed for its workers from the generator that dropout uses.
-        super().__init__(*args, **{"generator": torch.Generator(), "worker_init_fn": ignore_signals, **kwargs})
+        super().__init__(*args, **{"generator": torch.Generator(), "worker_init_fn": outlive_signals, **kwargs})
         self.count_micro_batches = count_micro_batches
         self.count_batches = count_batches
         self._num_done = 0
@@ -107,11 +109,20 @@ class StepLoader(DataLoader[Sample]):
         }
 
 
-def ignore_signals(_: int) -> None:
+def outlive_signals(_: int) -> None:
     """Leave it to the process that trains to answer a signal that is sent to its workers too.
 
     A cluster signals every process of a job, a terminal every process of a group; a worker that ends at once would take
-    the step with it that is still to be finished. It ends with the process that started it.
+    the step with it that is still to be finished. SIGTERM from the process that started it is how that one ends its
+    workers when it ends itself, and does.
     """
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    for number in (signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

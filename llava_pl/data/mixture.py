@@ -1,6 +1,7 @@
-"""Several sources of records as one: which of them an epoch holds, and how often.
+"""Several sources as one: which of their records an epoch holds, and how often.
 
-In: the records of each source. Out: one sequence of records for ``data/dataset.py``.
+In: how many records each source has, or which of them are left. Out: a `Mixture`, by which anything that the sources
+hold for each record (the records themselves, their tokens, their lengths) is put together in one order.
 """
 
 from __future__ import annotations
@@ -8,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from llava_pl.types import InputError, Record
+from llava_pl.types import InputError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,51 +45,80 @@ class SourceConfig:
         return self.name or Path(self.path).stem
 
 
-class Mixture(Sequence[Record]):
-    """The records of several sources in one sequence: the first source's, then the second's, and so on.
+class Mixture:
+    """Which records an epoch holds: the first source's, then the second's, and so on.
 
     Args:
-        sources: Label, records and repeats of each; no label twice.
+        labels: Name of each source, no name twice.
+        places: For each source, the records that are left, as places in it in rising order.
+        repeats: How often each source is held; see `SourceConfig`.
         seed: Of the draw of a fraction.
 
     Raises:
-        InputError: Two sources have the same label.
+        InputError: Two sources have the same name.
     """
 
-    def __init__(self, sources: Sequence[tuple[str, Sequence[Record], float]], *, seed: int = 0) -> None:
-        self.labels = tuple(label for label, _, _ in sources)
+    def __init__(
+        self, labels: Sequence[str], places: Sequence[NDArray[np.int64]], repeats: Sequence[float], *, seed: int = 0
+    ) -> None:
+        self.labels = tuple(labels)
         if len(set(self.labels)) < len(self.labels):
             raise InputError(f"data.records: expected names that differ, found {', '.join(self.labels)}; give a name")
-        self._records = [records for _, records, _ in sources]
-        self._picks = [
-            _pick(len(records), repeats, np.random.default_rng([seed, number]))
-            for number, (_, records, repeats) in enumerate(sources)
+        self._places = [
+            _draw(left, times, np.random.default_rng([seed, number]))
+            for number, (left, times) in enumerate(zip(places, repeats, strict=True))
         ]
-        self._ends = np.cumsum([len(pick) for pick in self._picks])
+        self._ends = np.cumsum([len(drawn) for drawn in self._places])
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __getitem__(self, index: int) -> Record:  # type: ignore[override]  # no slices: nobody asks for them
-        source, place = self.locate(index)
-        return self._records[source][place]
-
     def locate(self, index: int) -> tuple[int, int]:
-        """Return the number of the source that an entry is from, and the index of its record there."""
+        """Return the number of the source that an entry is from, and the place of its record there."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         source = int(np.searchsorted(self._ends, index, side="right"))
         start = int(self._ends[source - 1]) if source else 0
-        return source, int(self._picks[source][index - start])
+        return source, int(self._places[source][index - start])
+
+    def count_sources(self, indices: Sequence[int]) -> NDArray[np.int64]:
+        """Return how many of some entries are from each source."""
+        numbers = np.searchsorted(self._ends, np.asarray(indices, dtype=np.int64), side="right")
+        return np.bincount(numbers, minlength=len(self.labels))
+
+    def gather(self, numbers: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Return a number for each entry, from arrays with one for each record of each source."""
+        parts = [values[drawn] for values, drawn in zip(numbers, self._places, strict=True)]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     @property
     def counts(self) -> dict[str, int]:
         """How many entries each source has."""
-        return {label: len(pick) for label, pick in zip(self.labels, self._picks, strict=True)}
+        return {label: len(drawn) for label, drawn in zip(self.labels, self._places, strict=True)}
 
 
-def _pick(num_records: int, repeats: float, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return the records that an epoch holds, as indices in rising order within each repeat."""
+class Mixed(Sequence[T], Generic[T]):
+    """What several sources hold for each record, in the order of a mixture.
+
+    Args:
+        mixture: The order.
+        sources: A sequence for each source.
+    """
+
+    def __init__(self, mixture: Mixture, sources: Sequence[Sequence[T]]) -> None:
+        self.mixture = mixture
+        self._sources = tuple(sources)
+
+    def __len__(self) -> int:
+        return len(self.mixture)
+
+    def __getitem__(self, index: int) -> T:  # type: ignore[override]  # no slices: nobody asks for them
+        source, place = self.mixture.locate(index)
+        return self._sources[source][place]
+
+
+def _draw(left: NDArray[np.int64], repeats: float, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return the records that an epoch holds, in rising order within each repeat."""
     whole = int(repeats)
-    rest = np.sort(rng.permutation(num_records)[: round(num_records * (repeats - whole))])
-    return np.concatenate([*[np.arange(num_records)] * whole, rest]).astype(np.int64)
+    more = np.sort(rng.permutation(len(left))[: round(len(left) * (repeats - whole))])
+    return np.concatenate([*[left] * whole, left[more]]).astype(np.int64)

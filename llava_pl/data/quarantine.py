@@ -1,7 +1,7 @@
 """The quarantine: which records training leaves out, as a file that a person can read.
 
-In: the records of the training data, and a JSON list of ``{"index", "id", "reason", "message"}`` that
-``llava-pl data check`` wrote. Out: the records that are left.
+In: the entries of the training data, and a JSON list of ``{"index", "id", "reason", "message"}`` that
+``llava-pl data check`` wrote. Out: which entries are left out.
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from llava_pl.data.json_files import read_json
 from llava_pl.types import BadRecord, InputError, Record, RecordError
+
+MOST_SAID = 20
+"""Bad records that are said one by one before a run stops."""
 
 
 def write_quarantine(path: str | Path, bad: Iterable[BadRecord]) -> None:
@@ -51,39 +55,49 @@ def read_quarantine(path: str | Path) -> dict[int, BadRecord]:
 
 
 def leave_out(
-    records: Sequence[Record | BadRecord], path: str | Path | None, say: Callable[[str], None]
-) -> list[Record]:
-    """Return the records that a quarantine file does not name, in order, and say how many it names.
+    entries: Sequence[Record | BadRecord], bad: Sequence[BadRecord], path: str | Path | None, say: Callable[[str], None]
+) -> list[int]:
+    """Return the places of the entries that a quarantine file names, in rising order, and say how many they are.
 
     Args:
-        records: All records of the training data.
+        entries: All entries of the training data.
+        bad: Those that cannot be learned from; the file must name them all.
         path: The file; None for no quarantine.
-        say: Called with one line.
+        say: Called with one line at a time.
 
     Raises:
         InputError: The quarantine is of other data: an index is out of range, or its record has another id.
-        RecordError: A bad record is not in the quarantine.
+        RecordError: A bad record is not in the quarantine; before it, the first of them are said.
     """
     quarantined = {} if path is None else read_quarantine(path)
     for index, entry in quarantined.items():
-        found = f"record {records[index].id!r}" if 0 <= index < len(records) else f"{len(records)} records"
+        found = f"record {entries[index].id!r}" if 0 <= index < len(entries) else f"{len(entries)} records"
         if found != f"record {entry.id!r}":
             raise InputError(
                 f"data.quarantine: {path}: expected record {entry.id!r} at index {index}, found {found}; this is not "
                 "the data that was checked: run `llava-pl data check` again"
             )
-    kept: list[Record] = []
-    for index, record in enumerate(records):
-        if index in quarantined:
-            continue
-        if isinstance(record, BadRecord):
-            raise RecordError(record.message, record.reason)
-        kept.append(record)
+    if unnamed := [entry for entry in bad if entry.index not in quarantined]:
+        _refuse(unnamed, len(entries), say)
     if path is not None:
         counts = [f"{reason} {count:,}" for reason, count in count_reasons(quarantined.values()).items()]
-        found = f"{len(quarantined):,} of {len(records):,} records are left out"
+        found = f"{len(quarantined):,} of {len(entries):,} records are left out"
         say(f"data.quarantine: {path}: {', '.join([found, *counts])}")
-    return kept
+    return sorted(quarantined)
+
+
+def _refuse(bad: Sequence[BadRecord], num_entries: int, say: Callable[[str], None]) -> NoReturn:
+    if len(bad) > 1:
+        for entry in bad[:MOST_SAID]:
+            say(f"bad record at index {entry.index:,}, {entry.reason}: {entry.message}")
+        if len(bad) > MOST_SAID:
+            say(f"and {len(bad) - MOST_SAID:,} more; `llava-pl data check` lists them by reason")
+    counts = ", ".join(f"{reason} {count:,}" for reason, count in count_reasons(bad).items())
+    raise RecordError(
+        f"{bad[0].message}. {len(bad):,} of {num_entries:,} records cannot be learned from ({counts}); mend them, or "
+        "leave them out: write their list with `llava-pl data check --quarantine FILE`, and give it to data.quarantine",
+        bad[0].reason,
+    )
 
 
 def count_reasons(bad: Iterable[BadRecord]) -> dict[str, int]:

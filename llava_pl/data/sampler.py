@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from hashlib import blake2b
 from math import ceil
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, DistributedSampler
 
@@ -78,6 +80,11 @@ class ResumableSampler(DistributedSampler[int]):
         if len(lengths) != self.num_dataset:
             raise InputError(f"lengths: expected one for each of {self.num_dataset} samples, found {len(lengths)}")
         return lengths
+
+    @property
+    def order_hash(self) -> str:
+        """What tells the order of this epoch, that of all ranks together, from another one: sixteen hex digits."""
+        return blake2b(np.asarray(self._draw(), dtype="<i8").tobytes(), digest_size=8).hexdigest()
 
     def _draw(self) -> list[int]:
         """Return the order of all ranks together."""

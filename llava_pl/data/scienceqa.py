@@ -11,12 +11,13 @@ trained on them, and a different space already moves the score.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from llava_pl.data.json_files import read_json_object
+from llava_pl.data.sources import Advance, Source
 from llava_pl.types import IMAGE_SLOT, InputError, Question, Record, Turn
 
 PromptFormat = Literal["QCM-LEA", "QCM-ALE", "QCM-A", "CQM-A"]
@@ -188,6 +189,24 @@ def training_record(problem: Problem, prompt_format: PromptFormat) -> Record:
         question = f"{question}\n{IMAGE_SLOT}"
     turns = (Turn("human", question), Turn("gpt", answer_text(problem, prompt_format)))
     return Record(problem.id, turns, () if image is None else (image,))
+
+
+def training_source(root: Path, split: str, prompt_format: PromptFormat) -> Source:
+    """Return the conversations of a split as a source of records.
+
+    Raises:
+        InputError: A file is missing; what is in the files is looked at when the source is read.
+    """
+
+    def read(advance: Advance) -> Iterator[dict[str, Any]]:
+        for problem in read_scienceqa(root, split).values():
+            record = training_record(problem, prompt_format)
+            turns = [{"from": turn.role, "value": turn.text} for turn in record.turns]
+            yield {"id": record.id, "image": list(record.images), "conversations": turns}
+        advance(sum(file.stat().st_size for file in files))
+
+    files = (root / "problems.json", root / "pid_splits.json")
+    return Source(root, files, read, variant=f"{split} {prompt_format}")
 
 
 def evaluation_question(problem: Problem, prompt_format: PromptFormat, *, ask_letter: bool = False) -> Question:

@@ -1,7 +1,7 @@
 """Files to entries, one at a time: JSON lists, JSON lines, parquet files, folders of Hugging Face `datasets`.
 
-In: a path. Out: an iterator over parsed but unchecked entries, in order, for `records.parse_fields`; the store is
-built from it. No file is held in memory: a gigabyte of JSON passes through a window of about a megabyte.
+In: a path. Out: a `Source`, an iterator over parsed but unchecked entries, in order, for `records.parse_fields`; the
+store is built from it. No file is held in memory: a gigabyte of JSON passes through a window of about a megabyte.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import codecs
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,38 @@ Advance = Callable[[float], object]
 
 _FIELDS = ("id", "image", "conversations")
 _ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where records come from.
+
+    Args:
+        path: What the user named; it stands in messages.
+        files: All files that the entries depend on.
+        read: Yields the entries in order, and tells how many bytes were read.
+        variant: Tells apart what is read from the same files in several ways.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    read: Callable[[Advance], Iterator[Any]]
+    variant: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a file that is not there, before anything is built."""
+        for file in self.files:
+            if not file.is_file():
+                raise InputError(f"{file}: cannot be read (No such file or directory); check the path")
+
+    @classmethod
+    def of(cls, path: str | Path) -> Source:
+        """Return the source of a path that `read_entries` reads.
+
+        Raises:
+            InputError: Nothing is there, or a folder of another kind.
+        """
+        return cls(Path(path), source_files(path), lambda advance: read_entries(path, advance=advance))
 
 
 def source_files(path: str | Path) -> tuple[Path, ...]:

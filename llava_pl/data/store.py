@@ -136,6 +136,24 @@ class RecordStore(Sequence[Record]):
         name, images, roles, texts = (batch.column(column)[place - self._starts[number]].as_py() for column in range(4))
         return Record(name, tuple(map(Turn, roles, texts)), tuple(images))
 
+    @property
+    def num_entries(self) -> int:
+        """How many entries the source has, bad ones included."""
+        return len(self) + len(self.bad)
+
+    def entry(self, place: int) -> Record | BadRecord:
+        """Return what stands at a place of the source.
+
+        Raises:
+            IndexError: The source ends before it.
+        """
+        if not 0 <= place < self.num_entries:
+            raise IndexError(place)
+        index = int(np.searchsorted(self.source_index, place))
+        if index < len(self) and self.source_index[index] == place:
+            return self[index]
+        return self.bad[place - index]  # as many good ones as the index says stand before it
+
     @cached_property
     def bad(self) -> list[BadRecord]:
         """The entries of the source that are no records, in its order."""

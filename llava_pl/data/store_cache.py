@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from llava_pl.data.sources import read_entries, source_files
+from llava_pl.data.sources import Source
 from llava_pl.data.store import STORE_VERSION, Manifest, RecordStore
 from llava_pl.data.store_writer import write_records
 from llava_pl.types import InputError
@@ -30,7 +30,7 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("LLAVA_PL_CACHE") or "~/.cache/llava_pl").expanduser()
 
 
-def open_store(source: str | Path, cache_dir: str | Path | None = None) -> RecordStore:
+def open_store(source: Source | str | Path, cache_dir: str | Path | None = None) -> RecordStore:
     """Return the store of a source, built if the cache holds none of its content.
 
     A store is taken as it is while path, sizes and times of the source's files are those of its manifest; the source
@@ -38,31 +38,30 @@ def open_store(source: str | Path, cache_dir: str | Path | None = None) -> Recor
     ask at once: one builds, the others wait for it.
 
     Args:
-        source: What `read_entries` reads.
+        source: A source, or a path that `Source.of` understands.
         cache_dir: Folder of all stores; `default_cache_dir` by default.
 
     Raises:
         InputError: The source is missing or broken, changes meanwhile, or the cache cannot be written. A wrong record
             is no error here: it is listed in the store's ``bad``.
     """
-    path = Path(source).absolute()
-    files = source_files(source)
-    folder = (
-        Path(cache_dir or default_cache_dir()) / f"{path.stem}-{blake2b(os.fsencode(path), digest_size=8).hexdigest()}"
-    )
-    if (store := _reopen(folder, path, files)) is not None:
+    source = source if isinstance(source, Source) else Source.of(source)
+    path = source.path.absolute()
+    name = blake2b(os.fsencode(path) + source.variant.encode(), digest_size=8).hexdigest()
+    folder = Path(cache_dir or default_cache_dir()) / f"{path.stem}-{name}"
+    if (store := _reopen(folder, source)) is not None:
         return store
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
             # Another process may have built it while this one waited; what it wrote down is what the files are now.
-            store = _reopen(folder, path, files, may_hash=False)
-            return _build(folder, Path(source), files) if store is None else store
+            store = _reopen(folder, source, may_hash=False)
+            return _build(folder, source) if store is None else store
     except OSError as error:
-        size = sum(file.stat().st_size for file in files) / 1e6
+        size = sum(file.stat().st_size for file in source.files) / 1e6
         raise InputError(
-            f"{folder.parent}: cannot store the records of {source} ({error.strerror or error}); make room for about "
-            f"{size:.0f} MB, or set LLAVA_PL_CACHE to another folder"
+            f"{folder.parent}: cannot store the records of {source.path} ({error.strerror or error}); make room for "
+            f"about {size:.0f} MB, or set LLAVA_PL_CACHE to another folder"
         ) from error
 
 
@@ -78,13 +77,13 @@ def _hash_files(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _reopen(folder: Path, source: Path, files: Sequence[Path], *, may_hash: bool = True) -> RecordStore | None:
+def _reopen(folder: Path, source: Source, *, may_hash: bool = True) -> RecordStore | None:
     manifest = Manifest.read(folder)
-    if manifest is None or manifest.source != str(source):
+    if manifest is None or manifest.source != str(source.path.absolute()):
         return None
-    stats = _stats(files)
+    stats = _stats(source.files)
     if manifest.files != stats:
-        if not may_hash or manifest.content != _hash_files(files):
+        if not may_hash or manifest.content != _hash_files(source.files):
             return None
         with suppress(OSError):  # a cache that others may only read is hashed again each time
             replace(manifest, files=stats).write(folder)
@@ -105,18 +104,18 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _build(folder: Path, source: Path, files: Sequence[Path]) -> RecordStore:
+def _build(folder: Path, source: Source) -> RecordStore:
     temporary = folder.with_name(f".{folder.name}.building")
     shutil.rmtree(temporary, ignore_errors=True)  # of a build that was killed: the lock says that nobody writes it
     try:
         temporary.mkdir()
-        stats = _stats(files)
-        with _progress(source, sum(size for _, size, _ in stats)) as advance, ThreadPoolExecutor(1) as pool:
-            content = pool.submit(_hash_files, files)  # beside the parsing: hashing needs no interpreter
-            num_records = write_records(read_entries(source, advance=advance), temporary, where=str(source))
-        if stats != _stats(files):
-            raise InputError(f"{source}: changed while it was read; start again when it is complete")
-        Manifest(STORE_VERSION, str(source.absolute()), stats, content.result(), num_records).write(temporary)
+        stats = _stats(source.files)
+        with _progress(source.path, sum(size for _, size, _ in stats)) as advance, ThreadPoolExecutor(1) as pool:
+            content = pool.submit(_hash_files, source.files)  # beside the parsing: hashing needs no interpreter
+            num_records = write_records(source.read(advance), temporary, where=str(source.path))
+        if stats != _stats(source.files):
+            raise InputError(f"{source.path}: changed while it was read; start again when it is complete")
+        Manifest(STORE_VERSION, str(source.path.absolute()), stats, content.result(), num_records).write(temporary)
         for path in (*temporary.iterdir(), temporary):
             _sync(path)
         if folder.exists():
@@ -141,8 +140,8 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _progress(source: Path, num_bytes: int) -> Iterator[Callable[[float], None]]:
+def _progress(path: Path, num_bytes: int) -> Iterator[Callable[[float], None]]:
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"reading {source.name}, once", total=num_bytes)
+        task = progress.add_task(f"reading {path.name}, once", total=num_bytes)
         yield lambda size: progress.advance(task, size)

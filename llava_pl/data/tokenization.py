@@ -1,7 +1,10 @@
 """Segments to token ids and labels, grown in one pass so that they cannot disagree.
 
 In: the segments of a conversation. Out: ``input_ids`` and ``labels`` of equal length, where each image slot has already
-become the P image tokens that its picture will fill: every length is known before a batch reaches a device.
+become the image tokens that its picture will fill: every length is known before a batch reaches a device.
+
+Two steps: `tokenize_conversation` depends on the text alone, `fill_slots` on the sizes of pictures and on the longest
+sample that is wanted.
 """
 
 from __future__ import annotations
@@ -80,7 +83,41 @@ def encode_conversation(
         RecordError: A turn is malformed, turns do not alternate, an answer is empty, or the conversation is too long.
         InputError: The tokenizer does not know the marks of ``image_start_end``, or has no template.
     """
-    if image_start_end and num_image_tokens and not {IMAGE_START, IMAGE_END} <= tokenizer.get_vocab().keys():
+    encoded = tokenize_conversation(
+        conversations,
+        tokenizer,
+        template=template,
+        has_images=num_image_tokens > 0,
+        image_start_end=image_start_end,
+        is_prompt=is_prompt,
+    )
+    return fill_slots(encoded, num_image_tokens, max_length=max_length, on_too_long=on_too_long)
+
+
+def tokenize_conversation(
+    conversations: Sequence[Turn | Mapping[str, str]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    template: TemplateName,
+    has_images: bool,
+    image_start_end: bool = False,
+    is_prompt: bool = False,
+) -> EncodedConversation:
+    """Return ids and labels of a conversation with a single position for each image slot, whatever the length.
+
+    Args:
+        conversations: As for `encode_conversation`.
+        tokenizer: A fast tokenizer.
+        template: Name of a template.
+        has_images: Whether ``<image>`` is an image slot; else it is literal text.
+        image_start_end: Put ``<im_start>`` and ``<im_end>`` around each slot.
+        is_prompt: The last turn is a question to be answered.
+
+    Raises:
+        RecordError: A turn is malformed, turns do not alternate, or an answer is empty.
+        InputError: The tokenizer does not know the marks of ``image_start_end``, or has no template.
+    """
+    if image_start_end and has_images and not {IMAGE_START, IMAGE_END} <= tokenizer.get_vocab().keys():
         raise InputError(
             f"image_start_end: the tokenizer does not know {IMAGE_START} and {IMAGE_END}; "
             "add them as special tokens, or switch the marks off"
@@ -88,28 +125,19 @@ def encode_conversation(
     segments = render_conversation(
         parse_turns(conversations),
         template,
-        has_images=num_image_tokens > 0,
+        has_images=has_images,
         tokenizer=tokenizer,
         image_start_end=image_start_end,
         is_prompt=is_prompt,
     )
     # A Jinja template writes the BOS itself.
-    encoded = encode_segments(segments, tokenizer, num_image_tokens=num_image_tokens, adds_bos=template != "chat")
-    if max_length is None or len(encoded.input_ids) <= max_length:
-        return encoded
-    if on_too_long == "error":
-        raise RecordError(
-            f"max_length: expected at most {max_length} positions, found {len(encoded.input_ids)}; raise max_length, "
-            "shorten the text, or choose another on_too_long",
-            "too_long",
-        )
-    return _truncate(encoded, max_length)
+    return encode_segments(segments, tokenizer, adds_bos=template != "chat")
 
 
 def encode_segments(
-    segments: Sequence[Segment], tokenizer: PreTrainedTokenizerBase, *, num_image_tokens: int, adds_bos: bool = True
+    segments: Sequence[Segment], tokenizer: PreTrainedTokenizerBase, *, adds_bos: bool = True
 ) -> EncodedConversation:
-    """Return the ids and labels of rendered segments.
+    """Return the ids and labels of rendered segments, a single position for each image slot.
 
     The text between two image slots is tokenized as a whole, because SentencePiece joins across segments.
     """
@@ -125,8 +153,8 @@ def encode_segments(
     labels: list[int] = [IGNORE_INDEX] * len(ids)
     for number, stretch in enumerate(stretches):
         if number > 0:
-            ids += [IMAGE_TOKEN_INDEX] * num_image_tokens
-            labels += [IGNORE_INDEX] * num_image_tokens
+            ids.append(IMAGE_TOKEN_INDEX)
+            labels.append(IGNORE_INDEX)
         # LLaVA: the stretch after an image is tokenized as a text of its own, with SentencePiece's dummy prefix.
         tokens = _encode_text(stretch, tokenizer)
         ids += [token for token, _ in tokens]
@@ -153,13 +181,39 @@ def _encode_text(stretch: Sequence[Segment], tokenizer: PreTrainedTokenizerBase)
     ]
 
 
-def _truncate(encoded: EncodedConversation, max_length: int) -> EncodedConversation:
-    lost_image_tokens = int((encoded.input_ids[max_length:] == IMAGE_TOKEN_INDEX).sum())
-    if lost_image_tokens:
+def fill_slots(
+    encoded: EncodedConversation,
+    num_image_tokens: int,
+    *,
+    max_length: int | None = None,
+    on_too_long: Literal["truncate_text", "error"] = "truncate_text",
+) -> EncodedConversation:
+    """Return a conversation whose image slots have become the image tokens of their pictures.
+
+    Args:
+        encoded: One position for each slot, as `tokenize_conversation` returns it.
+        num_image_tokens: P, the image tokens per picture.
+        max_length: The most positions.
+        on_too_long: As for `encode_conversation`.
+
+    Raises:
+        RecordError: It is too long.
+    """
+    is_slot = encoded.input_ids == IMAGE_TOKEN_INDEX
+    repeats = torch.where(is_slot, num_image_tokens, 1)
+    ids, labels = (values.repeat_interleave(repeats) for values in (encoded.input_ids, encoded.labels))
+    if max_length is None or len(ids) <= max_length:
+        return EncodedConversation(ids, labels)
+    if on_too_long == "error":
         raise RecordError(
-            f"max_length: {max_length} positions end inside or before an image ({lost_image_tokens} image tokens would "
-            f"be lost); expected at least {int((encoded.input_ids == IMAGE_TOKEN_INDEX).nonzero().max()) + 1}",
+            f"max_length: expected at most {max_length} positions, found {len(ids)}; raise max_length, "
+            "shorten the text, or choose another on_too_long",
             "too_long",
         )
-    num_cut = len(encoded.input_ids) - max_length
-    return EncodedConversation(encoded.input_ids[:max_length], encoded.labels[:max_length], num_cut)
+    if lost_image_tokens := int((ids[max_length:] == IMAGE_TOKEN_INDEX).sum()):
+        raise RecordError(
+            f"max_length: {max_length} positions end inside or before an image ({lost_image_tokens} image tokens would "
+            f"be lost); expected at least {int((ids == IMAGE_TOKEN_INDEX).nonzero().max()) + 1}",
+            "too_long",
+        )
+    return EncodedConversation(ids[:max_length], labels[:max_length], len(ids) - max_length)

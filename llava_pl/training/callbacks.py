@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from typing import Any, cast
+from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from llava_pl.training.schedule import is_step_complete
 from llava_pl.training.stages import summarize_parts
 from llava_pl.types import Batch
-
-SKIP_REASONS = ("too_long",)
-"""Why a sample can be left out while training; the data modules' `on_too_long` decides."""
 
 
 class PlanTable(Callback):
@@ -75,62 +68,6 @@ class ScoreTable(Callback):
         for name in ("count", "unparsed"):
             table.add_row(name, *(str(int(metrics[f"{source}{name}"])) for source in sources))
         Console().print(table)
-
-
-class SkipCount(Callback):
-    """Counts the samples that were left out, by reason over the whole world, and says so.
-
-    Training counts from the start of the run and is told of after each epoch; each validation counts for itself.
-    """
-
-    def __init__(self) -> None:
-        self._train: Counter[str] = Counter()
-        self._val: Counter[str] = Counter()
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
-        """Count on this rank."""
-        self._train.update(batch.get("skipped", ()))
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say how many were left out of training so far."""
-        self._say(trainer, pl_module, self._train, "data/skipped")
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start at zero."""
-        self._val.clear()
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count on this rank."""
-        self._val.update(batch.get("skipped", ()))
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say how many were left out of this validation."""
-        self._say(trainer, pl_module, self._val, "val/skipped")
-
-    @staticmethod
-    def _say(trainer: Trainer, pl_module: LightningModule, counts: Counter[str], name: str) -> None:
-        """Add up the ranks; each of them takes part, whatever it has seen itself."""
-        for reason in SKIP_REASONS:
-            count = torch.tensor(counts[reason], device=pl_module.device)
-            total = int(cast("Tensor", trainer.strategy.reduce(count, reduce_op="sum")))
-            if total:
-                pl_module.log(f"{name}/{reason}", float(total), sync_dist=True)  # the mean of equal numbers
-                rank_zero_warn(f"{name}/{reason}: {total:,} samples were left out so far")
 
 
 class Throughput(Callback):

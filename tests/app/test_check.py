@@ -11,7 +11,7 @@ from llava_pl.types import BadRecord, InputError, Record, Turn
 
 def load(zoo, *words):
     data = load_data(["--config", str(zoo / "config.yaml"), *words])
-    return data.parse_train_records(), data.make_encoder()
+    return data.train_entries(), data.make_encoder()
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

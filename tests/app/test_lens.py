@@ -10,7 +10,7 @@ from llava_pl.app.lens import View, look_at, read_row, show_pixels, token_text, 
 from llava_pl.app.load_data import load_data
 from llava_pl.data.collate import collate
 from llava_pl.data.llama_tokenizer import load_tokenizer
-from llava_pl.data.tokenization import encode_segments
+from llava_pl.data.tokenization import encode_segments, fill_slots
 from llava_pl.types import Sample, Segment
 
 SEGMENTS = [
@@ -30,7 +30,7 @@ def tokenizer(tiny_parts):
 
 
 def row_of(tokenizer, change=None):
-    encoded = encode_segments(SEGMENTS, tokenizer, num_image_tokens=2)
+    encoded = fill_slots(encode_segments(SEGMENTS, tokenizer), 2)
     if change:
         change(encoded)
     longer = Sample(

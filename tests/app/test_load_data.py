@@ -35,7 +35,7 @@ def test_neither_model_nor_logger_is_made(zoo, monkeypatch):
     monkeypatch.setattr("lightning.pytorch.loggers.WandbLogger.__init__", refuse)
     words = ["--config", str(zoo / "config.yaml"), "--trainer.logger", "WandbLogger", "--model.init_from", "nowhere"]
     data = load_data(words)
-    assert len(data.parse_train_records()) == 31
+    assert len(data.train_entries()) == 31
 
 
 def test_what_the_parser_refuses_ends_as_in_fit(zoo, capsys):
@@ -62,7 +62,7 @@ def test_scienceqa(zoo):
     data = load_data(["--config", str(zoo / "config.yaml"), *words])
     view = look_at(data, 1)
     assert "".join(token.text for token in view.stretches[-1].tokens) == " The answer is B.<|im_end|>"
-    report = check_records(data.parse_train_records(), data.make_encoder())
+    report = check_records(data.train_entries(), data.make_encoder())
     assert [(bad.index, bad.id, bad.reason) for bad in report.bad] == [(0, "5", "picture_missing")]
 
 

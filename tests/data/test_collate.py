@@ -142,6 +142,6 @@ def test_questions_stay_with_their_rows():
 def test_samples_that_are_left_out_are_named_by_reason():
     left_out = Sample("x", torch.tensor([PAD]), torch.tensor([-100]), torch.empty(0, 3, 2, 2), skipped="too_long")
     batch = collated(LONG, left_out, left_out)
-    assert batch["skipped"] == ["too_long", "too_long"]
+    assert batch["skipped"] == [(None, "too_long"), (None, "too_long")]
     assert (batch["num_tokens"], batch["num_supervised"]) == (5 + 1 + 1, 2)
     assert "skipped" not in collated(LONG, SHORT)

@@ -12,6 +12,7 @@ import torch
 from lightning import LightningModule, Trainer
 from PIL import Image
 
+from llava_pl.data import conversation_datamodule
 from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
 from llava_pl.data.loader import StepLoader
 from llava_pl.types import BadRecord, InputError, RecordError
@@ -313,9 +314,9 @@ def test_a_bad_record_that_the_quarantine_does_not_name_stops_the_run(tiny_parts
 def test_every_record_can_be_asked_for(tiny_parts, records):
     spoil(records, at_3=None)
     options = settings_of(tiny_parts) | {"image_folder": records.parent}
-    parsed = LlavaDataModule(records=records, **options).parse_train_records()
+    parsed = LlavaDataModule(records=records, **options).train_entries()
     assert [index for index, record in enumerate(parsed) if isinstance(record, BadRecord)] == [3]
-    assert LlavaDataModule(**options).parse_train_records() == []
+    assert len(LlavaDataModule(**options).train_entries()) == 0
 
 
 def test_samples_that_are_dropped_leave_order_and_number_of_batches_as_they_are(tiny_parts, records):
@@ -338,14 +339,30 @@ def test_samples_that_are_dropped_count_as_one_token_in_a_grouping(tiny_parts, r
 
 
 def test_longer_than_max_length_stops_the_run_if_asked(tiny_parts, records):
-    data = make_llava(tiny_parts, records, max_length=15, on_too_long="error")
-    assert "max_length: expected at most 15 positions, found 1" in error_of(lambda: list(data.train_dataloader()))
+    found = error_of(lambda: make_llava(tiny_parts, records, max_length=15, on_too_long="error"))
+    assert "record 9 (id '9'): max_length: expected at most 15 positions, found 16" in found
+    assert "2 of 11 records cannot be learned from (too_long 2)" in found
 
 
-def test_an_error_in_a_worker_keeps_its_class(tiny_parts, records):
-    data = make_llava(tiny_parts, records, max_length=4, num_workers=1)
-    with pytest.raises(RecordError, match="image tokens would be lost"):
+def test_an_error_in_a_worker_keeps_its_class(tiny_parts, records, monkeypatch):
+    monkeypatch.setattr(conversation_datamodule, "RETRY_AFTER_SECONDS", ())
+    data = make_llava(tiny_parts, records, num_workers=1)
+    (records.parent / "pictures" / "red.png").unlink()
+    with pytest.raises(RecordError, match="cannot open picture"):
         list(data.train_dataloader())
+
+
+def test_picture_that_is_gone_is_left_out_if_bad_records_are(tiny_parts, records, tmp_path, monkeypatch):
+    monkeypatch.setattr(conversation_datamodule, "RETRY_AFTER_SECONDS", ())
+    (tmp_path / "bad.json").write_text("[]")
+    data = make_llava(tiny_parts, records, bad_records="quarantine", quarantine=tmp_path / "bad.json")
+    (records.parent / "pictures" / "red.png").unlink()
+    with pytest.warns(UserWarning, match="the record is left out"):
+        batches = list(data.train_dataloader())
+    assert [batch["ids"] for batch in batches] == drawn_order(0, 0)
+    assert [pair for batch in batches for pair in batch["skipped"]] == [
+        (int(name), "picture_missing") for names in drawn_order(0, 0) for name in names
+    ]
 
 
 def test_nothing_to_train_on(tiny_parts, records):
@@ -354,9 +371,8 @@ def test_nothing_to_train_on(tiny_parts, records):
 
 
 def test_missing_image_folder(tiny_parts, records, tmp_path):
-    data = make_llava(tiny_parts, records, image_folder=tmp_path / "none")
     expected = f"data.image_folder: {tmp_path / 'none'}: no such folder; check the path"
-    assert error_of(data.train_dataloader) == expected
+    assert error_of(lambda: make_llava(tiny_parts, records, image_folder=tmp_path / "none")) == expected
 
 
 def test_missing_records_file(tiny_parts, records, tmp_path):
@@ -367,21 +383,14 @@ def test_missing_records_file(tiny_parts, records, tmp_path):
 
 
 def test_missing_tokenizer(tiny_parts, records, tmp_path):
-    data = make_llava(tiny_parts, records, tokenizer=str(tmp_path / "none"))
-    assert error_of(data.train_dataloader).startswith(f"no tokenizer at {tmp_path / 'none'}: ")
+    found = error_of(lambda: make_llava(tiny_parts, records, tokenizer=str(tmp_path / "none")))
+    assert found.startswith(f"no tokenizer at {tmp_path / 'none'}: ")
 
 
 def test_start_and_end_marks_that_the_tokenizer_does_not_know(tiny_parts, records):
     """Spelled out in characters, they are another prompt than the one that a checkpoint with marks knows."""
-    data = make_llava(tiny_parts, records, template="mpt", image_start_end=True)
-    try:
-        batch = next(iter(data.train_dataloader()))
-    except InputError as error:
-        assert "image_start_end" in str(error)  # noqa: PT017  refusing is as good as adding the marks
-    else:
-        ids = batch["input_ids"][0].tolist()
-        before, after = ids[ids.index(-200) - 1], ids[ids.index(-200) + 4]
-        assert [data.tokenizer.decode([token]) for token in (before, after)] == ["<im_start>", "<im_end>"]
+    found = error_of(lambda: make_llava(tiny_parts, records, template="mpt", image_start_end=True))
+    assert found.startswith("image_start_end: the tokenizer does not know <im_start> and <im_end>; ")
 
 
 @pytest.mark.parametrize(
@@ -389,7 +398,7 @@ def test_start_and_end_marks_that_the_tokenizer_does_not_know(tiny_parts, record
     [("vicuna_v1", "</s>"), ("llama_2", "</s>"), ("v0", "###"), ("mpt", "<|im_end|>"), ("chat", "</s>")],
 )
 def test_stop_is_what_ends_an_answer(tiny_parts, records, template, stop):
-    assert make_llava(tiny_parts, records, template=template).stop == stop
+    assert make_llava(tiny_parts, records, records=None, template=template).stop == stop
 
 
 @pytest.fixture
@@ -527,4 +536,4 @@ def test_scienceqa_leaves_quarantined_problems_out(tiny_parts, root, tmp_path):
     data = make_scienceqa(tiny_parts, root, **options)
     data.setup("fit")
     assert [record.id for record in data.train_records] == ["1", "0", "3"]
-    assert [record.id for record in data.parse_train_records()] == ["1", "2", "0", "3"]
+    assert [record.id for record in data.train_entries()] == ["1", "2", "0", "3"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from llava_pl.data import dataset as dataset_module
 from llava_pl.data.dataset import QuestionDataset, RecordDataset, SampleEncoder
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
@@ -292,7 +293,71 @@ def test_no_setting_cuts_inside_an_image(tiny_parts, folder):
 
 def test_only_length_is_dropped(tiny_parts, folder):
     with pytest.raises(RecordError, match="cannot open picture"):
-        make_encoder(tiny_parts, folder, max_length=7, on_too_long="drop").encode_record(record("none.png"))
+        make_encoder(tiny_parts, folder, max_length=8, on_too_long="drop").encode_record(record("none.png"))
+    # No picture is opened for a sample that is dropped.
+    dropped = make_encoder(tiny_parts, folder, max_length=7, on_too_long="drop").encode_record(record("none.png"))
+    assert dropped.skipped == "too_long"
+
+
+def test_tokens_at_hand_are_not_made_again(encoder):
+    tokenized = encoder.tokenize(record("red.png"))
+    assert tokenized.input_ids.tolist() == [1, -200, 43, 76, 98]
+    expected = RecordDataset([record("red.png")], encoder)[0]
+    sample = RecordDataset([record("red.png", answer="")], encoder, tokens=[tokenized])[0]
+    assert torch.equal(sample.input_ids, expected.input_ids)
+    assert torch.equal(sample.labels, expected.labels)
+    assert torch.equal(sample.pixel_values, expected.pixel_values)
+
+
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    """The seconds that are waited, which pass at once."""
+    seconds: list[float] = []
+    monkeypatch.setattr(dataset_module.time, "sleep", seconds.append)
+    return seconds
+
+
+def test_picture_that_comes_back_is_learned_from(encoder, folder, waits, monkeypatch):
+    away = (folder / "red.png").rename(folder / "away.png")
+    dataset = RecordDataset([record("red.png")], encoder, retry_after_seconds=(1, 2, 3))
+
+    def wait(seconds):
+        waits.append(seconds)
+        if len(waits) == 2:
+            away.rename(folder / "red.png")
+
+    monkeypatch.setattr(dataset_module.time, "sleep", wait)
+    sample = dataset[0]
+    assert waits == [1, 2]
+    assert sample.skipped is None
+    assert torch.equal(sample.pixel_values[0], pixels_of(encoder, (255, 0, 0)))
+
+
+def test_picture_that_stays_away_stops_the_run_with_its_name(encoder, folder, waits):
+    dataset = RecordDataset([record("none.png", name="17")], encoder, retry_after_seconds=(1, 2))
+    with pytest.raises(RecordError, match="record '17': cannot open picture") as caught:
+        dataset[0]
+    assert caught.value.reason == "picture_missing"
+    assert waits == [1, 2]
+
+
+def test_picture_that_stays_away_is_left_out_aloud_if_asked(encoder, folder, waits):
+    (folder / "torn.png").write_bytes((folder / "red.png").read_bytes()[:40])
+    records = [record("red.png"), record("torn.png", name="17")]
+    dataset = RecordDataset(records, encoder, retry_after_seconds=(1,), skips_broken=True)
+    with pytest.warns(UserWarning, match="record '17': cannot read picture .*; the record is left out"):
+        sample = dataset[1]
+    assert (sample.id, sample.index, sample.skipped) == ("17", 1, "picture_broken")
+    assert sample.labels.tolist() == [IGNORED]
+    assert sample.pixel_values.shape == (0, 3, 16, 16)
+    assert waits == [1]
+
+
+def test_what_waiting_cannot_mend_is_not_tried_again(encoder, waits):
+    dataset = RecordDataset([record("red.png", answer="")], encoder, retry_after_seconds=(1,), skips_broken=True)
+    with pytest.raises(RecordError, match="answer is empty"):
+        dataset[0]
+    assert waits == []
 
 
 def test_cut_tokens_are_counted(tiny_parts, folder):

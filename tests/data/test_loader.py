@@ -4,7 +4,10 @@ Counted too small or too large, some steps would train with another learning rat
 would show it.
 """
 
+import multiprocessing
+import os
 import signal
+import subprocess
 
 import pytest
 import torch
@@ -137,13 +140,20 @@ def test_batches_of_another_size_have_no_place_to_go_on(saved, found):
 
 
 def test_workers_leave_signals_to_the_process_that_trains():
-    handlers = next(iter(StepLoader([0], collate_fn=read_handlers, num_workers=1)))["handlers"]
-    assert handlers == [signal.SIG_IGN] * 3
+    batches = iter(StepLoader([0] * 9, collate_fn=name_process, num_workers=1, prefetch_factor=1))
+    worker = next(batches)["process"]
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        subprocess.run(["kill", f"-{number.value}", str(worker)], check=True)
+    assert [next(batches)["process"] for _ in range(4)] == [worker] * 4
+    # Otherwise this process, which ends its workers in this way if nothing else does, would wait for them forever.
+    os.kill(worker, signal.SIGTERM)
+    (process,) = [child for child in multiprocessing.active_children() if child.pid == worker]
+    process.join(timeout=20)
+    assert process.exitcode == 0
 
 
-def read_handlers(_) -> dict:
-    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
-    return {"handlers": handlers, "num_supervised": 0}
+def name_process(_) -> dict:
+    return {"process": os.getpid(), "num_supervised": 0}
 
 
 def test_random_state_is_left_alone():

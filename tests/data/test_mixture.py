@@ -1,43 +1,69 @@
 """Guards: a source that is seen more or less often than asked for, or an entry that names the wrong record."""
 
+import pickle
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_pl.data.mixture import Mixture, SourceConfig
-from llava_pl.types import InputError, Record
+from llava_pl.data.mixture import Mixed, Mixture, SourceConfig
+from llava_pl.types import InputError
 
 
-def records(prefix, number):
-    return [Record(id=f"{prefix}{index}", turns=()) for index in range(number)]
+def mix(*sources: tuple[str, int, float], seed: int = 0) -> Mixture:
+    labels, sizes, repeats = zip(*sources, strict=True)
+    return Mixture(labels, [np.arange(size) for size in sizes], repeats, seed=seed)
 
 
-def ids(mixture):
-    return [record.id for record in mixture]
+def places(mixture: Mixture) -> list[tuple[int, int]]:
+    return [mixture.locate(index) for index in range(len(mixture))]
 
 
 def test_sources_follow_one_another():
-    mixture = Mixture([("a", records("a", 2), 1.0), ("b", records("b", 3), 2.0)])
-    assert ids(mixture) == ["a0", "a1", "b0", "b1", "b2", "b0", "b1", "b2"]
+    mixture = mix(("a", 2, 1.0), ("b", 3, 2.0))
+    assert places(mixture) == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (1, 0), (1, 1), (1, 2)]
     assert mixture.counts == {"a": 2, "b": 6}
-    assert [mixture.locate(index) for index in (0, 2, 7)] == [(0, 0), (1, 0), (1, 2)]
+
+
+def test_records_that_are_left_out_are_in_no_epoch():
+    mixture = Mixture(["a", "b"], [np.array([1, 4]), np.array([0])], [2, 1])
+    assert places(mixture) == [(0, 1), (0, 4), (0, 1), (0, 4), (1, 0)]
+
+
+def test_what_sources_hold_is_put_in_the_same_order():
+    mixture = Mixture(["a", "b"], [np.array([1, 2]), np.array([0])], [1, 2])
+    assert mixture.gather([np.array([7, 8, 9]), np.array([5])]).tolist() == [8, 9, 5, 5]
+    mixed = pickle.loads(pickle.dumps(Mixed(mixture, ["xyz", "q"])))
+    assert list(mixed) == ["y", "z", "q", "q"]
+    assert len(mixed) == 4
+
+
+def test_entries_are_counted_by_source():
+    mixture = mix(("a", 2, 1.0), ("none", 0, 1.0), ("b", 3, 2.0))
+    assert mixture.count_sources([0, 1, 2, 7, 7]).tolist() == [2, 0, 3]
+    assert mixture.count_sources([]).tolist() == [0, 0, 0]
+
+
+def test_no_sources():
+    mixture = Mixture([], [], [])
+    assert len(mixture) == 0
+    assert mixture.gather([]).tolist() == []
+    assert mixture.counts == {}
 
 
 def test_a_fraction_is_drawn_from_the_seed():
-    sources = [("a", records("a", 100), 0.5)]
-    first, again, other = (ids(Mixture(sources, seed=seed)) for seed in (0, 0, 1))
+    first, again, other = (places(mix(("a", 100, 0.5), seed=seed)) for seed in (0, 0, 1))
     assert first == again != other
     assert len(set(first)) == len(first) == 50
 
 
 @given(sizes=st.lists(st.integers(0, 7), min_size=1, max_size=4), repeats=st.sampled_from([0.25, 0.5, 1.0, 1.5, 3.0]))
 def test_each_record_is_held_as_often_as_asked_for(sizes, repeats):
-    mixture = Mixture([(str(number), records(f"{number}-", size), repeats) for number, size in enumerate(sizes)])
+    mixture = mix(*[(str(number), size, repeats) for number, size in enumerate(sizes)])
     assert len(mixture) == sum(mixture.counts.values())
     for number, size in enumerate(sizes):
-        held = [
-            sum(place == (number, index) for place in map(mixture.locate, range(len(mixture)))) for index in range(size)
-        ]
+        held = [places(mixture).count((number, index)) for index in range(size)]
         assert all(int(repeats) <= times <= int(repeats) + 1 for times in held)
         assert sum(held) == int(repeats) * size + round(size * (repeats % 1))
 
@@ -45,14 +71,14 @@ def test_each_record_is_held_as_often_as_asked_for(sizes, repeats):
 @pytest.mark.parametrize("index", [-1, 5])
 def test_there_is_nothing_beyond_the_ends(index):
     with pytest.raises(IndexError):
-        Mixture([("a", records("a", 5), 1.0)])[index]
+        mix(("a", 5, 1.0)).locate(index)
 
 
 def test_names():
     assert SourceConfig("x/coco.json").label == "coco"
     assert SourceConfig("x/coco.json", name="pictures").label == "pictures"
     with pytest.raises(InputError, match="expected names that differ, found a, a; give a name"):
-        Mixture([("a", [], 1.0), ("a", [], 1.0)])
+        mix(("a", 0, 1.0), ("a", 0, 1.0))
 
 
 @pytest.mark.parametrize("repeats", [0.0, -1.0, float("nan")])

@@ -7,7 +7,8 @@ import pytest
 from llava_pl.data.quarantine import count_reasons, leave_out, read_quarantine, write_quarantine
 from llava_pl.types import BadRecord, InputError, Record, RecordError
 
-RECORDS = [Record("a", ()), BadRecord(1, "b", "roles", "record 1: field 'from'"), Record("c", ()), Record("d", ())]
+BAD = BadRecord(1, "b", "roles", "record 1: field 'from'")
+ENTRIES = [Record("a", ()), BAD, Record("c", ()), Record("d", ())]
 
 
 def error_of(action) -> str:
@@ -41,29 +42,45 @@ def test_what_is_written_is_read_again(tmp_path):
 
 
 def test_exactly_the_named_records_are_left_out_and_counted(write):
-    path = write({"index": 1, "id": "b", "reason": "roles"}, {"index": 3, "id": "d", "reason": "picture_broken"})
+    path = write({"index": 3, "id": "d", "reason": "picture_broken"}, {"index": 1, "id": "b", "reason": "roles"})
     said = []
-    assert leave_out(RECORDS, path, said.append) == [RECORDS[0], RECORDS[2]]
-    assert said == [f"data.quarantine: {path}: 2 of 4 records are left out, roles 1, picture_broken 1"]
+    assert leave_out(ENTRIES, [BAD], path, said.append) == [1, 3]
+    assert said == [f"data.quarantine: {path}: 2 of 4 records are left out, picture_broken 1, roles 1"]
 
 
 def test_an_empty_quarantine_is_said_too(write):
     said = []
     path = write()
-    assert leave_out(RECORDS[2:], path, said.append) == RECORDS[2:]
+    assert leave_out(ENTRIES[2:], [], path, said.append) == []
     assert said == [f"data.quarantine: {path}: 0 of 2 records are left out"]
 
 
 def test_a_bad_record_that_is_not_named_is_an_error(write):
     for path in (None, write({"index": 0, "id": "a", "reason": "roles"})):
-        with pytest.raises(RecordError, match="record 1: field 'from'") as caught:
-            leave_out(RECORDS, path, lambda line: None)
+        said = []
+        with pytest.raises(RecordError) as caught:
+            leave_out(ENTRIES, [BAD], path, said.append)
         assert caught.value.reason == "roles"
+        assert str(caught.value) == (
+            "record 1: field 'from'. 1 of 4 records cannot be learned from (roles 1); mend them, or leave them out: "
+            "write their list with `llava-pl data check --quarantine FILE`, and give it to data.quarantine"
+        )
+        assert said == []
+
+
+def test_several_bad_records_are_listed(write):
+    bad = [BadRecord(place, str(place), "roles" if place else "invalid", f"why {place}") for place in range(1000)]
+    said = []
+    line = error_of(lambda: leave_out(bad, bad, None, said.append))
+    assert line.startswith("why 0. 1,000 of 1,000 records cannot be learned from (roles 999, invalid 1); mend them")
+    assert len(said) == 21
+    assert said[:2] == ["bad record at index 0, invalid: why 0", "bad record at index 1, roles: why 1"]
+    assert said[-1] == "and 980 more; `llava-pl data check` lists them by reason"
 
 
 def test_without_a_quarantine_nothing_is_said():
     said = []
-    assert leave_out(RECORDS[2:], None, said.append) == RECORDS[2:]
+    assert leave_out(ENTRIES[2:], [], None, said.append) == []
     assert said == []
 
 
@@ -77,7 +94,7 @@ def test_without_a_quarantine_nothing_is_said():
 )
 def test_a_quarantine_of_other_data_is_refused(write, entry, found):
     path = write(entry)
-    line = error_of(lambda: leave_out(RECORDS, path, lambda line: None))
+    line = error_of(lambda: leave_out(ENTRIES, [BAD], path, lambda line: None))
     assert line.startswith(f"data.quarantine: {path}: {found}")
     assert "llava-pl data check" in line
 

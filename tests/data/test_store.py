@@ -191,3 +191,16 @@ def test_arrays_and_texts_of_different_builds(store):
         f"{store.path}: the store is damaged (expected 3 records, found 3 with 5 numbers); delete the folder, it is "
         "built anew"
     )
+
+
+def test_entries_are_those_of_the_source_bad_ones_included(tmp_path):
+    good, wrong = {"id": "a", "conversations": [ANSWERED]}, {"id": "w"}
+    (tmp_path / "records.json").write_text(json.dumps([wrong, good, good | {"id": "b"}, wrong, 7, good | {"id": "c"}]))
+    store = open_store(tmp_path / "records.json", tmp_path / "cache")
+    assert (len(store), store.num_entries) == (3, 6)
+    entries = [store.entry(place) for place in range(6)]
+    assert [entry.id for entry in entries] == ["w", "a", "b", "w", "", "c"]
+    assert [entry.index for entry in entries if isinstance(entry, BadRecord)] == [0, 3, 4]
+    for place in (-1, 6):
+        with pytest.raises(IndexError):
+            store.entry(place)

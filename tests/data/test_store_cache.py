@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llava_pl.data import store_cache
+from llava_pl.data import sources, store_cache
 from llava_pl.data.store import RecordStore
 from llava_pl.data.store_cache import default_cache_dir, open_store
 from llava_pl.types import InputError
@@ -69,7 +69,7 @@ def test_second_opening_reads_nothing(source, cache, calls, monkeypatch):
     first = open_store(source, cache)
     assert sorted(calls) == ["_hash_files", "write_records"]
     calls.clear()
-    monkeypatch.setattr(store_cache, "read_entries", None)
+    monkeypatch.setattr(sources, "read_entries", None)
     second = open_store(str(source), str(cache))
     assert calls == []
     assert ids(first) == ids(second) == ["a", "b"]
@@ -144,8 +144,8 @@ def test_remains_of_a_killed_build_are_ignored_and_removed(source, cache):
 
 def test_process_killed_within_a_build_leaves_no_lock_and_no_store(source, cache):
     code = (
-        "import os, sys; from llava_pl.data import store_cache; "
-        "store_cache.read_entries = lambda *_, **settings: (os.kill(os.getpid(), 9) for _ in (1,)); "
+        "import os, sys; from llava_pl.data import sources, store_cache; "
+        "sources.read_entries = lambda *_, **settings: (os.kill(os.getpid(), 9) for _ in (1,)); "
         "store_cache.open_store(*sys.argv[1:])"
     )
     result = subprocess.run([sys.executable, "-c", code, source, cache], cwd=Path(__file__).parents[2], check=False)

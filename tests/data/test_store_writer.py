@@ -32,7 +32,13 @@ def test_columns_and_numbers(tmp_path, monkeypatch):
     assert np.load(tmp_path / "num_images.npy").tolist() == [1, 0, 1]
     assert np.load(tmp_path / "num_characters.npy").tolist() == [19, 6, 19]
     assert json.loads((tmp_path / "bad.json").read_text()) == [
-        [2, "invalid", "x.json: record 2 (id 3): field 'conversations': expected a non-empty list, found nothing"]
+        {
+            "index": 2,
+            "id": "3",
+            "reason": "invalid",
+            "images": [],
+            "message": "x.json: record 2 (id 3): field 'conversations': expected a non-empty list, found nothing",
+        }
     ]
 
 
@@ -47,4 +53,5 @@ def test_batches_are_cut_where_texts_are_long(tmp_path, monkeypatch):
 def test_no_good_record(tmp_path, entries):
     assert write_records(entries, tmp_path, where="x.json") == 0
     assert pa.ipc.open_file(tmp_path / "records.arrow").read_all().num_rows == 0
-    assert [reason for _, reason, _ in json.loads((tmp_path / "bad.json").read_text())] == ["invalid"] * len(entries)
+    bad = json.loads((tmp_path / "bad.json").read_text())
+    assert [entry["reason"] for entry in bad] == ["invalid"] * len(entries)

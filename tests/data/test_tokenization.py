@@ -231,20 +231,20 @@ def test_eos_of_the_tokenizer_is_not_read_before_an_image(tiny_parts):
 
 
 def test_image_first_is_preceded_by_the_bos(characters):
-    encoded = encode_segments([Segment("<image>", "image"), Segment("a", "answer")], characters, num_image_tokens=1)
+    encoded = encode_segments([Segment("<image>", "image"), Segment("a", "answer")], characters)
     assert encoded.input_ids.tolist() == as_ids("^@a")
     assert encoded.labels.tolist() == as_labels("..a")
 
 
 def test_bos_before_an_answer_is_not_supervised(characters):
-    encoded = encode_segments([Segment("ab", "answer"), Segment("c", "prompt")], characters, num_image_tokens=0)
+    encoded = encode_segments([Segment("ab", "answer"), Segment("c", "prompt")], characters)
     assert encoded.input_ids.tolist() == as_ids("^abc")
     assert encoded.labels.tolist() == as_labels(".ab.")
 
 
 def test_segments_without_bos(characters):
     segments = [Segment("ab", "prompt"), Segment("cd", "answer"), Segment("e", "prompt"), Segment("f", "answer")]
-    encoded = encode_segments(segments, characters, num_image_tokens=0, adds_bos=False)
+    encoded = encode_segments(segments, characters, adds_bos=False)
     assert encoded.input_ids.tolist() == as_ids("abcdef")
     assert encoded.labels.tolist() == as_labels("..cd.f")
 
@@ -311,7 +311,7 @@ def as_bytes(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[str]:
 def test_token_across_a_border_is_split_there(byte_pairs):
     r"""The text holds "\n\n", half prompt, half answer; while answering, the model reads the prompt's "\n" alone."""
     segments = [Segment("q:\n", "prompt"), Segment("\nYes\n\n", "answer"), Segment("r", "prompt")]
-    encoded = encode_segments(segments, byte_pairs, num_image_tokens=0)
+    encoded = encode_segments(segments, byte_pairs)
     ids, labels = encoded.input_ids.tolist(), encoded.labels.tolist()
     assert as_bytes(byte_pairs, ids) == ["<s>", "q", ":", "\n", "\n", "Y", "e", "s", "\n\n", "r"]
     assert [label != IGNORED for label in labels] == [False] * 4 + [True] * 5 + [False]
@@ -320,7 +320,7 @@ def test_token_across_a_border_is_split_there(byte_pairs):
 
 def test_tokens_within_borders_are_not_split(byte_pairs):
     segments = [Segment("q:\n\n", "prompt"), Segment("Yes\n\n", "answer")]
-    encoded = encode_segments(segments, byte_pairs, num_image_tokens=0)
+    encoded = encode_segments(segments, byte_pairs)
     assert as_bytes(byte_pairs, encoded.input_ids.tolist()) == ["<s>", "q", ":", "\n\n", "Y", "e", "s", "\n\n"]
     assert (encoded.labels != IGNORED).tolist() == [False] * 4 + [True] * 4
 
@@ -333,12 +333,12 @@ def test_border_across_a_token_after_an_image(byte_pairs):
         Segment("q\n", "prompt"),
         Segment("\nb", "answer"),
     ]
-    encoded = encode_segments(segments, byte_pairs, num_image_tokens=2)
+    encoded = encode_segments(segments, byte_pairs)
     bos, a, breaks, q, one_break, b = (
         byte_pairs(text, add_special_tokens=False)["input_ids"][0] for text in ("<s>", "a", "\n\n", "q", "\n", "b")
     )
-    assert encoded.input_ids.tolist() == [bos, a, breaks, IMAGE, IMAGE, q, one_break, one_break, b]
-    assert encoded.labels.tolist() == [IGNORED] * 7 + [one_break, b]
+    assert encoded.input_ids.tolist() == [bos, a, breaks, IMAGE, q, one_break, one_break, b]
+    assert encoded.labels.tolist() == [IGNORED] * 6 + [one_break, b]
 
 
 def test_training_reads_the_prompt_of_evaluation_across_a_merged_border(byte_pairs):

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from llava_pl.models.llava import LlavaModel
 from llava_pl.training import callbacks
-from llava_pl.training.callbacks import PlanTable, ScoreTable, SkipCount, Throughput
+from llava_pl.training.callbacks import PlanTable, ScoreTable, Throughput
 from llava_pl.training.optim import OptimConfig
 from llava_pl.training.stages import PLANS, apply_plan
 
@@ -182,47 +182,3 @@ def test_speed_is_that_of_the_whole_world(tmp_path, monkeypatch):
     batch = {"num_tokens": 10, "pixel_values": torch.empty(3, 3, 2, 2)}
     throughput.on_train_batch_end(trainer, module, None, batch, 0)
     assert logged == {"perf/tokens_per_s": 20.0, "perf/images_per_s": 6.0}
-
-
-class Rank:
-    """What the counter asks of a trainer: three ranks that have all counted the same."""
-
-    def __init__(self):
-        self.strategy = SimpleNamespace(reduce=lambda tensor, reduce_op: 3 * tensor)
-
-
-def count_skips(phase, *batches):
-    """Return what is logged of batches with these reasons, in two epochs."""
-    logged, counter = [], SkipCount()
-    module = SimpleNamespace(device="cpu", log=lambda name, value, sync_dist: logged.append((name, value)))
-    for _ in range(2):
-        if phase == "validation":
-            counter.on_validation_epoch_start(Rank(), module)
-        for skipped in batches:
-            batch = {"skipped": skipped} if skipped else {}
-            getattr(counter, f"on_{phase}_batch_end")(Rank(), module, None, batch, 0)
-        getattr(counter, f"on_{phase}_epoch_end")(Rank(), module)
-    return logged
-
-
-@pytest.mark.filterwarnings("ignore:.*samples were left out so far")
-@pytest.mark.parametrize(
-    ("phase", "expected"),
-    [
-        ("train", [("data/skipped/too_long", 9.0), ("data/skipped/too_long", 18.0)]),
-        ("validation", [("val/skipped/too_long", 9.0), ("val/skipped/too_long", 9.0)]),
-    ],
-)
-def test_skipped_samples_are_counted_over_the_world(phase, expected):
-    assert count_skips(phase, ["too_long"], [], ["too_long", "too_long"]) == expected
-
-
-def test_skipped_samples_are_said():
-    with pytest.warns(UserWarning, match="data/skipped/too_long: 3 samples were left out so far"):
-        count_skips("train", ["too_long"])
-
-
-@pytest.mark.parametrize("phase", ["train", "validation"])
-def test_nothing_is_logged_where_nothing_was_skipped(recwarn, phase):
-    assert count_skips(phase, []) == []
-    assert not list(recwarn)

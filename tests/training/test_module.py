@@ -253,8 +253,8 @@ def test_batches_that_supervise_nothing_are_counted_and_change_nothing(setup, re
     module = setup.module()
     module.configure_model()
     before = {name: parameter.clone() for name, parameter in module.model.named_parameters()}
-    # The template's opening words alone are longer than that, so no answer is left.
-    data = setup.data(tmp_path / "text.json", max_length=20)
+    # The template's opening words alone are longer than that.
+    data = setup.data(tmp_path / "text.json", max_length=20, on_too_long="drop")
     with pytest.warns(UserWarning, match=r"batch of samples r\d, r\d supervises nothing \(2 such batches so far\)"):
         setup.fit(module, data)
     assert (len(entries), module.num_unsupervised_batches) == (4, 2)

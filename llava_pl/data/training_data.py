@@ -1,0 +1,188 @@
+"""The sources of a run, opened and counted: what they hold, what is wrong with it, and what an epoch is made of.
+
+In: sources, and the encoder of samples. Out: a `TrainingData`, whose records, tokens and lengths the data modules hand
+to their loaders.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llava_pl.data.encoded import EncodedRecords
+from llava_pl.data.mixture import Mixed, Mixture
+from llava_pl.data.quarantine import leave_out
+from llava_pl.data.sources import Source
+from llava_pl.data.store import RecordStore
+from llava_pl.data.store_cache import open_store
+from llava_pl.data.tokenization import EncodedConversation
+from llava_pl.types import BadRecord, Record
+
+if TYPE_CHECKING:
+    from llava_pl.data.dataset import SampleEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSource:
+    """A source of a run.
+
+    Args:
+        label: What it is called in logs.
+        source: Where its records come from.
+        repeats: How often an epoch holds each of them; see `mixture.SourceConfig`.
+    """
+
+    label: str
+    source: Source
+    repeats: float = 1.0
+
+
+class Entries(Sequence[Record | BadRecord]):
+    """All entries of several stores, one source after the other, bad ones included: what a quarantine counts in.
+
+    Args:
+        stores: Opened stores.
+    """
+
+    def __init__(self, stores: Sequence[RecordStore]) -> None:
+        self._stores = tuple(stores)
+        self.starts = [0, *accumulate(store.num_entries for store in self._stores)]
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def __getitem__(self, place: int) -> Record | BadRecord:  # type: ignore[override]  # no slices: nobody asks
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        number = bisect_right(self.starts, place) - 1
+        entry = self._stores[number].entry(place - self.starts[number])
+        return replace(entry, index=place) if isinstance(entry, BadRecord) else entry
+
+
+class TrainingData:
+    """What a run learns from.
+
+    Args:
+        sources: In order; no label twice.
+        encoder: Makes the samples.
+        cache_dir: Folder of all stores; by default `store_cache.default_cache_dir`.
+        has_tokens: Keep and use the token ids of all records.
+        num_workers: Processes that encode what has not been encoded before.
+        quarantine: File of the entries that are left out, None for none.
+        seed: Of the draw of a fraction of a source.
+        say: Called with one line at a time.
+
+    Attributes:
+        entries: All entries, in the order that a quarantine counts in.
+        mixture: Which records an epoch holds.
+        records: These records.
+        tokens: Their tokens, None if they are not kept.
+
+    Raises:
+        InputError: A source, the quarantine or a setting is wrong.
+        RecordError: A record that cannot be learned from is not in the quarantine.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[TrainingSource],
+        encoder: SampleEncoder,
+        *,
+        cache_dir: str | Path | None = None,
+        has_tokens: bool = False,
+        num_workers: int = 0,
+        quarantine: str | Path | None = None,
+        seed: int = 0,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.sources = tuple(sources)
+        self._stores = [open_store(source.source, cache_dir) for source in sources]
+        self._encoded = [
+            EncodedRecords.of(store, encoder, has_tokens=has_tokens, num_workers=num_workers) for store in self._stores
+        ]
+        self.entries = Entries(self._stores)
+        self._left_out = np.array(leave_out(self.entries, self._list_bad(), quarantine, say), dtype=np.int64)
+        self.mixture = Mixture(
+            [source.label for source in sources],
+            [np.flatnonzero(~self._is_left_out(number)) for number in range(len(self._stores))],
+            [source.repeats for source in sources],
+            seed=seed,
+        )
+        self.records: Sequence[Record] = Mixed(self.mixture, self._stores)
+        self.tokens: Sequence[EncodedConversation] | None = None
+        if has_tokens:
+            self.tokens = Mixed(self.mixture, [encoded.tokens or () for encoded in self._encoded])
+
+    @property
+    def num_tokens(self) -> NDArray[np.int32]:
+        """The length T of each sample of an epoch."""
+        return self.mixture.gather([encoded.num_tokens for encoded in self._encoded])
+
+    @property
+    def num_words(self) -> NDArray[np.int32]:
+        """The words of each sample of an epoch, negative without a picture."""
+        return self.mixture.gather([encoded.num_words for encoded in self._encoded])
+
+    @property
+    def content(self) -> str:
+        """Hash of what an epoch holds: the contents of its sources, what is left out of them, and their repeats."""
+        digest = blake2b(digest_size=16)
+        for source, store in zip(self.sources, self._stores, strict=True):
+            digest.update(f"{source.repeats} {store.content} ".encode())
+        digest.update(self._left_out.tobytes())
+        return digest.hexdigest()
+
+    def describe(self) -> list[str]:
+        """Return a line for each source: its records, how long their samples are, and what of them is learned.
+
+        Tokens are those of its samples as they are learned from, image tokens included, each record counted once.
+        """
+        return [
+            f"data.records: {source.label}: {_describe(encoded, ~self._is_left_out(number), source.repeats)}"
+            for number, (source, encoded) in enumerate(zip(self.sources, self._encoded, strict=True))
+        ]
+
+    def _list_bad(self) -> list[BadRecord]:
+        """Return the entries that are no records, and those that cannot be encoded, in order."""
+        bad: list[BadRecord] = []
+        for start, source, store, encoded in zip(
+            self.entries.starts, self.sources, self._stores, self._encoded, strict=False
+        ):
+            bad += [replace(entry, index=start + entry.index) for entry in store.bad]
+            for index, (reason, message) in encoded.bad.items():
+                place, record = int(store.source_index[index]), store[index]
+                where = f"{source.source.path}: record {place} (id {record.id!r})"
+                bad.append(BadRecord(start + place, record.id, reason, f"{where}: {message}", record.images))
+        return sorted(bad, key=lambda entry: entry.index)
+
+    def _is_left_out(self, number: int) -> NDArray[np.bool_]:
+        """Return for each record of a store whether the quarantine names it."""
+        return np.isin(self._stores[number].source_index + self.entries.starts[number], self._left_out)
+
+
+def _describe(encoded: EncodedRecords, is_left: NDArray[np.bool_], repeats: float) -> str:
+    lengths, num_supervised = encoded.num_tokens[is_left], encoded.num_supervised[is_left]
+    parts = [f"{len(lengths):,} records"]
+    if not is_left.all():
+        parts.append(f"{int((~is_left).sum()):,} left out")
+    if num_dropped := int((num_supervised == 0).sum()):
+        parts.append(f"{num_dropped:,} dropped for their length")
+    if repeats != 1:
+        parts.append(f"{repeats:g} times an epoch")
+    if len(lengths):
+        total = int(lengths.sum(dtype=np.int64))
+        median, high = np.percentile(lengths, [50, 95])
+        share = 100 * int(num_supervised.sum(dtype=np.int64)) / total
+        parts.append(
+            f"{total:,} tokens (mean {total / len(lengths):.1f}, p50 {median:.0f}, p95 {high:.0f}), "
+            f"{share:.1f} % supervised"
+        )
+    return ", ".join(parts)

@@ -1,0 +1,162 @@
+"""What a run learned from: samples by source, what was left out and why, and the order of each epoch.
+
+In: the batches of a run. Out: metrics, lines on the terminal, and ``data.json`` in the folder of the run, by which two
+runs can be compared. A checkpoint holds the counts, and refuses to go on with other data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from llava_pl.data.sampler import ResumableSampler
+from llava_pl.types import Batch, InputError
+
+SKIP_REASONS = ("too_long", "picture_missing", "picture_broken")
+"""Why a sample can be left out while training; the data modules' `on_too_long` and `bad_records` decide."""
+
+_STATE = "llava_pl_data_count"
+
+
+class DataCount(Callback):
+    """Counts the samples of each source over the whole world, those that were left out apart, and says so.
+
+    Training counts from the start of the run, across resumes, and is told of after each epoch and at its end; each
+    validation counts for itself.
+
+    Args:
+        run_dir: Folder of the run.
+    """
+
+    def __init__(self, run_dir: str | Path) -> None:
+        self._path = Path(run_dir) / "data.json"
+        self._before: list[list[int]] | None = None
+        self._counts = torch.zeros(0, 1 + len(SKIP_REASONS), dtype=torch.int64)
+        self._val: Counter[str] = Counter()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start at zero, or where the checkpoint left off."""
+        self._counts = torch.zeros(len(_data(trainer).source_labels), 1 + len(SKIP_REASONS), dtype=torch.int64)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say which order the epoch has, and write it down."""
+        sampler = getattr(trainer.train_dataloader, "sampler", None)
+        if not trainer.is_global_zero or not isinstance(sampler, ResumableSampler):
+            return
+        data, epoch, order = _data(trainer).train_data, trainer.current_epoch, sampler.order_hash
+        rank_zero_info(f"data: order {order} of {sampler.num_dataset:,} samples in epoch {epoch}")
+        if data is None or getattr(trainer, "fast_dev_run", False):
+            return
+        found: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
+        orders = {**found.get("orders", {}), str(epoch): order}
+        report = {"content": data.content, "sources": data.describe(), "orders": orders}
+        self._path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Count on this rank."""
+        data, reasons = _data(trainer), dict(batch.get("skipped", ()))
+        for column, reason in enumerate((None, *SKIP_REASONS)):
+            if reason is None or reason in reasons.values():
+                indices = [index for index in batch.get("indices", ()) if reasons.get(index) == reason]
+                self._counts[:, column] += torch.tensor(data.count_sources(indices))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log how many samples of each source were learned from and left out so far."""
+        for label, (num_seen, *skipped) in zip(_data(trainer).source_labels, self._totals(trainer), strict=True):
+            pl_module.log(f"data/seen/{label}", float(num_seen), sync_dist=True)  # the mean of equal numbers
+            for reason, count in zip(SKIP_REASONS, skipped, strict=True):
+                if count:
+                    pl_module.log(f"data/skipped/{label}/{reason}", float(count), sync_dist=True)
+                    rank_zero_warn(f"data/skipped/{label}/{reason}: {count:,} samples were left out so far")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the counts of the whole run."""
+        totals = self._totals(trainer)
+        if not trainer.is_global_zero:
+            return
+        reasons = [reason for column, reason in enumerate(SKIP_REASONS, 1) if any(row[column] for row in totals)]
+        table = Table(title="samples of the run")
+        for name in ("source", "learned from", *(f"left out: {reason}" for reason in reasons)):
+            table.add_column(name, justify="left" if name == "source" else "right")
+        for label, (num_seen, *skipped) in zip(_data(trainer).source_labels, totals, strict=True):
+            counts = dict(zip(SKIP_REASONS, skipped, strict=True))
+            table.add_row(label, f"{num_seen:,}", *(f"{counts[reason]:,}" for reason in reasons))
+        Console().print(table)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start at zero."""
+        self._val.clear()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count on this rank."""
+        self._val.update(reason for _, reason in batch.get("skipped", ()))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log how many samples were left out of this validation."""
+        counts = _sum_over_ranks(trainer, torch.tensor([self._val[reason] for reason in SKIP_REASONS]))
+        for reason, count in zip(SKIP_REASONS, counts.tolist(), strict=True):
+            if count:
+                pl_module.log(f"val/skipped/{reason}", float(count), sync_dist=True)
+                rank_zero_warn(f"val/skipped/{reason}: {count:,} samples were left out")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what the run has learned from so far, and the hash of the data that it goes through."""
+        data = _data(trainer).train_data
+        checkpoint[_STATE] = {"content": data.content if data else None, "counts": self._totals(trainer)}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on counting.
+
+        Raises:
+            InputError: The run went through other data: its place in it means nothing here.
+        """
+        state, data = checkpoint.get(_STATE), _data(trainer).train_data
+        if state is None or trainer.state.fn != "fit":
+            return
+        if data is not None and state["content"] not in (None, data.content):
+            raise InputError(
+                f"ckpt_path: the run went through other training data (expected content {state['content'][:8]}, found "
+                f"{data.content[:8]}); resume with the same records, repeats and quarantine, or start anew with "
+                "--model.init_from"
+            )
+        self._before = state["counts"]
+
+    def _totals(self, trainer: Trainer) -> list[list[int]]:
+        """Return a row for each source, over the whole world: samples learned from, then left out by reason."""
+        totals = _sum_over_ranks(trainer, self._counts)
+        return (totals if self._before is None else totals + torch.tensor(self._before)).tolist()
+
+
+def _data(trainer: Trainer) -> Any:  # noqa: ANN401  a data module of ours; `data` is below `training`
+    return trainer.datamodule  # type: ignore[attr-defined]
+
+
+def _sum_over_ranks(trainer: Trainer, counts: Tensor) -> Tensor:
+    if trainer.world_size == 1:
+        return counts
+    return cast("Tensor", trainer.strategy.reduce(counts.to(trainer.strategy.root_device), reduce_op="sum")).cpu()

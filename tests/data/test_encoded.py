@@ -1,0 +1,199 @@
+"""Guards against lengths, mistakes or tokens of another tokenizer, template or record, and against encoding twice."""
+
+import json
+import os
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from llava_pl.data import encoded as module
+from llava_pl.data.dataset import SampleEncoder
+from llava_pl.data.encoded import EncodedRecords, TokenCache
+from llava_pl.data.image import ImageTransform
+from llava_pl.data.llama_tokenizer import load_tokenizer
+from llava_pl.data.store import RecordStore
+from llava_pl.data.store_cache import open_store
+from llava_pl.types import InputError
+
+ANSWERS = ["Hi", "A dog", "", "No"]
+"""The third record teaches nothing."""
+
+
+@pytest.fixture
+def store(tmp_path) -> RecordStore:
+    entries = [
+        {
+            "id": index,
+            "image": "a.png",
+            "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": answer}],
+        }
+        for index, answer in enumerate(ANSWERS)
+    ]
+    (tmp_path / "records.json").write_text(json.dumps(entries))
+    return open_store(tmp_path / "records.json", tmp_path / "cache")
+
+
+@pytest.fixture
+def encoder(tiny_parts, tmp_path) -> SampleEncoder:
+    return SampleEncoder(
+        tokenizer=load_tokenizer(tiny_parts / "decoder"),
+        image_transform=ImageTransform.from_pretrained(tiny_parts / "encoder"),
+        image_folder=tmp_path,
+        num_image_tokens=4,
+        template="plain",
+    )
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[int]:
+    """Where each stretch of records that is encoded begins."""
+    starts: list[int] = []
+    encode = module._encode_range
+
+    def called(store, encoder, has_tokens, start):
+        starts.append(start)
+        return encode(store, encoder, has_tokens, start)
+
+    monkeypatch.setattr(module, "_encode_range", called)
+    return starts
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("has_tokens", [False, True])
+def test_counts_are_those_of_the_samples(store, encoder, monkeypatch, num_workers, has_tokens):
+    monkeypatch.setattr(module, "_RECORDS_AT_ONCE", 1)
+    for _ in range(2):
+        found = EncodedRecords.of(store, encoder, has_tokens=has_tokens, num_workers=num_workers)
+        # BOS, four image tokens, the answer and a line break.
+        assert found.num_tokens.tolist() == [8, 11, 1, 8]
+        assert found.num_supervised.tolist() == [3, 6, 0, 3]
+        assert found.num_words.tolist() == [2, 3, 1, 2]
+        assert found.bad == {
+            2: ("empty_answer", "turn 1: the answer is empty; nothing can be learned from it, remove the record")
+        }
+        assert found.num_tokens.dtype == found.num_supervised.dtype == found.num_words.dtype == np.int32
+        assert (found.tokens is not None) == has_tokens
+
+
+def test_tokens_are_those_of_the_encoder(store, encoder):
+    tokens = EncodedRecords.of(store, encoder, has_tokens=True).tokens
+    for kept in (tokens, pickle.loads(pickle.dumps(tokens))):
+        assert isinstance(kept, TokenCache)
+        assert len(kept) == 4
+        for index in (0, 1, 3, -1):
+            expected = encoder.tokenize(store[index])
+            assert torch.equal(kept[index].input_ids, expected.input_ids)
+            assert torch.equal(kept[index].labels, expected.labels)
+            assert kept[index].input_ids.dtype == kept[index].labels.dtype == torch.int64
+        assert kept[2].input_ids.tolist() == []
+        with pytest.raises(IndexError):
+            kept[4]
+    kept[0].input_ids[0] = 77  # what is handed out is a copy
+    assert kept[0].input_ids[0] == 1
+
+
+def test_nothing_is_encoded_twice(store, encoder, calls):
+    EncodedRecords.of(store, encoder)
+    EncodedRecords.of(open_store(store.path.parent.parent / "records.json", store.path.parent), encoder)
+    assert calls == [0]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"template": "vicuna_v1"},
+        {"max_length": 6},
+        {"num_image_tokens": 9},
+        {"on_too_long": "drop"},
+        {"image_start_end": True},
+    ],
+)
+def test_what_samples_depend_on_is_encoded_anew(store, encoder, calls, other):
+    EncodedRecords.of(store, encoder)
+    if "image_start_end" in other:
+        with pytest.raises(InputError, match="the tokenizer does not know"):
+            EncodedRecords.of(store, replace(encoder, **other))
+    else:
+        EncodedRecords.of(store, replace(encoder, **other))
+    EncodedRecords.of(store, encoder)
+    assert calls == [0, 0]
+
+
+def test_another_tokenizer_is_another_one(store, encoder, calls, tiny_parts):
+    EncodedRecords.of(store, encoder)
+    tokenizer = load_tokenizer(tiny_parts / "decoder")
+    tokenizer.add_tokens(["dog"])
+    found = EncodedRecords.of(store, replace(encoder, tokenizer=tokenizer))
+    assert found.num_tokens.tolist() == [8, 9, 1, 8]
+    assert calls == [0, 0]
+
+
+def test_lengths_follow_what_is_cut_and_dropped(store, encoder):
+    cut = EncodedRecords.of(store, replace(encoder, max_length=8))
+    assert (cut.num_tokens.tolist(), cut.num_supervised.tolist()) == ([8, 8, 1, 8], [3, 3, 0, 3])
+    dropped = EncodedRecords.of(store, replace(encoder, max_length=8, on_too_long="drop"))
+    assert (dropped.num_tokens.tolist(), dropped.num_supervised.tolist()) == ([8, 1, 1, 8], [3, 0, 0, 3])
+    assert list(dropped.bad) == [2]
+    refused = EncodedRecords.of(store, replace(encoder, max_length=8, on_too_long="error"))
+    assert {index: reason for index, (reason, _) in refused.bad.items()} == {1: "too_long", 2: "empty_answer"}
+    assert refused.bad[1][1].startswith("max_length: expected at most 8 positions, found 11; ")
+
+
+def test_what_supervises_nothing_is_bad(store, encoder):
+    found = EncodedRecords.of(store, replace(encoder, max_length=5))
+    assert found.bad[0] == ("nothing_supervised", "nothing is supervised, after 3 tokens were cut off")
+    assert found.num_tokens.tolist() == [1, 1, 1, 1]
+
+
+def test_process_killed_while_encoding_leaves_nothing_that_is_opened(store, encoder, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        EncodedRecords.of(store, encoder)
+    monkeypatch.undo()
+    assert list(store.path.glob("*encoded*")) == []
+    assert EncodedRecords.of(store, encoder).num_tokens.tolist() == [8, 11, 1, 8]
+
+
+def test_two_processes_that_encode_at_once(store, encoder, monkeypatch):
+    """The second one finds the work done when it wants to put its own there."""
+    write = module._write
+
+    def overtaken(folder, parts):
+        monkeypatch.setattr(module, "_write", write)
+        EncodedRecords.of(store, encoder)
+        folder.mkdir(exist_ok=True)
+        write(folder, parts)
+
+    monkeypatch.setattr(module, "_write", overtaken)
+    monkeypatch.setattr(module.os, "getpid", iter([1, 2, 3]).__next__)
+    assert EncodedRecords.of(store, encoder).num_tokens.tolist() == [8, 11, 1, 8]
+    assert len(list(store.path.glob("*encoded*"))) == 1
+
+
+def test_full_disk(store, encoder, monkeypatch):
+    def fail(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(InputError) as caught:
+        EncodedRecords.of(store, encoder)
+    assert str(caught.value) == (
+        f"{store.path}: cannot store what the records are encoded to (No space left on device); make room, switch "
+        "data.cache_tokens off, or set data.cache_dir to another folder"
+    )
+    assert list(store.path.glob("*encoded*")) == []
+
+
+@pytest.mark.parametrize("has_tokens", [False, True])
+def test_no_records(tmp_path, encoder, has_tokens):
+    (tmp_path / "records.json").write_text("[]")
+    store = open_store(tmp_path / "records.json", tmp_path / "cache")
+    found = EncodedRecords.of(store, encoder, has_tokens=has_tokens)
+    assert found.num_tokens.tolist() == found.num_supervised.tolist() == []
+    assert not has_tokens or list(found.tokens) == []

@@ -1,0 +1,143 @@
+"""Guards: a run that learns from other records than it says, or from one that is bad, or is told wrong figures."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llava_pl.data.dataset import SampleEncoder
+from llava_pl.data.image import ImageTransform
+from llava_pl.data.llama_tokenizer import load_tokenizer
+from llava_pl.data.sources import Source
+from llava_pl.data.training_data import Entries, TrainingData, TrainingSource
+from llava_pl.types import BadRecord, RecordError
+
+
+@pytest.fixture
+def encoder(tiny_parts, tmp_path) -> SampleEncoder:
+    return SampleEncoder(
+        tokenizer=load_tokenizer(tiny_parts / "decoder"),
+        image_transform=ImageTransform.from_pretrained(tiny_parts / "encoder"),
+        image_folder=tmp_path,
+        num_image_tokens=4,
+        template="plain",
+    )
+
+
+def entry(name: str, answer: str = "Hi") -> dict:
+    turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": answer}]
+    return {"id": name, "image": "a.png", "conversations": turns}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(label: str, *entries: object, repeats: float = 1.0) -> TrainingSource:
+        path = tmp_path / f"{label}.json"
+        path.write_text(json.dumps(list(entries)))
+        return TrainingSource(label, Source.of(path), repeats)
+
+    return write
+
+
+def quarantine(tmp_path: Path, *places: tuple[int, str]) -> Path:
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps([{"index": index, "id": name, "reason": "roles"} for index, name in places]))
+    return path
+
+
+def open_data(sources, encoder, tmp_path, **options) -> TrainingData:
+    return TrainingData(sources, encoder, cache_dir=tmp_path / "cache", **options)
+
+
+def ids(records) -> list[str]:
+    return [record.id for record in records]
+
+
+def test_sources_are_one_after_the_other(write, encoder, tmp_path):
+    sources = [write("a", entry("a0"), entry("a1", "A dog")), write("b", entry("b0", "No."), repeats=2)]
+    data = open_data(sources, encoder, tmp_path)
+    assert ids(data.records) == ["a0", "a1", "b0", "b0"]
+    assert data.num_tokens.tolist() == [8, 11, 9, 9]
+    assert data.num_words.tolist() == [2, 3, 2, 2]
+    assert data.tokens is None
+    assert data.mixture.counts == {"a": 2, "b": 2}
+
+
+def test_tokens_are_kept_on_request(write, encoder, tmp_path):
+    data = open_data([write("a", entry("a0")), write("b", entry("b0", "No."))], encoder, tmp_path, has_tokens=True)
+    for record, tokens in zip(data.records, data.tokens, strict=True):
+        assert torch.equal(tokens.input_ids, encoder.tokenize(record).input_ids)
+
+
+def test_places_of_bad_records_count_through_all_sources(write, encoder, tmp_path):
+    sources = [write("a", entry("a0"), {"id": "w"}), write("b", entry("b0", ""), entry("b1"))]
+    with pytest.raises(RecordError) as caught:
+        open_data(sources, encoder, tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'a.json'}: record 1 (id 'w'): field 'conversations': expected ")
+    assert ". 2 of 4 records cannot be learned from (invalid 1, empty_answer 1); " in str(caught.value)
+    said = []
+    path = quarantine(tmp_path, (1, "w"), (2, "b0"))
+    data = open_data(sources, encoder, tmp_path, quarantine=path, say=said.append)
+    assert ids(data.records) == ["a0", "b1"]
+    assert said == [f"data.quarantine: {path}: 2 of 4 records are left out, roles 2"]
+    with pytest.raises(RecordError, match=r"b\.json: record 0 \(id 'b0'\): turn 1: the answer is empty; .* 1 of 4 "):
+        open_data(sources, encoder, tmp_path, quarantine=quarantine(tmp_path, (1, "w")))
+
+
+def test_entries_are_numbered_through_all_sources(write, encoder, tmp_path):
+    data = open_data(
+        [write("a", {"id": "v"}, entry("a0")), write("b"), write("c", entry("c0"), {"id": "w"})],
+        encoder,
+        tmp_path,
+        quarantine=quarantine(tmp_path, (0, "v"), (3, "w")),
+    )
+    assert isinstance(data.entries, Entries)
+    assert ids(data.entries) == ["v", "a0", "c0", "w"]
+    assert [found.index for found in data.entries if isinstance(found, BadRecord)] == [0, 3]
+    for place in (-1, 4):
+        with pytest.raises(IndexError):
+            data.entries[place]
+
+
+def test_what_is_left_out_is_neither_counted_nor_repeated(write, encoder, tmp_path):
+    source = write("a", entry("a0"), entry("a1", "A dog"), entry("a2", "No."), repeats=1.5)
+    data = open_data([source], encoder, tmp_path, quarantine=quarantine(tmp_path, (1, "a1")))
+    assert sorted(ids(data.records)) in (["a0", "a0", "a2"], ["a0", "a2", "a2"])
+    assert data.describe() == [
+        "data.records: a: 2 records, 1 left out, 1.5 times an epoch, 17 tokens (mean 8.5, p50 8, p95 9), "
+        "41.2 % supervised"
+    ]
+
+
+def test_figures(write, encoder, tmp_path):
+    sources = [write("a", *[entry(str(n), "x" * (n + 1)) for n in range(100)]), write("none")]
+    assert open_data(sources, encoder, tmp_path).describe() == [
+        # BOS, four image tokens, 1 to 100 letters and a line break, the last two supervised.
+        "data.records: a: 100 records, 5,650 tokens (mean 56.5, p50 56, p95 101), 91.2 % supervised",
+        "data.records: none: 0 records",
+    ]
+    dropping = replace(encoder, max_length=16, on_too_long="drop")
+    assert (
+        open_data(sources, dropping, tmp_path)
+        .describe()[0]
+        .startswith("data.records: a: 100 records, 90 dropped for their length, 205 tokens (mean 2.0")
+    )
+
+
+def test_content_tells_epochs_apart(write, encoder, tmp_path):
+    first = [write("a", entry("a0"), entry("a1"))]
+    contents = [open_data(first, encoder, tmp_path).content, open_data(first, encoder, tmp_path).content]
+    contents += [
+        open_data([replace(first[0], repeats=2.0)], encoder, tmp_path).content,
+        open_data(first, encoder, tmp_path, quarantine=quarantine(tmp_path, (0, "a0"))).content,
+        open_data([write("a", entry("a0"), entry("a1", "No"))], encoder, tmp_path).content,
+    ]
+    assert contents[0] == contents[1]
+    assert len(set(contents)) == 4
+
+
+def test_lengths_are_small_numbers(write, encoder, tmp_path):
+    assert open_data([write("a", entry("a0"))], encoder, tmp_path).num_tokens.dtype == np.int32

@@ -1,0 +1,149 @@
+"""Guards: samples that are counted twice, for another source, or not at all, above all across ranks and resumes."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from llava_pl.training.data_count import DataCount
+from llava_pl.types import InputError
+
+
+def data_of(content="c" * 32):
+    """Two sources: the places below ten and those from there on."""
+    train_data = None if content is None else SimpleNamespace(content=content)
+    return SimpleNamespace(
+        source_labels=("a", "b"),
+        count_sources=lambda indices: [sum(i < 10 for i in indices), sum(i >= 10 for i in indices)],
+        train_data=train_data,
+    )
+
+
+def trainer_of(world_size=1, content="c" * 32):
+    """What the counter asks of a trainer; all ranks have counted the same."""
+    strategy = SimpleNamespace(reduce=lambda counts, reduce_op: world_size * counts, root_device="cpu")
+    return SimpleNamespace(
+        world_size=world_size,
+        strategy=strategy,
+        datamodule=data_of(content),
+        is_global_zero=True,
+        state=SimpleNamespace(fn="fit"),
+        train_dataloader=None,
+    )
+
+
+class Log(dict):
+    def log(self, name, value, sync_dist):
+        self[name] = value
+
+
+def batch(*indices, **skipped):
+    return {"indices": list(indices), "skipped": [(int(key[1:]), reason) for key, reason in skipped.items()]}
+
+
+def count(counter, trainer, *batches):
+    """Return what is logged after an epoch of these batches."""
+    log = Log()
+    for each in batches:
+        counter.on_train_batch_end(trainer, log, None, each, 0)
+    counter.on_train_epoch_end(trainer, log)
+    return log
+
+
+@pytest.fixture
+def counter(tmp_path):
+    return DataCount(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*samples were left out so far")
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_samples_are_counted_by_source_over_the_world(counter, world_size):
+    trainer = trainer_of(world_size)
+    counter.on_train_start(trainer, None)
+    batches = [batch(0, 11, 12), {"indices": [1]}, batch(2, 13, i13="too_long"), {}]
+    seen = {"data/seen/a": 3.0 * world_size, "data/seen/b": 2.0 * world_size}
+    left_out = {"data/skipped/b/too_long": 1.0 * world_size}
+    assert count(counter, trainer, *batches) == seen | left_out
+    # The next epoch goes on counting.
+    more = count(counter, trainer, batch(5, i5="picture_broken"))
+    assert more == seen | left_out | {"data/skipped/a/picture_broken": 1.0 * world_size}
+
+
+def test_what_is_left_out_is_said(counter):
+    counter.on_train_start(trainer_of(), None)
+    with pytest.warns(UserWarning, match="data/skipped/a/too_long: 2 samples were left out so far"):
+        count(counter, trainer_of(), batch(0, 1, 2, i0="too_long", i1="too_long"))
+
+
+def test_a_resumed_run_goes_on_counting(counter, tmp_path):
+    trainer, checkpoint = trainer_of(2), {}
+    counter.on_train_start(trainer, None)
+    count(counter, trainer, batch(0, 11))
+    counter.on_save_checkpoint(trainer, None, checkpoint)
+    again = DataCount(tmp_path)
+    again.on_load_checkpoint(trainer, None, checkpoint)
+    again.on_train_start(trainer, None)
+    assert count(again, trainer, batch(1)) == {"data/seen/a": 4.0, "data/seen/b": 2.0}
+
+
+@pytest.mark.parametrize(("content", "is_refused"), [("c" * 32, False), ("d" * 32, True), (None, False)])
+def test_other_data_is_refused(counter, content, is_refused):
+    checkpoint = {}
+    counter.on_train_start(trainer_of(), None)
+    counter.on_save_checkpoint(trainer_of(), None, checkpoint)
+    if not is_refused:
+        counter.on_load_checkpoint(trainer_of(content=content), None, checkpoint)
+        return
+    with pytest.raises(InputError) as caught:
+        counter.on_load_checkpoint(trainer_of(content=content), None, checkpoint)
+    assert str(caught.value) == (
+        "ckpt_path: the run went through other training data (expected content cccccccc, found dddddddd); resume with "
+        "the same records, repeats and quarantine, or start anew with --model.init_from"
+    )
+
+
+def test_other_data_is_no_matter_in_evaluation(counter):
+    checkpoint = {}
+    counter.on_train_start(trainer_of(), None)
+    counter.on_save_checkpoint(trainer_of(), None, checkpoint)
+    trainer = trainer_of(content="d" * 32)
+    trainer.state.fn = "validate"
+    counter.on_load_checkpoint(trainer, None, checkpoint)
+
+
+@pytest.mark.filterwarnings("ignore:.*samples were left out")
+def test_each_validation_counts_for_itself(counter):
+    for _ in range(2):
+        log = Log()
+        counter.on_validation_epoch_start(trainer_of(2), log)
+        counter.on_validation_batch_end(trainer_of(2), log, None, {"skipped": [(None, "too_long")]}, 0)
+        counter.on_validation_batch_end(trainer_of(2), log, None, {}, 0)
+        counter.on_validation_epoch_end(trainer_of(2), log)
+        assert log == {"val/skipped/too_long": 2.0}
+
+
+def test_nothing_is_logged_where_nothing_was_left_out(counter, recwarn):
+    log = Log()
+    counter.on_validation_epoch_start(trainer_of(), log)
+    counter.on_validation_batch_end(trainer_of(), log, None, {}, 0)
+    counter.on_validation_epoch_end(trainer_of(), log)
+    assert log == {}
+    assert not list(recwarn)
+
+
+def test_the_end_shows_the_whole_run(counter, capsys):
+    counter.on_train_start(trainer_of(), None)
+    counter.on_train_batch_end(trainer_of(), None, None, batch(*range(9), 11, 12, i12="picture_missing"), 0)
+    counter.on_train_end(trainer_of(), None)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["\u2502", "a", "\u2502", "9", "\u2502", "0", "\u2502"] in lines
+    assert ["\u2502", "b", "\u2502", "1", "\u2502", "1", "\u2502"] in lines
+
+
+def test_counts_are_whole_numbers(counter):
+    checkpoint = {}
+    counter.on_train_start(trainer_of(), None)
+    counter.on_train_batch_end(trainer_of(), None, None, batch(0), 0)
+    counter.on_save_checkpoint(trainer_of(), None, checkpoint)
+    assert checkpoint["llava_pl_data_count"]["counts"] == [[1, 0, 0, 0], [0, 0, 0, 0]]
+    assert torch.tensor(checkpoint["llava_pl_data_count"]["counts"]).dtype == torch.int64

@@ -162,12 +162,12 @@ def assert_goes_on(first: Split, second: Split, *words: str, strikes: Iterable[d
 
 
 VALIDATES = ("--data.val_records", "val.json", "--trainer.val_check_interval", "0.5")
-"""After half an epoch: two steps in each of the splits, and four."""
+"""After two steps of an epoch and after four, in each split that is used with it."""
 
 
 def test_other_micro_batches(root):
     """Also at the end of an epoch, which has a shorter step."""
-    assert_goes_on((1, 3, 2), (1, 2, 3), strikes=[{"step": 3}, {"step": 5}])
+    assert_goes_on((1, 2, 3), (1, 6, 1), strikes=[{"step": 3}, {"step": 5}])
 
 
 def test_validation_that_was_not_finished(root):
@@ -179,7 +179,7 @@ def test_packed_micro_batches(root):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("first", "second"), [((1, 3, 2), (1, 1, 6)), ((1, 1, 6), (1, 2, 3)), ((1, 2, 3), (1, 6, 1))])
+@pytest.mark.parametrize(("first", "second"), [((1, 3, 2), (1, 1, 6)), ((1, 1, 6), (1, 2, 3)), ((1, 2, 3), (1, 3, 2))])
 @pytest.mark.parametrize(
     "words",
     [

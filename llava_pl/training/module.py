@@ -162,8 +162,9 @@ class LlavaModule(LightningModule):
             return self.predict_step(batch, batch_idx)
         # Weighted by tokens, so that the mean does not depend on how rows fell into batches. Logged for a batch without
         # any, too: the other ranks would wait forever for one that has only such batches.
-        loss = self(batch).mean
-        self.log("val/loss", loss, batch_size=batch["num_supervised"], sync_dist=True, add_dataloader_idx=False)
+        # Times the ranks, because Lightning 2.6.6 divides the weights by them and rounds down.
+        weight = batch["num_supervised"] * self.trainer.world_size
+        self.log("val/loss", self(batch).mean, batch_size=weight, sync_dist=True, add_dataloader_idx=False)
         return None
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[str]]:

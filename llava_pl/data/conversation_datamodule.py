@@ -19,15 +19,14 @@ from torch.utils.data import DataLoader, Dataset
 from llava_pl.data.collate import collate
 from llava_pl.data.dataset import PackedDataset, QuestionDataset, RecordDataset, SampleEncoder
 from llava_pl.data.image import ImageTransform
-from llava_pl.data.lengths import count_words
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.loader import StepLoader
 from llava_pl.data.ordering import Grouping
 from llava_pl.data.packing import pack
-from llava_pl.data.sampler import EachOnceSampler, PackedSampler, ResumableSampler
+from llava_pl.data.sampler import EachOnceSampler, PackedSampler, ResumableSampler, check_budget
 from llava_pl.data.store_cache import open_store
 from llava_pl.data.templates import TEMPLATES, TemplateName
-from llava_pl.data.training_data import Entries, TrainingData, TrainingSource
+from llava_pl.data.training_data import Entries, GivenRecords, TrainingData, TrainingSource
 from llava_pl.types import BadRecord, InputError, OnTooLong, Record, Sample
 
 if TYPE_CHECKING:
@@ -73,6 +72,8 @@ class ConversationDataModule(LightningDataModule):
         is_packed: Put the samples of a micro batch one after the other into a single row instead of padding them, dealt
             so that all micro batches have about the same number of tokens; `batch_size` is then the average. The
             samples of a global batch stay those of `grouping`, "none" and "balanced" being the same.
+        token_budget: The most positions of a micro batch, image tokens and padding included: what fits into a device's
+            memory. A run with a larger one is refused before its first step.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class ConversationDataModule(LightningDataModule):
         seed: int = 0,
         grouping: Grouping = "none",
         is_packed: bool = False,
+        token_budget: int | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -106,6 +108,7 @@ class ConversationDataModule(LightningDataModule):
             ("eval_batch_size", eval_batch_size or 1, 1),
             ("num_workers", num_workers, 0),
             ("max_length", max_length, 1),
+            ("token_budget", token_budget or 1, 1),
         ):
             if value < least:
                 raise InputError(f"data.{name}: expected at least {least}, found {value}")
@@ -125,8 +128,8 @@ class ConversationDataModule(LightningDataModule):
         self.seed = seed
         self.grouping: Grouping = grouping
         self.is_packed = is_packed
-        self.train_data: TrainingData | None = None
-        self.train_records: Sequence[Record] = ()
+        self.token_budget = token_budget
+        self.train_data: TrainingData | GivenRecords = GivenRecords((), self.make_encoder)
         self.val_datasets: list[Dataset[Sample]] = []
         self._tokenizer_path = tokenizer
         self._image_processor = image_processor
@@ -142,7 +145,6 @@ class ConversationDataModule(LightningDataModule):
         self._quarantine = quarantine
         self._cache_dir = cache_dir
         self._cache_tokens = cache_tokens
-        self._lengths: Sequence[int] | None = None
         self.encoder: SampleEncoder | None = None
 
     def make_encoder(self) -> SampleEncoder:
@@ -194,11 +196,19 @@ class ConversationDataModule(LightningDataModule):
             InputError: A source is missing or broken, or the quarantine is of other data.
             RecordError: A record that cannot be learned from is not in the quarantine.
         """
-        if self.train_data is None and (sources := self.train_sources()):
+        if isinstance(self.train_data, GivenRecords) and (sources := self.train_sources()):
             self.train_data = self._open(sources, self._quarantine)
-            self.train_records = self.train_data.records
             for line in self.train_data.describe():
                 rank_zero_info(line)
+
+    @property
+    def train_records(self) -> Sequence[Record]:
+        """The records of an epoch; a subclass may put its own here."""
+        return self.train_data.records
+
+    @train_records.setter
+    def train_records(self, records: Sequence[Record]) -> None:
+        self.train_data = GivenRecords(records, self.make_encoder)
 
     def _open(self, sources: Sequence[TrainingSource], quarantine: str | Path | None = None) -> TrainingData:
         return TrainingData(
@@ -212,29 +222,15 @@ class ConversationDataModule(LightningDataModule):
             say=rank_zero_info,
         )
 
-    @property
-    def source_labels(self) -> tuple[str, ...]:
-        """The name of each source of training records, in logs."""
-        return self.train_data.mixture.labels if self.train_data else ("records",)
-
-    def count_sources(self, indices: Sequence[int]) -> list[int]:
-        """Return how many of some training samples are from each source."""
-        return self.train_data.mixture.count_sources(indices).tolist() if self.train_data else [len(indices)]
-
     def count_train_batches(self, world_size: int) -> int:
         """Return the micro batches of an epoch per device, known without making a loader."""
         return ceil(ceil(len(self.train_records) / world_size) / self.batch_size)
 
-    def measure_train_records(self) -> Sequence[int]:
+    def measure_train_records(self) -> list[int]:
         """Return what `grouping` goes by for each training record, words or tokens."""
-        if self._lengths is None and self.train_data is not None:
-            is_words = self.grouping == "modality_length"
-            self._lengths = (self.train_data.num_words if is_words else self.train_data.num_tokens).tolist()
-        elif self._lengths is None and self.grouping == "modality_length":
-            self._lengths = count_words(self.train_records)
-        elif self._lengths is None:
-            self._lengths = [self.make_encoder().count_tokens(record) for record in self.train_records]
-        return self._lengths
+        is_words = self.grouping == "modality_length"
+        lengths: list[int] = (self.train_data.num_words if is_words else self.train_data.num_tokens).tolist()
+        return lengths
 
     def train_dataloader(self) -> StepLoader:
         """Return the loader of training batches, in an order that seed and epoch alone decide."""
@@ -244,7 +240,7 @@ class ConversationDataModule(LightningDataModule):
         dataset = RecordDataset(
             self.train_records,
             self.make_encoder(),
-            tokens=self.train_data.tokens if self.train_data else None,
+            tokens=self.train_data.tokens,
             skips_broken=self._bad_records == "quarantine",
             retry_after_seconds=RETRY_AFTER_SECONDS,
         )
@@ -258,6 +254,10 @@ class ConversationDataModule(LightningDataModule):
             num_micro_batches=trainer.accumulate_grad_batches if trainer else 1,
             lengths=self.measure_train_records,
         )
+        if self.token_budget is not None:
+            num_epochs = max(1, (trainer.max_epochs if trainer else None) or 1)  # -1 is without end
+            num_tokens = self.train_data.num_tokens.tolist()
+            check_budget(sampler, self.token_budget, num_tokens=num_tokens, epochs=range(num_epochs))
         return StepLoader(
             PackedDataset(dataset) if self.is_packed else dataset,
             batch_size=None if self.is_packed else self.batch_size,

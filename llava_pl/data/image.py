@@ -15,11 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 # Not CLIPImageProcessor: that one is backed by torchvision, whose resizing differs by 1/255, and warns without it.
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from llava_pl.data.clip_pixels import ClipPixels, centre_on_canvas
 from llava_pl.data.json_files import read_json_object
 from llava_pl.types import InputError, RecordError
 
@@ -89,10 +90,8 @@ def pad_to_square(picture: Image.Image, colour: tuple[int, int, int]) -> Image.I
     >>> pad_to_square(Image.new("RGB", (1, 4)), (122, 116, 104)).size
     (4, 4)
     """
-    picture, side = _to_rgb(picture), max(picture.size)
-    square = Image.new("RGB", (side, side), colour)
-    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-    return square
+    side = max(picture.size)
+    return centre_on_canvas(_to_rgb(picture), (side, side), colour)
 
 
 class ImageTransform:
@@ -130,11 +129,13 @@ class ImageTransform:
         self.aspect = aspect
         red, green, blue = (int(mean * 255) for mean in image_mean)
         self.pad_colour = (red, green, blue)
-        self.processor = CLIPImageProcessorPil(
-            size={"shortest_edge": image_size},
-            crop_size={"height": image_size, "width": image_size},
-            image_mean=list(image_mean),
-            image_std=list(image_std),
+        self._follow(
+            CLIPImageProcessorPil(
+                size={"shortest_edge": image_size},
+                crop_size={"height": image_size, "width": image_size},
+                image_mean=list(image_mean),
+                image_std=list(image_std),
+            )
         )
 
     @classmethod
@@ -172,8 +173,12 @@ class ImageTransform:
             found = f"type {kind}, do_center_crop {processor.do_center_crop}, crop_size {dict(crop)}"
             raise InputError(f"{expected}, found {found}; {step}")
         transform = cls(crop["height"], aspect, image_mean=processor.image_mean, image_std=processor.image_std)
-        transform.processor = processor
+        transform._follow(processor)
         return transform
+
+    def _follow(self, processor: CLIPImageProcessorPil) -> None:
+        self.processor = processor
+        self._clip_pixels = ClipPixels(processor)
 
     def __call__(self, picture: Image.Image) -> Tensor:
         """Return the pixel values of a picture of any mode, float32 ``(3, image_size, image_size)``.
@@ -189,11 +194,11 @@ class ImageTransform:
                 f"prepared with aspect {self.aspect!r}, found {num_pixels}; crop or shrink it, or drop its record",
                 "picture_broken",
             )
-        picture = pad_to_square(picture, self.pad_colour) if self.aspect == "pad" else _to_rgb(picture)
+        if picture.mode != "RGB" or "transparency" in picture.info:
+            picture = _to_rgb(picture)
         # Unlike LLaVA: pictures 1 or 3 pixels high work. There the processor takes the height for the channels: it
-        # refuses the former and garbles the latter. Given a Pillow picture, this one knows that channels come last.
-        pixel_values: Tensor = self.processor.preprocess(picture, return_tensors="pt")["pixel_values"][0]
-        return pixel_values
+        # refuses the former and garbles the latter.
+        return self._clip_pixels(picture, self.pad_colour if self.aspect == "pad" else None)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
@@ -212,5 +217,6 @@ def _turn_upright(picture: Image.Image) -> Image.Image:
     """Return the picture turned as its EXIF orientation says; as stored where the metadata is damaged."""
     # TypeError, struct.error or SyntaxError on damaged metadata; the pixels are sound, since they are loaded already.
     with suppress(Exception):
-        return ImageOps.exif_transpose(picture)
+        if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would only be copied
+            return ImageOps.exif_transpose(picture)
     return picture

@@ -7,7 +7,7 @@ Both samplers are torch's ``DistributedSampler`` by type: Lightning replaces any
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from math import ceil
@@ -100,22 +100,39 @@ class ResumableSampler(DistributedSampler[int]):
             order += order[: self.total_size - len(order)]
         return order
 
+    def count_positions(self, num_tokens: Sequence[int]) -> Iterator[int]:
+        """Yield the positions that each micro batch of this epoch has on any rank: its rows times the longest one.
+
+        Args:
+            num_tokens: The tokens of each sample.
+        """
+        order = self._fill(self._draw())
+        for first in range(0, len(order), self._dealt_at_once * self.num_replicas):
+            for rows in self._deal(order[first : first + self._dealt_at_once * self.num_replicas]):
+                for start in range(0, len(rows), self.micro_batch_size):
+                    lengths = [num_tokens[index] for index in rows[start : start + self.micro_batch_size]]
+                    yield len(lengths) * max(lengths)
+
+    @property
+    def _dealt_at_once(self) -> int:
+        """Samples of each rank that are dealt together: a whole step by a balanced deal, which looks at all of it."""
+        return self.micro_batch_size * (self.num_micro_batches if self.grouping == "balanced" else 1)
+
     def _go_through(self, order: Sequence[int], start: int) -> Iterator[int]:
-        # Only a balanced deal looks at a whole step; the others are the same for one micro batch after the other.
-        size = self.micro_batch_size * (self.num_micro_batches if self.grouping == "balanced" else 1)
+        size = self._dealt_at_once
         for first in range(start - start % size, self.num_samples, size):
             shared = order[first * self.num_replicas : (first + size) * self.num_replicas]
-            yield from self._deal(shared)[max(0, start - first) :]
+            yield from self._deal(shared)[self.rank][max(0, start - first) :]
 
-    def _deal(self, shared: Sequence[int]) -> Sequence[int]:
-        """Return this rank's part of what all ranks read at a time."""
+    def _deal(self, shared: Sequence[int]) -> Sequence[Sequence[int]]:
+        """Return for each rank its part of what all ranks read at a time."""
+        ranks = range(self.num_replicas)
         if self.grouping == "none":
-            return shared[self.rank :: self.num_replicas]
+            return [shared[rank :: self.num_replicas] for rank in ranks]
         if self.grouping == "balanced":
-            dealt = deal_rows(shared, self.lengths, num_ranks=self.num_replicas, micro_batch_size=self.micro_batch_size)
-            return dealt[self.rank]
+            return deal_rows(shared, self.lengths, num_ranks=self.num_replicas, micro_batch_size=self.micro_batch_size)
         size = len(shared) // self.num_replicas
-        return shared[self.rank * size : (self.rank + 1) * size]
+        return [shared[rank * size : (rank + 1) * size] for rank in ranks]
 
 
 class PackedSampler(ResumableSampler):
@@ -129,15 +146,60 @@ class PackedSampler(ResumableSampler):
         return ceil(self.num_samples / self.micro_batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]  # torch's type promises single indices
-        order = self._fill(self._draw())
-        size = self.micro_batch_size * self.num_micro_batches * self.num_replicas
-        first_batch, done = divmod(self.start, self.num_micro_batches)
-        for first in range(first_batch * size, len(order), size):
-            shared = order[first : first + size]
-            num_micro_batches = ceil(len(shared) / self.num_replicas / self.micro_batch_size)
-            dealt = deal_packed(shared, self.lengths, num_ranks=self.num_replicas, num_micro_batches=num_micro_batches)
+        first_step, done = divmod(self.start, self.num_micro_batches)
+        for dealt in self._deal_steps(first_step):
             yield from dealt[self.rank][done:]
             done = 0
+
+    def count_positions(self, num_tokens: Sequence[int]) -> Iterator[int]:
+        """Yield the positions that each micro batch of this epoch has on any rank: all its tokens.
+
+        Args:
+            num_tokens: The tokens of each sample.
+        """
+        for dealt in self._deal_steps(0):
+            yield from (sum(num_tokens[index] for index in rows) for rank in dealt for rows in rank)
+
+    def _deal_steps(self, first_step: int) -> Iterator[list[list[list[int]]]]:
+        """Yield for each step the micro batches of each rank."""
+        order = self._fill(self._draw())
+        size = self.micro_batch_size * self.num_micro_batches * self.num_replicas
+        for first in range(first_step * size, len(order), size):
+            shared = order[first : first + size]
+            num_micro_batches = ceil(len(shared) / self.num_replicas / self.micro_batch_size)
+            yield deal_packed(shared, self.lengths, num_ranks=self.num_replicas, num_micro_batches=num_micro_batches)
+
+
+def check_budget(
+    sampler: ResumableSampler, token_budget: int, *, num_tokens: Sequence[int], epochs: Iterable[int]
+) -> None:
+    """Check that no micro batch of some epochs has more positions than a device is to hold.
+
+    Lightning accumulates the same number of micro batches in each step, so a budget cannot be kept by taking one more
+    for a long step; it is kept by telling, before the first step, how many each step needs.
+
+    Args:
+        sampler: Of any rank; it is left at the epoch where it was.
+        token_budget: The most positions of a micro batch, image tokens and padding included.
+        num_tokens: The tokens of each sample.
+        epochs: Those that the run will go through.
+
+    Raises:
+        InputError: A micro batch has more.
+    """
+    own_epoch, largest = sampler.epoch, (0, 0)
+    for epoch in epochs:
+        sampler.set_epoch(epoch)
+        largest = max(largest, (max(sampler.count_positions(num_tokens), default=0), -epoch))
+    sampler.set_epoch(own_epoch)
+    if largest[0] > token_budget:
+        factor = ceil(largest[0] / token_budget)
+        raise InputError(
+            f"data.token_budget: expected at most {token_budget:,} positions in a micro batch, found one of "
+            f"{largest[0]:,} in epoch {-largest[1]}; divide data.batch_size ({sampler.micro_batch_size}) by about "
+            f"{factor} and multiply trainer.accumulate_grad_batches ({sampler.num_micro_batches}) by as much, which "
+            "keeps the global batch, or choose data.is_packed true or grouping balanced"
+        )
 
 
 class EachOnceSampler(DistributedSampler[int]):

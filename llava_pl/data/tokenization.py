@@ -9,6 +9,8 @@ sample that is wanted.
 
 from __future__ import annotations
 
+import sys
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -168,17 +170,17 @@ def _encode_text(stretch: Sequence[Segment], tokenizer: PreTrainedTokenizerBase)
     encoding = tokenizer.backend_tokenizer.encode(
         "".join(segment.text for segment in stretch), add_special_tokens=False
     )
-    ends = list(accumulate(len(segment.text) for segment in stretch))
-    if any(start < end < stop for start, stop in encoding.offsets for end in ends[:-1]):
+    offsets = encoding.offsets
+    # The segment in which a token begins. Behind the last one lies the place of a token that has no characters left,
+    # as of a space at the very end whose offsets were trimmed.
+    ends = [*accumulate(len(segment.text) for segment in stretch), sys.maxsize]
+    places = [bisect_right(ends, start) for start, _ in offsets]
+    if any(ends[place] < stop for place, (_, stop) in zip(places, offsets, strict=True)):
         # A token reaches across a border (byte-level BPE merges the line breaks of "assistant\n" + "\nYes"). While
         # answering, the prompt is tokenized alone; so it is here.
         return [token for segment in stretch for token in _encode_text([segment], tokenizer)]
-    answers = [end for end, segment in zip(ends, stretch, strict=True) if segment.kind == "answer"]
-    starts = [end - len(segment.text) for end, segment in zip(ends, stretch, strict=True) if segment.kind == "answer"]
-    return [
-        (token, any(first <= start < last for first, last in zip(starts, answers, strict=True)))
-        for token, (start, _) in zip(encoding.ids, encoding.offsets, strict=True)
-    ]
+    is_answer = [*(segment.kind == "answer" for segment in stretch), False]
+    return [(token, is_answer[place]) for token, place in zip(encoding.ids, places, strict=True)]
 
 
 def fill_slots(

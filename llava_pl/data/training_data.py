@@ -1,7 +1,7 @@
 """The sources of a run, opened and counted: what they hold, what is wrong with it, and what an epoch is made of.
 
 In: sources, and the encoder of samples. Out: a `TrainingData`, whose records, tokens and lengths the data modules hand
-to their loaders.
+to their loaders. `GivenRecords` is the same for records that a data module makes by itself.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_pl.data.encoded import EncodedRecords
+from llava_pl.data.lengths import count_words
 from llava_pl.data.mixture import Mixed, Mixture
 from llava_pl.data.quarantine import leave_out
 from llava_pl.data.sources import Source
@@ -67,6 +69,45 @@ class Entries(Sequence[Record | BadRecord]):
         return replace(entry, index=place) if isinstance(entry, BadRecord) else entry
 
 
+class GivenRecords:
+    """Records that were made by a data module itself, as a single source that is measured when it is asked for.
+
+    Args:
+        records: All records of an epoch.
+        make_encoder: Returns what makes their samples.
+
+    Attributes:
+        labels, entries, records, tokens, content: As those of `TrainingData`.
+    """
+
+    labels = ("records",)
+    tokens = None
+    content = None
+
+    def __init__(self, records: Sequence[Record], make_encoder: Callable[[], SampleEncoder]) -> None:
+        self.entries = self.records = records
+        self._make_encoder = make_encoder
+
+    @cached_property
+    def num_tokens(self) -> NDArray[np.int32]:
+        """The length T of each sample."""
+        encoder = self._make_encoder()
+        return np.array([encoder.count_tokens(record) for record in self.records], dtype=np.int32)
+
+    @cached_property
+    def num_words(self) -> NDArray[np.int32]:
+        """The words of each sample, negative without a picture."""
+        return np.array(count_words(self.records), dtype=np.int32)
+
+    def count_sources(self, indices: Sequence[int]) -> list[int]:
+        """Return how many of some samples are from each source."""
+        return [len(indices)]
+
+    def describe(self) -> list[str]:
+        """Return nothing: what the records hold is not known before it is asked for."""
+        return []
+
+
 class TrainingData:
     """What a run learns from.
 
@@ -81,6 +122,7 @@ class TrainingData:
         say: Called with one line at a time.
 
     Attributes:
+        labels: Name of each source.
         entries: All entries, in the order that a quarantine counts in.
         mixture: Which records an epoch holds.
         records: These records.
@@ -116,20 +158,25 @@ class TrainingData:
             [source.repeats for source in sources],
             seed=seed,
         )
+        self.labels = self.mixture.labels
         self.records: Sequence[Record] = Mixed(self.mixture, self._stores)
         self.tokens: Sequence[EncodedConversation] | None = None
         if has_tokens:
             self.tokens = Mixed(self.mixture, [encoded.tokens or () for encoded in self._encoded])
 
-    @property
+    @cached_property
     def num_tokens(self) -> NDArray[np.int32]:
         """The length T of each sample of an epoch."""
         return self.mixture.gather([encoded.num_tokens for encoded in self._encoded])
 
-    @property
+    @cached_property
     def num_words(self) -> NDArray[np.int32]:
         """The words of each sample of an epoch, negative without a picture."""
         return self.mixture.gather([encoded.num_words for encoded in self._encoded])
+
+    def count_sources(self, indices: Sequence[int]) -> list[int]:
+        """Return how many of some samples of an epoch are from each source."""
+        return [int(count) for count in self.mixture.count_sources(indices)]
 
     @property
     def content(self) -> str:

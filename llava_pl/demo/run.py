@@ -99,16 +99,18 @@ def _command_line(folder: Path, command: str, config: str, run_dir: Path, seed: 
         *("--config", _relative(CONFIGS / "model.yaml"), "--config", _relative(path)),
         *("--model.vision_encoder.path", str(folder / "parts" / "encoder")),
         *("--model.decoder.path", str(folder / "parts" / "decoder")),
-        *_data_options(folder / "data", command),
+        *_data_options(folder, command),
         *("--seed_everything", str(seed), "--run_dir", str(run_dir)),
         *extra,
     ]
 
 
-def _data_options(data: Path, command: str) -> list[str]:
+def _data_options(folder: Path, command: str) -> list[str]:
+    data = folder / "data"
     if command == "validate":
         return ["--data.root", str(data / "scienceqa")]
-    return ["--data.records", str(data / "instructions.json"), "--data.image_folder", str(data / "images")]
+    options = ["--data.records", str(data / "instructions.json"), "--data.image_folder", str(data / "images")]
+    return [*options, "--data.cache_dir", str(folder / "cache")]
 
 
 def _relative(path: Path) -> str:

@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 from llava_pl.data.sampler import ResumableSampler
+from llava_pl.data.training_data import GivenRecords, TrainingData
 from llava_pl.types import Batch, InputError
 
 SKIP_REASONS = ("too_long", "picture_missing", "picture_broken")
@@ -46,16 +47,16 @@ class DataCount(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start at zero, or where the checkpoint left off."""
-        self._counts = torch.zeros(len(_data(trainer).source_labels), 1 + len(SKIP_REASONS), dtype=torch.int64)
+        self._counts = torch.zeros(len(_data(trainer).labels), 1 + len(SKIP_REASONS), dtype=torch.int64)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say which order the epoch has, and write it down."""
         sampler = getattr(trainer.train_dataloader, "sampler", None)
         if not trainer.is_global_zero or not isinstance(sampler, ResumableSampler):
             return
-        data, epoch, order = _data(trainer).train_data, trainer.current_epoch, sampler.order_hash
+        data, epoch, order = _data(trainer), trainer.current_epoch, sampler.order_hash
         rank_zero_info(f"data: order {order} of {sampler.num_dataset:,} samples in epoch {epoch}")
-        if data is None or getattr(trainer, "fast_dev_run", False):
+        if data.content is None or getattr(trainer, "fast_dev_run", False):
             return
         found: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
         orders = {**found.get("orders", {}), str(epoch): order}
@@ -79,7 +80,7 @@ class DataCount(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log how many samples of each source were learned from and left out so far."""
-        for label, (num_seen, *skipped) in zip(_data(trainer).source_labels, self._totals(trainer), strict=True):
+        for label, (num_seen, *skipped) in zip(_data(trainer).labels, self._totals(trainer), strict=True):
             pl_module.log(f"data/seen/{label}", float(num_seen), sync_dist=True)  # the mean of equal numbers
             for reason, count in zip(SKIP_REASONS, skipped, strict=True):
                 if count:
@@ -95,7 +96,7 @@ class DataCount(Callback):
         table = Table(title="samples of the run")
         for name in ("source", "learned from", *(f"left out: {reason}" for reason in reasons)):
             table.add_column(name, justify="left" if name == "source" else "right")
-        for label, (num_seen, *skipped) in zip(_data(trainer).source_labels, totals, strict=True):
+        for label, (num_seen, *skipped) in zip(_data(trainer).labels, totals, strict=True):
             counts = dict(zip(SKIP_REASONS, skipped, strict=True))
             table.add_row(label, f"{num_seen:,}", *(f"{counts[reason]:,}" for reason in reasons))
         Console().print(table)
@@ -126,8 +127,7 @@ class DataCount(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what the run has learned from so far, and the hash of the data that it goes through."""
-        data = _data(trainer).train_data
-        checkpoint[_STATE] = {"content": data.content if data else None, "counts": self._totals(trainer)}
+        checkpoint[_STATE] = {"content": _data(trainer).content, "counts": self._totals(trainer)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on counting.
@@ -135,13 +135,14 @@ class DataCount(Callback):
         Raises:
             InputError: The run went through other data: its place in it means nothing here.
         """
-        state, data = checkpoint.get(_STATE), _data(trainer).train_data
+        state = checkpoint.get(_STATE)
         if state is None or trainer.state.fn != "fit":
             return
-        if data is not None and state["content"] not in (None, data.content):
+        content = _data(trainer).content
+        if content and state["content"] and content != state["content"]:
             raise InputError(
                 f"ckpt_path: the run went through other training data (expected content {state['content'][:8]}, found "
-                f"{data.content[:8]}); resume with the same records, repeats and quarantine, or start anew with "
+                f"{content[:8]}); resume with the same records, repeats and quarantine, or start anew with "
                 "--model.init_from"
             )
         self._before = state["counts"]
@@ -152,8 +153,10 @@ class DataCount(Callback):
         return (totals if self._before is None else totals + torch.tensor(self._before)).tolist()
 
 
-def _data(trainer: Trainer) -> Any:  # noqa: ANN401  a data module of ours; `data` is below `training`
-    return trainer.datamodule  # type: ignore[attr-defined]
+def _data(trainer: Trainer) -> TrainingData | GivenRecords:
+    data = trainer.datamodule.train_data  # type: ignore[attr-defined]
+    assert isinstance(data, TrainingData | GivenRecords)  # the command line takes no data module but ours
+    return data
 
 
 def _sum_over_ranks(trainer: Trainer, counts: Tensor) -> Tensor:

@@ -140,7 +140,6 @@ def test_grouping_goes_by_the_tokens_of_the_samples(tiny_parts, records, groupin
     data = make_llava(tiny_parts, records, grouping=grouping)
     # BOS, four image tokens, the caption's letters and a line break.
     assert list(data.measure_train_records()) == [1 + 4 + (index + 1) + 1 for index in range(NUM_RECORDS)]
-    assert data.measure_train_records() is data.measure_train_records()
 
 
 def test_modality_length_goes_by_words(tiny_parts, records):
@@ -317,6 +316,17 @@ def test_every_record_can_be_asked_for(tiny_parts, records):
     parsed = LlavaDataModule(records=records, **options).train_entries()
     assert [index for index, record in enumerate(parsed) if isinstance(record, BadRecord)] == [3]
     assert len(LlavaDataModule(**options).train_entries()) == 0
+
+
+@pytest.mark.parametrize(("options", "largest"), [({}, 34), ({"is_packed": True}, 30), ({"grouping": "balanced"}, 34)])
+def test_micro_batches_beyond_the_token_budget_are_refused_before_they_are_read(tiny_parts, records, options, largest):
+    """BOS, four image tokens, one to eleven letters and a line break: two rows have at most 34 positions."""
+    data = make_llava(tiny_parts, records, token_budget=largest, **options)
+    assert len(list(data.train_dataloader())) == 6
+    data = make_llava(tiny_parts, records, token_budget=largest - 1, **options)
+    assert f"expected at most {largest - 1} positions in a micro batch, found one of {largest} in epoch 0" in error_of(
+        data.train_dataloader
+    )
 
 
 def test_samples_that_are_dropped_leave_order_and_number_of_batches_as_they_are(tiny_parts, records):

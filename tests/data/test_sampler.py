@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DistributedSampler
 
-from llava_pl.data.sampler import EachOnceSampler, PackedSampler, ResumableSampler
+from llava_pl.data.sampler import EachOnceSampler, PackedSampler, ResumableSampler, check_budget
 from llava_pl.types import InputError
 
 LENGTHS = [4, -9, 2, 7, -1, 5, 8, -3, 6, 10]
@@ -189,3 +189,53 @@ def test_packs_can_be_entered_anywhere(start, rank, epoch):
     whole = packs(epoch, rank=rank, world=2)
     start = min(start, len(whole))
     assert packs(epoch, start=start, rank=rank, world=2) == whole[start:]
+
+
+def positions_by_hand(world, size, steps, is_packed, **options):
+    """What each micro batch of an epoch has, from what the ranks really read."""
+    lengths = [abs(length) for length in LENGTHS]
+    found = []
+    for rank in range(world):
+        sampler = (PackedSampler if is_packed else ResumableSampler)(
+            range(10), num_replicas=world, rank=rank, micro_batch_size=size, num_micro_batches=steps,
+            lengths=lambda: lengths, **options,
+        )  # fmt: skip
+        read = list(sampler)
+        batches = read if is_packed else [read[at : at + size] for at in range(0, len(read), size)]
+        found += [
+            sum(lengths[i] for i in rows) if is_packed else len(rows) * max(lengths[i] for i in rows)
+            for rows in batches
+        ]
+        assert sorted(sampler.count_positions(lengths)) == sorted(found) or rank < world - 1
+    return found, sampler, lengths
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize("grouping", ["none", "balanced", "length"])
+@pytest.mark.parametrize(("world", "size", "steps"), [(1, 2, 1), (2, 2, 2), (3, 1, 2), (1, 4, 2)])
+def test_positions_are_those_of_what_is_read(world, size, steps, grouping, is_packed):
+    if is_packed and grouping == "length":
+        grouping = "balanced"
+    found, sampler, lengths = positions_by_hand(world, size, steps, is_packed, grouping=grouping)
+    check_budget(sampler, max(found), num_tokens=lengths, epochs=[0])
+    with pytest.raises(InputError, match=f"data.token_budget: expected at most {max(found) - 1} positions"):
+        check_budget(sampler, max(found) - 1, num_tokens=lengths, epochs=[0])
+
+
+def test_every_epoch_keeps_the_budget():
+    sampler = ResumableSampler(range(3), num_replicas=1, rank=0, micro_batch_size=2)
+    num_tokens = [1, 5, 7]
+    sizes = []
+    for epoch in range(6):
+        sampler.set_epoch(epoch)
+        sizes.append(max(sampler.count_positions(num_tokens)))
+    assert set(sizes) == {10, 14}
+    sampler.set_epoch(1)
+    with pytest.raises(InputError) as caught:
+        check_budget(sampler, 12, num_tokens=num_tokens, epochs=range(6))
+    assert str(caught.value) == (
+        f"data.token_budget: expected at most 12 positions in a micro batch, found one of 14 in epoch "
+        f"{sizes.index(14)}; divide data.batch_size (2) by about 2 and multiply trainer.accumulate_grad_batches (1) by "
+        "as much, which keeps the global batch, or choose data.is_packed true or grouping balanced"
+    )
+    assert sampler.epoch == 1

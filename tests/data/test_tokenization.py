@@ -341,6 +341,18 @@ def test_border_across_a_token_after_an_image(byte_pairs):
     assert encoded.labels.tolist() == [IGNORED] * 6 + [one_break, b]
 
 
+def test_trimmed_offsets(byte_pairs):
+    """Tokens of spaces without characters of their own belong to what follows; at the very end nothing does."""
+    backend = Tokenizer.from_str(byte_pairs.backend_tokenizer.to_str())
+    backend.post_processor = processors.ByteLevel(trim_offsets=True)
+    assert backend.encode("a ").offsets == [(0, 1), (2, 2)]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    segments = [Segment("q ", "prompt"), Segment("a ", "answer"), Segment("r", "prompt"), Segment("b ", "answer")]
+    encoded = encode_segments(segments, tokenizer)
+    assert as_bytes(tokenizer, encoded.input_ids.tolist()) == ["q", " ", "a", " ", "r", "b", " "]
+    assert (encoded.labels != IGNORED).tolist() == [False, True, True, False, False, True, False]
+
+
 def test_training_reads_the_prompt_of_evaluation_across_a_merged_border(byte_pairs):
     trained, labels = encode(["a", "\nYes"], byte_pairs, "mpt")
     prompt, _ = encode(["a"], byte_pairs, "mpt", is_prompt=True)

@@ -12,7 +12,7 @@ from llava_pl.data.dataset import SampleEncoder
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.sources import Source
-from llava_pl.data.training_data import Entries, TrainingData, TrainingSource
+from llava_pl.data.training_data import Entries, GivenRecords, TrainingData, TrainingSource
 from llava_pl.types import BadRecord, RecordError
 
 
@@ -64,6 +64,8 @@ def test_sources_are_one_after_the_other(write, encoder, tmp_path):
     assert data.num_words.tolist() == [2, 3, 2, 2]
     assert data.tokens is None
     assert data.mixture.counts == {"a": 2, "b": 2}
+    assert data.labels == ("a", "b")
+    assert data.count_sources([0, 2, 3]) == [1, 2]
 
 
 def test_tokens_are_kept_on_request(write, encoder, tmp_path):
@@ -137,6 +139,15 @@ def test_content_tells_epochs_apart(write, encoder, tmp_path):
     ]
     assert contents[0] == contents[1]
     assert len(set(contents)) == 4
+
+
+def test_records_that_are_given_are_one_source(write, encoder, tmp_path):
+    data = open_data([write("a", entry("a0"), entry("a1", "A dog"))], encoder, tmp_path)
+    given = GivenRecords(list(data.records), lambda: encoder)
+    assert (given.labels, given.tokens, given.content, given.describe()) == (("records",), None, None, [])
+    assert given.num_tokens.tolist() == data.num_tokens.tolist() == [8, 11]
+    assert given.num_words.tolist() == data.num_words.tolist() == [2, 3]
+    assert given.count_sources([0, 1, 1]) == [3]
 
 
 def test_lengths_are_small_numbers(write, encoder, tmp_path):

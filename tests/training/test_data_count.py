@@ -5,18 +5,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from llava_pl.data.training_data import GivenRecords
 from llava_pl.training.data_count import DataCount
 from llava_pl.types import InputError
 
 
-def data_of(content="c" * 32):
-    """Two sources: the places below ten and those from there on."""
-    train_data = None if content is None else SimpleNamespace(content=content)
-    return SimpleNamespace(
-        source_labels=("a", "b"),
-        count_sources=lambda indices: [sum(i < 10 for i in indices), sum(i >= 10 for i in indices)],
-        train_data=train_data,
-    )
+class TwoSources(GivenRecords):
+    """The places below ten, and those from there on."""
+
+    labels = ("a", "b")
+
+    def __init__(self, content):
+        super().__init__((), None)
+        self.content = content
+
+    def count_sources(self, indices):
+        return [sum(index < 10 for index in indices), sum(index >= 10 for index in indices)]
 
 
 def trainer_of(world_size=1, content="c" * 32):
@@ -25,7 +29,7 @@ def trainer_of(world_size=1, content="c" * 32):
     return SimpleNamespace(
         world_size=world_size,
         strategy=strategy,
-        datamodule=data_of(content),
+        datamodule=SimpleNamespace(train_data=TwoSources(content)),
         is_global_zero=True,
         state=SimpleNamespace(fn="fit"),
         train_dataloader=None,

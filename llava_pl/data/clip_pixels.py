@@ -1,0 +1,107 @@
+"""RGB picture -> pixel values: what a CLIP processor computes, bit for bit, in half its time.
+
+In: the picture that `data/image.py` has read, and the processor whose settings count. Out: ``pixel_values``,
+float32 ``(3, H, W)``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+
+def centre_on_canvas(picture: Image.Image, size: tuple[int, int], colour: tuple[int, int, int]) -> Image.Image:
+    """Return an RGB picture in the middle of a canvas.
+
+    Of an odd number of rows (columns) to add, the extra one goes below (to the right).
+
+    Args:
+        picture: Not larger than the canvas.
+        size: Width and height of the canvas, in pixels.
+        colour: Red, green and blue of the canvas, 0 to 255.
+    """
+    canvas = Image.new("RGB", size, colour)
+    canvas.paste(picture, ((size[0] - picture.width) // 2, (size[1] - picture.height) // 2))
+    return canvas
+
+
+class ClipPixels:
+    """Turns RGB pictures into the pixel values that a CLIP processor gives.
+
+    The processor resizes with Pillow too, but rescales and normalises each of the 3 x H x W values in several passes of
+    float64 and float32. A channel has only 256 levels: here the processor itself computes the values of these once, and
+    a picture looks them up.
+
+    Rare settings (a size that is not a shortest edge, no centre crop, padding) go through the processor itself.
+
+    Args:
+        processor: Its settings are read once; later changes do not count.
+    """
+
+    def __init__(self, processor: CLIPImageProcessorPil) -> None:
+        self.processor = processor
+        self.resample = processor.resample
+        size, crop_size = dict(processor.size), dict(processor.crop_size)
+        self.shortest_edge = size.get("shortest_edge") if processor.do_resize else None
+        self.crop_size = (crop_size["width"], crop_size["height"])
+        self.is_known = bool(
+            processor.do_center_crop
+            and not getattr(processor, "do_pad", None)
+            and (not processor.do_resize or size.keys() == {"shortest_edge"})
+        )
+        grey_levels = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+        values = processor.preprocess(
+            grey_levels.convert("RGB"), do_resize=False, do_center_crop=False, do_pad=False, return_tensors="np"
+        )["pixel_values"]
+        self.value_of_level = np.ascontiguousarray(values[0, :, 0])
+        """The value of each level of each channel, float32 ``(3, 256)``."""
+
+    def __call__(self, picture: Image.Image, pad_colour: tuple[int, int, int] | None = None) -> Tensor:
+        """Return the pixel values of an RGB picture.
+
+        Args:
+            picture: In RGB, without a note of transparency in its ``info``.
+            pad_colour: Fill the picture to a square with this colour first; None leaves its shape.
+        """
+        if not self.is_known:
+            if pad_colour is not None:
+                picture = centre_on_canvas(picture, (max(picture.size),) * 2, pad_colour)
+            pixel_values: Tensor = self.processor.preprocess(picture, return_tensors="pt")["pixel_values"][0]
+            return pixel_values
+        picture = self._crop(self._resize(picture, pad_colour))
+        levels = np.asarray(picture)
+        values = np.empty((3, picture.height, picture.width), self.value_of_level.dtype)
+        for channel, value_of_level in enumerate(self.value_of_level):
+            # "clip" because the default checks indices in a copy of `out`; every uint8 is an index.
+            np.take(value_of_level, levels[:, :, channel], out=values[channel], mode="clip")
+        return torch.from_numpy(values)
+
+    def _resize(self, picture: Image.Image, pad_colour: tuple[int, int, int] | None) -> Image.Image:
+        side, edge = max(picture.size), self.shortest_edge
+        if pad_colour is not None and picture.width != picture.height:
+            if edge is not None and picture.width > picture.height:
+                # Pillow resamples along the rows first, then along the columns, each on its own. A row of one colour
+                # comes out in that colour, so that what is added above and below needs no first pass.
+                picture = picture.resize((edge, picture.height), self.resample)
+                return centre_on_canvas(picture, (edge, side), pad_colour).resize((edge, edge), self.resample)
+            picture = centre_on_canvas(picture, (side, side), pad_colour)
+        if edge is None:
+            return picture
+        long_edge = int(edge * max(picture.size) / min(picture.size))
+        size = (edge, long_edge) if picture.width <= picture.height else (long_edge, edge)
+        return picture.resize(size, self.resample)
+
+    def _crop(self, picture: Image.Image) -> Image.Image:
+        """Return the middle of a picture; what lies outside of it is black."""
+        if picture.size == self.crop_size:
+            return picture
+        width, height = self.crop_size
+        left, top = (picture.width - width) // 2, (picture.height - height) // 2
+        return picture.crop((left, top, left + width, top + height))

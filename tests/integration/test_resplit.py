@@ -141,7 +141,7 @@ def assert_same_run(run: str, expected: str, num_ranks: int = 1) -> None:
     assert [row["step"] for row in found] == [row["step"] for row in whole]
     for name in ("epoch", "lr/decay", "lr/no_decay"):
         assert [row[name] for row in found] == [row[name] for row in whole]
-    for name in ("train/loss", "val/loss"):
+    for name in ("train/loss", "val/loss", "data/seen/records"):
         values = [float(row[name]) for row in whole if row.get(name)]
         # Measured: 1.2e-7; 0.1 with the mistakes above.
         assert [float(row[name]) for row in found if row.get(name)] == pytest.approx(values, rel=1e-5)

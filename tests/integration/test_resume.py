@@ -188,7 +188,7 @@ def test_killed_at_any_micro_batch(root, accumulate):
     words = ("--trainer.accumulate_grad_batches", str(accumulate))
     assert fit(*words, run="whole") == 0
     # In the second epoch, too; at its very first micro batch the checkpoint is that of the first one's end.
-    for batch in (3, 8) if accumulate == 1 else (7, 10):
+    for batch in (8,) if accumulate == 1 else (7, 10):
         run = f"killed-{batch}"
         assert fit(*words, run=run, batch=batch) == 137
         assert fit(*words, "--ckpt_path", "last", run=run) == 0
@@ -248,7 +248,9 @@ def test_killed_around_a_validation(root, at):
 @pytest.mark.parametrize(
     ("words", "at", "number", "step"),
     [
-        (("--trainer.accumulate_grad_batches", "3"), {"batch": 4}, signal.SIGTERM, 2),  # within the second step
+        pytest.param(  # within the second step
+            ("--trainer.accumulate_grad_batches", "3"), {"batch": 4}, signal.SIGTERM, 2, marks=pytest.mark.slow
+        ),
         (("--trainer.accumulate_grad_batches", "3"), {"batch": 6}, signal.SIGUSR1, 3),  # in the last one of an epoch
         (VALIDATES, {"validation": 10}, signal.SIGTERM, 13),  # in the last one, so that its counters stay to the end
         pytest.param(VALIDATES, {"batch": 2}, signal.SIGTERM, 3, marks=pytest.mark.slow),  # a validation follows
@@ -274,7 +276,7 @@ def test_a_run_is_continued_in_its_folder(root):
     os.environ.pop(RUN_DIR_VARIABLE)
     assert main([*words, "--trainer.max_steps", "9", "--ckpt_path", "last"]) == 0
     (run,) = (root / "runs" / "run").iterdir()
-    assert [int(row["step"]) for row in rows(run)] == list(range(9))
+    assert [int(row["step"]) for row in rows(run) if row["train/loss"]] == list(range(9))
     assert sorted(path.name for path in run.glob("config*.yaml")) == ["config-1.yaml", "config.yaml"]
     assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_steps"] == 3
     assert [(r.num_repeated, r.num_missing) for r in verify_ledger(run)] == [(0, 0), (0, NUM_RECORDS - 4)]

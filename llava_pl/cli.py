@@ -64,8 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # An error from a data worker arrives with the worker's traceback around it; its last line is the message.
         message = str(error).strip().splitlines()[-1].removeprefix(f"llava_pl.types.{type(error).__name__}: ")
         # Where there is one bad record there may be more, each of which would end a run of its own.
-        hint = "; `llava-pl data check` finds all such records" if isinstance(error, RecordError) else ""
-        sys.stderr.write(f"llava-pl: error: {message}{hint if words[0] == 'fit' else ''}\n")
+        hint = "; `llava-pl data check` lists all such records, and writes them down with --quarantine FILE"
+        is_hinted = isinstance(error, RecordError) and words[0] == "fit"
+        sys.stderr.write(f"llava-pl: error: {message}{hint if is_hinted else ''}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("llava-pl: interrupted\n")

@@ -99,6 +99,8 @@ class LlavaCLI(LightningCLI):
             "--save_every_n_steps", type=int | None, default=None, help="Save the run after so many optimizer steps."
         )
         parser.add_argument("--keep_checkpoints", type=int, default=2, help="How many checkpoints stay, the newest.")
+        # Pictures that are cut into tiles need a newline embedding in the model; the data module says whether they are.
+        parser.link_arguments("data.init_args.image_aspect", "model.has_newline", compute_fn=lambda a: a == "anyres")
         parser.link_arguments("model.decoder.path", "data.init_args.tokenizer")
         parser.link_arguments("model.vision_encoder.path", "data.init_args.image_processor")
         parser.link_arguments("model.num_image_tokens", "data.init_args.num_image_tokens", apply_on="instantiate")
@@ -180,7 +182,7 @@ def _option_names(parser: LightningArgumentParser) -> list[str]:
     names = [text[2:] for action in parser._actions for text in action.option_strings if text.startswith("--")]
     for module in (ConversationDataModule, LlavaDataModule, ScienceQADataModule):
         names += [f"data.init_args.{name}" for name in inspect.signature(module).parameters if name != "settings"]
-    linked = {"tokenizer", "image_processor", "num_image_tokens"}
+    linked = {"tokenizer", "image_processor", "num_image_tokens", "has_newline"}
     return sorted(name for name in set(names) if name.rpartition(".")[2] not in linked)
 
 
@@ -211,10 +213,14 @@ def run_lightning(words: list[str], cli_class: type[LlavaCLI] = LlavaCLI) -> Lla
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
+    except InputError:
+        raise
     except Exception as error:
+        if refused := _input_error_beneath(error):
+            raise refused from None
         # What Lightning or wandb refuse with an exception of their own, some of it only when the run starts.
         refuser = _raised_in(error)
-        if refuser not in REFUSERS or isinstance(error, InputError):
+        if refuser not in REFUSERS:
             raise
         raise InputError(f"{REFUSERS[refuser]}: {' '.join(str(error).split())}") from error
     except SystemExit as stop:
@@ -224,6 +230,13 @@ def run_lightning(words: list[str], cli_class: type[LlavaCLI] = LlavaCLI) -> Lla
         raise
     finally:
         sys.argv = argv
+
+
+def _input_error_beneath(error: BaseException | None) -> InputError | None:
+    """Return the `InputError` that led to an error: jsonargparse puts those of a data module into one of its own."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__
+    return error
 
 
 def _raised_in(error: Exception) -> str:

@@ -6,8 +6,8 @@ Dimension letters used in shapes throughout the package:
 | --- | --- |
 | B | rows of a batch |
 | T | positions in a row, image tokens included |
-| N | images in a batch |
-| P | image tokens per image (576 for ViT-L/14 at 336 pixels) |
+| N | images in a batch; tiles of images where these are cut into tiles |
+| P | image tokens per image, or per tile (576 for ViT-L/14 at 336 pixels) |
 | C H W | channels, height and width of a picture |
 | D_v | width of the vision encoder |
 | D | width of the decoder |
@@ -142,6 +142,39 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageGrid:
+    """How the tiles of one picture become its image tokens (`image_aspect: anyres`).
+
+    The first tile is the whole picture. The others lie side by side and make one map of patch features, of which the
+    middle is kept: around it the picture was padded. Each row of what is kept ends with the newline embedding.
+
+    Args:
+        rows: Tiles below each other.
+        columns: Tiles beside each other.
+        height: Rows of the map that are kept.
+        width: Columns of the map that are kept.
+    """
+
+    rows: int
+    columns: int
+    height: int
+    width: int
+
+    @property
+    def num_tiles(self) -> int:
+        """Tiles of the picture, the whole picture included."""
+        return 1 + self.rows * self.columns
+
+    def num_tokens(self, num_image_tokens: int) -> int:
+        """Return the image tokens of the picture, where a tile has ``num_image_tokens``.
+
+        >>> ImageGrid(rows=2, columns=2, height=36, width=48).num_tokens(576)
+        2340
+        """
+        return num_image_tokens + self.height * (self.width + 1)
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """The tensors of one record.
 
@@ -149,11 +182,12 @@ class Sample:
         id: Identifier of the record or question.
         input_ids: int64 ``(T,)``; IMAGE_TOKEN_INDEX where an image token stands.
         labels: int64 ``(T,)``; IGNORE_INDEX where nothing is supervised.
-        pixel_values: float32 ``(N, C, H, W)``; N is 0 without a picture.
+        pixel_values: float32 ``(N, C, H, W)``; N is 0 without a picture. Of tiled pictures, all tiles in order.
         question: What an evaluation asks, None in training.
         index: Place in its dataset, which names a sample where ids repeat; None outside of training.
         num_cut: Tokens that were cut off the end.
         skipped: The reason why the record is left out; one position without supervision then stands in its place.
+        grids: One for each tiled picture; empty when pictures are not tiled, each being P image tokens.
     """
 
     id: str
@@ -164,6 +198,7 @@ class Sample:
     index: int | None = None
     num_cut: int = 0
     skipped: str | None = None
+    grids: tuple[ImageGrid, ...] = ()
 
 
 class Batch(TypedDict, total=False):
@@ -171,11 +206,12 @@ class Batch(TypedDict, total=False):
 
     ``input_ids`` and ``labels`` are int64 ``(B, T)``, and so is ``attention_mask``, which padded rows have. A packed
     row (B = 1) has ``position_ids`` int64 ``(1, T)`` and ``sequence_lengths`` in its place. ``pixel_values`` is float32
-    ``(N, C, H, W)`` with the pictures of all rows in order (N may be 0). Counts are plain integers, known without
-    asking the device: ``num_tokens`` attended and ``num_supervised`` positions of this micro batch, and
-    ``num_step_supervised`` of all micro batches on this rank that share its optimizer step (training only).
-    ``questions`` is present in evaluation only, ``indices`` where each sample knows its place in the dataset;
-    ``skipped``, the place and reason of each sample that was left out, only where there are any.
+    ``(N, C, H, W)`` with the pictures of all rows in order (N may be 0); of tiled pictures it holds the tiles, and
+    ``grids`` an entry for each picture. Counts are plain integers, known without asking the device: ``num_tokens``
+    attended and ``num_supervised`` positions of this micro batch, and ``num_step_supervised`` of all micro batches on
+    this rank that share its optimizer step (training only). ``questions`` is present in evaluation only, ``indices``
+    where each sample knows its place in the dataset; ``skipped``, the place and reason of each sample that was left
+    out, only where there are any.
     """
 
     ids: list[str]
@@ -186,6 +222,7 @@ class Batch(TypedDict, total=False):
     position_ids: Tensor
     sequence_lengths: list[int]
     pixel_values: Tensor
+    grids: list[ImageGrid]
     num_tokens: int
     num_supervised: int
     num_step_supervised: int

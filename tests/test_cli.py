@@ -73,7 +73,12 @@ def test_input_error_of_a_data_worker_keeps_its_last_line(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("command", "hint"), [("fit", "; `llava-pl data check` finds all such records"), ("validate", ""), ("data", "")]
+    ("command", "hint"),
+    [
+        ("fit", "; `llava-pl data check` lists all such records, and writes them down with --quarantine FILE"),
+        ("validate", ""),
+        ("data", ""),
+    ],
 )
 def test_record_error_of_a_data_worker_keeps_its_last_line(monkeypatch, capsys, command, hint):
     def fail(words):

@@ -119,6 +119,46 @@ def test_init_from_starts_stage_finetune_with_the_aligned_projector(config, tmp_
     assert all(torch.equal(tuned[name], tensor) for name, tensor in aligned.items())
 
 
+@pytest.mark.parametrize("option", ["eval_batch_size", "token_budget", "max_length"])
+def test_number_that_a_data_module_refuses_is_one_line(config, capsys, option):
+    assert main(["fit", "--config", str(config), f"--data.{option}", "0", "--run_dir", "run"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (f"llava-pl: error: data.{option}: expected at least 1, found 0")
+
+
+def test_tiles_from_fit_to_validate(config, tmp_path):
+    import torch
+
+    tiles = ["--config", str(config), "--data.image_aspect", "anyres"]
+    main(["fit", *tiles, "--run_dir", "fit"])
+    kept = torch.load("fit/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert kept["model.image_newline"].shape == (32,)
+    assert main(["validate", *tiles, "--ckpt_path", "fit/checkpoints/last.ckpt", "--run_dir", "val"]) == 0
+    fit, val = (list(csv.DictReader((tmp_path / name / "metrics.csv").open())) for name in ("fit", "val"))
+    trained = [float(row["val/loss"]) for row in fit if row["val/loss"]]
+    assert float(val[-1]["val/loss"]) == pytest.approx(trained[-1], rel=1e-6)
+    # The saved file says it again, without the model's part.
+    again = yaml.safe_load((tmp_path / "fit" / "config.yaml").read_text())
+    assert (again["data"]["init_args"]["image_aspect"], again["model"].get("has_newline")) == ("anyres", None)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data.batch_size", "0"], "data.batch_size: expected at least 1, found 0"),
+        (["--data.grid_pinpoints", "[[16, 32]]"], "data.grid_pinpoints: found 'pad' as data.image_aspect"),
+        (["--data.image_aspect", "anyres", "--data.grid_pinpoints", "[]"], "grid_pinpoints: expected pairs of width "),
+        (["--data.image_aspect", "anyres", "--data.grid_pinpoints", "[[16, 30]]"], "grid_pinpoints: expected pairs of"),
+        (
+            ["--data.image_aspect", "anyres", "--model.vision_encoder.select_feature", "cls_patch"],
+            "image_aspect anyres: expected a square number of image tokens per tile, found 5; set model.",
+        ),
+    ],
+)
+def test_data_settings_that_cannot_be_are_one_line(config, capsys, words, message):
+    assert main(["fit", "--config", str(config), *words]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"llava-pl: error: {message}")
+
+
 def test_missing_checkpoint_is_one_line(config, capsys):
     assert main(["validate", "--config", str(config), "--ckpt_path", "nowhere.ckpt"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (

@@ -15,7 +15,7 @@ from PIL import Image
 
 from llava_pl.data.conversation_datamodule import ConversationDataModule
 from llava_pl.data.image import ImageTransform
-from llava_pl.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, BadRecord, Batch, InputError, RecordError
+from llava_pl.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, BadRecord, Batch, ImageGrid, InputError, RecordError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +75,8 @@ class View:
         id: Its name.
         stretches: All positions, in order.
         num_supervised: How many tokens the loss counts.
-        pictures: As the vision encoder sees them, with the colours of the file.
+        pictures: As the vision encoder sees them, with the colours of the file; of tiled pictures, all tiles.
+        grids: How each tiled picture is cut; empty when pictures are whole.
         num_cut: Tokens that were cut off the end.
         skipped: Why it is left out of training, None if it is not.
     """
@@ -85,6 +86,7 @@ class View:
     stretches: tuple[Stretch, ...]
     num_supervised: int
     pictures: tuple[Image.Image, ...] = ()
+    grids: tuple[ImageGrid, ...] = ()
     num_cut: int = 0
     skipped: str | None = None
 
@@ -94,8 +96,21 @@ class View:
         num_tokens = sum(len(stretch.tokens) for stretch in self.stretches)
         share = 100 * self.num_supervised / max(num_tokens, 1)
         parts = [f"{num_tokens:,} tokens", f"{self.num_supervised:,} supervised ({share:.1f} %)"]
-        parts.append(f"{len(self.pictures)} image{'' if len(self.pictures) == 1 else 's'}")
+        num_images = len(self.grids or self.pictures)
+        parts.append(f"{num_images} image{'' if num_images == 1 else 's'}")
+        parts += [f"{len(self.pictures)} tiles"] if self.grids else []
         return ", ".join([*parts, f"{self.num_cut:,} cut off"] if self.num_cut else parts)
+
+    @property
+    def picture_names(self) -> list[str]:
+        """What each of the pictures is, such as "picture 1", or "picture 1, tile 2 of 5"; a first tile is the whole."""
+        if not self.grids:
+            return [f"picture {number}" for number in range(1, len(self.pictures) + 1)]
+        return [
+            f"picture {number}, tile {tile} of {grid.num_tiles}"
+            for number, grid in enumerate(self.grids, start=1)
+            for tile in range(1, grid.num_tiles + 1)
+        ]
 
     @property
     def warnings(self) -> list[str]:
@@ -136,6 +151,7 @@ def look_at(data: ConversationDataModule, index: int) -> View:
         stretches=read_row(batch, encoder.tokenizer, num_image_tokens=data.num_image_tokens),
         num_supervised=batch["num_supervised"],
         pictures=tuple(show_pixels(pixels, encoder.image_transform) for pixels in batch["pixel_values"]),
+        grids=tuple(batch.get("grids", ())),
         num_cut=sample.num_cut,
         skipped=sample.skipped,
     )
@@ -156,12 +172,15 @@ def read_row(batch: Batch, tokenizer: PreTrainedTokenizerBase, *, num_image_toke
         for position, (token, label, is_attended) in enumerate(zip(ids, labels, mask, strict=True))
         if is_attended
     ]
-    stretches: list[Stretch] = []
-    for kind, group in groupby(tokens, lambda token: token.kind):
-        run = tuple(group)
-        size = num_image_tokens if kind == "image" else len(run)
-        stretches += [Stretch(kind, run[start : start + size]) for start in range(0, len(run), size)]
-    return tuple(stretches)
+    sizes = [grid.num_tokens(num_image_tokens) for grid in batch.get("grids", ())]
+    sizes = sizes or [num_image_tokens] * len(batch["pixel_values"])
+    pictures = iter([number for number, size in enumerate(sizes) for _ in range(size)])
+    picture_at = {token.position: next(pictures) for token in tokens if token.id == IMAGE_TOKEN_INDEX}
+
+    def belongs_to(token: Token) -> tuple[Kind, int | None]:
+        return token.kind, picture_at[token.position] if token.kind == "image" else None
+
+    return tuple(Stretch(kind, tuple(group)) for (kind, _), group in groupby(tokens, belongs_to))
 
 
 def _kind(token: int, label: int) -> Kind:

@@ -31,9 +31,9 @@ def view_page(view: View) -> str:
     if view.num_cut:
         rows += _row("", "cut", f'<span class="cut">[cut: {view.num_cut:,} tokens]</span>')
     pictures = "".join(
-        f"<figure>{picture_tag(picture, f'picture {number} as the vision encoder sees it')}"
-        f"<figcaption>picture {number}, {picture.width} x {picture.height}</figcaption></figure>\n"
-        for number, picture in enumerate(view.pictures, start=1)
+        f"<figure>{picture_tag(picture, f'{name} as the vision encoder sees it')}"
+        f"<figcaption>{name}, {picture.width} x {picture.height}</figcaption></figure>\n"
+        for name, picture in zip(view.picture_names, view.pictures, strict=True)
     )
     heading = "<h2>Pictures, as the vision encoder sees them</h2>\n" if pictures else ""
     body = (

@@ -48,6 +48,9 @@ def start_batch(samples: Sequence[Sample], *, num_image_tokens: int) -> Batch:
         pixel_values=torch.cat([sample.pixel_values for sample in samples]),
         num_tokens=sum(len(sample.input_ids) for sample in samples),
     )
+    grids = [grid for sample in samples for grid in sample.grids]
+    if grids:
+        batch["grids"] = grids
     questions = [sample.question for sample in samples if sample.question is not None]
     if questions:
         batch["questions"] = questions
@@ -66,16 +69,23 @@ def count_supervised(labels: Tensor) -> int:
 
 
 def _check_images(samples: Sequence[Sample], num_image_tokens: int) -> None:
+    is_tiled = any(sample.grids for sample in samples)
     for sample in samples:
         expected, found = (
             len(sample.pixel_values) * num_image_tokens,
             int((sample.input_ids == IMAGE_TOKEN_INDEX).sum()),
         )
+        pictures = f"{len(sample.pixel_values)} pictures of {num_image_tokens}"
+        if is_tiled:
+            expected = sum(grid.num_tokens(num_image_tokens) for grid in sample.grids)
+            num_tiles = sum(grid.num_tiles for grid in sample.grids)
+            pictures = f"{len(sample.grids)} tiled pictures"
+            if num_tiles != len(sample.pixel_values):
+                raise InputError(
+                    f"sample {sample.id!r}: {len(sample.pixel_values)} tiles for {pictures}; expected {num_tiles}"
+                )
         if expected != found:
-            raise InputError(
-                f"sample {sample.id!r}: {found} image tokens for {len(sample.pixel_values)} pictures of "
-                f"{num_image_tokens}; expected {expected}"
-            )
+            raise InputError(f"sample {sample.id!r}: {found} image tokens for {pictures}; expected {expected}")
 
 
 def _pad(rows: Sequence[Tensor], value: int, side: Literal["left", "right"]) -> Tensor:

@@ -16,14 +16,16 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
+from llava_pl.data.anyres import choose_tiling
 from llava_pl.data.collate import collate
-from llava_pl.data.dataset import PackedDataset, QuestionDataset, RecordDataset, SampleEncoder
+from llava_pl.data.dataset import PackedDataset, RecordDataset, SampleEncoder
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
-from llava_pl.data.loader import StepLoader
+from llava_pl.data.loader import StepLoader, make_eval_loader
 from llava_pl.data.ordering import Grouping
 from llava_pl.data.packing import pack
-from llava_pl.data.sampler import EachOnceSampler, PackedSampler, ResumableSampler, check_budget
+from llava_pl.data.question_dataset import QuestionDataset
+from llava_pl.data.sampler import PackedSampler, ResumableSampler, check_budget
 from llava_pl.data.store_cache import open_store
 from llava_pl.data.templates import TEMPLATES, TemplateName
 from llava_pl.data.training_data import Entries, GivenRecords, TrainingData, TrainingSource
@@ -45,10 +47,11 @@ class ConversationDataModule(LightningDataModule):
     Args:
         tokenizer: Folder or hub name of the decoder's tokenizer.
         image_processor: Folder or hub name of the vision encoder, for its picture settings.
-        num_image_tokens: P, the image tokens per picture.
+        num_image_tokens: P, the image tokens per picture, or per tile.
         image_folder: Where the pictures lie.
         template: How conversations are written.
-        image_aspect: "pad" fills pictures to a square (LLaVA-1.5), "square" crops them.
+        image_aspect: "pad" fills pictures to a square (LLaVA-1.5), "square" crops, "anyres" cuts into tiles (1.6).
+        grid_pinpoints: With "anyres": [width, height] to bring pictures to; by default 1x2, 2x1, 2x2, 3x1, 1x3 tiles.
         image_start_end: Put start and end marks around image slots.
         respect_exif: Turn photographs upright; false reproduces the original.
         legacy_tokenizer: For LLaMA's tokenizer: its `legacy` setting, by default that of its folder.
@@ -84,7 +87,8 @@ class ConversationDataModule(LightningDataModule):
         num_image_tokens: int,
         image_folder: str | Path,
         template: TemplateName = "vicuna_v1",
-        image_aspect: Literal["pad", "square"] = "pad",
+        image_aspect: Literal["pad", "square", "anyres"] = "pad",
+        grid_pinpoints: list[tuple[int, int]] | None = None,
         image_start_end: bool = False,
         respect_exif: bool = True,
         legacy_tokenizer: bool | None = None,
@@ -105,10 +109,10 @@ class ConversationDataModule(LightningDataModule):
         super().__init__()
         for name, value, least in (
             ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size or 1, 1),
+            ("eval_batch_size", 1 if eval_batch_size is None else eval_batch_size, 1),
             ("num_workers", num_workers, 0),
             ("max_length", max_length, 1),
-            ("token_budget", token_budget or 1, 1),
+            ("token_budget", 1 if token_budget is None else token_budget, 1),
         ):
             if value < least:
                 raise InputError(f"data.{name}: expected at least {least}, found {value}")
@@ -135,7 +139,8 @@ class ConversationDataModule(LightningDataModule):
         self._image_processor = image_processor
         self._image_folder = Path(image_folder)
         self._template = template
-        self._image_aspect = image_aspect
+        self._square_by: Literal["pad", "square"] = "pad" if image_aspect == "pad" else "square"  # tiles are squares
+        self._tiling = choose_tiling(image_aspect, grid_pinpoints, image_processor, num_image_tokens)
         self._image_start_end = image_start_end
         self._respect_exif = respect_exif
         self._legacy_tokenizer = legacy_tokenizer
@@ -143,8 +148,7 @@ class ConversationDataModule(LightningDataModule):
         self._on_too_long: OnTooLong = on_too_long
         self._bad_records = bad_records
         self._quarantine = quarantine
-        self._cache_dir = cache_dir
-        self._cache_tokens = cache_tokens
+        self._cache_dir, self._cache_tokens = cache_dir, cache_tokens
         self.encoder: SampleEncoder | None = None
 
     def make_encoder(self) -> SampleEncoder:
@@ -154,7 +158,7 @@ class ConversationDataModule(LightningDataModule):
                 raise InputError(f"data.image_folder: {self._image_folder}: no such folder; check the path")
             self.encoder = SampleEncoder(
                 tokenizer=load_tokenizer(self._tokenizer_path, legacy=self._legacy_tokenizer),
-                image_transform=ImageTransform.from_pretrained(self._image_processor, aspect=self._image_aspect),
+                image_transform=ImageTransform.from_pretrained(self._image_processor, aspect=self._square_by),
                 image_folder=self._image_folder,
                 num_image_tokens=self.num_image_tokens,
                 template=self._template,
@@ -162,6 +166,7 @@ class ConversationDataModule(LightningDataModule):
                 respect_exif=self._respect_exif,
                 max_length=self._max_length,
                 on_too_long=self._on_too_long,
+                tiling=self._tiling,
             )
         return self.encoder
 
@@ -277,18 +282,13 @@ class ConversationDataModule(LightningDataModule):
         return [self._eval_loader(dataset) for dataset in self.val_datasets]
 
     def _eval_loader(self, dataset: Dataset[Sample]) -> DataLoader[Sample]:
-        side: Literal["left", "right"] = "left" if isinstance(dataset, QuestionDataset) else "right"
-        trainer, sampler, batch_size = self.trainer, None, self.eval_batch_size
-        if trainer and trainer.world_size > 1:
-            sampler = EachOnceSampler(dataset, num_replicas=trainer.world_size, rank=trainer.global_rank)
-            batch_size = sampler.fit_batch_size(batch_size)
-        return DataLoader(
+        return make_eval_loader(
             dataset,
-            batch_size=batch_size,
-            sampler=sampler,
-            collate_fn=self._collate(side),
+            batch_size=self.eval_batch_size,
+            num_replicas=self.trainer.world_size if self.trainer else 1,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            collate_fn=self._collate("left" if isinstance(dataset, QuestionDataset) else "right"),
             num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
         )
 
     def _collate(self, padding_side: Literal["left", "right"]) -> partial:  # type: ignore[type-arg]

@@ -8,8 +8,9 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 from llava_pl.data.conversation_datamodule import ConversationDataModule
-from llava_pl.data.dataset import ImageSource, QuestionDataset, RecordDataset
+from llava_pl.data.dataset import RecordDataset
 from llava_pl.data.mixture import SourceConfig
+from llava_pl.data.question_dataset import ImageSource, QuestionDataset
 from llava_pl.data.scienceqa import PromptFormat, evaluation_question, read_scienceqa, training_source
 from llava_pl.data.sources import Source
 from llava_pl.data.training_data import TrainingSource
@@ -23,7 +24,8 @@ class LlavaDataModule(ConversationDataModule):
     `datasets` saved. It is read once and kept in the cache.
 
     Args:
-        records: File to train on, or a list of files, each with the name that it has in logs and its weight.
+        records: File to train on, or a list of files: each a path, or a `path` with the `name` that it has in logs and
+            how often an epoch `repeats` it.
         val_records: File whose loss is measured in validation.
         image_folder: Folder that the records' file names start from.
         **settings: As for `ConversationDataModule`.
@@ -32,7 +34,7 @@ class LlavaDataModule(ConversationDataModule):
     def __init__(
         self,
         *,
-        records: str | Path | list[SourceConfig] | None = None,
+        records: list[str | SourceConfig] | str | Path | None = None,
         val_records: str | Path | None = None,
         image_folder: str | Path,
         **settings: object,
@@ -45,8 +47,12 @@ class LlavaDataModule(ConversationDataModule):
         """Return the files to train on."""
         if self._records is None:
             return []
-        files = self._records if isinstance(self._records, list) else [SourceConfig(str(self._records))]
-        return [TrainingSource(file.label, Source.of(file.path), file.repeats) for file in files]
+        sources: list[TrainingSource] = []
+        for file in self._records if isinstance(self._records, list) else [str(self._records)]:
+            config = SourceConfig(path=file) if isinstance(file, str) else file
+            label = config.get("name") or Path(config["path"]).stem
+            sources.append(TrainingSource(label, Source.of(config["path"]), config.get("repeats", 1.0)))
+        return sources
 
     def setup(self, stage: str) -> None:
         """Read the files that a stage needs."""

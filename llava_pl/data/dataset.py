@@ -1,4 +1,4 @@
-"""Records and questions to samples: tokens and pictures of one row.
+"""Records to samples: tokens and pictures of one row, of questions too.
 
 In: a `Record` to learn from, or a `Question` to answer. Out: a `Sample`. Nothing is padded here.
 """
@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from llava_pl.data.image import ImageTransform, load_image
+from llava_pl.data.anyres import Tiling
+from llava_pl.data.image import ImageTransform, find_picture, load_image, read_picture_size
 from llava_pl.data.templates import TemplateName
 from llava_pl.data.tokenization import EncodedConversation, fill_slots, tokenize_conversation
 from llava_pl.types import (
     IGNORE_INDEX,
     IMAGE_SLOT,
+    ImageGrid,
     InputError,
     OnTooLong,
     Question,
@@ -35,9 +37,6 @@ from llava_pl.types import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-ImageSource = Literal["own", "other", "grey", "none"]
-"""Which picture a question is asked with: its own, that of another question, one grey colour, or none at all."""
 
 PICTURE_REASONS = ("picture_missing", "picture_broken")
 """Reasons of a `RecordError` that may pass by themselves: the file, not the record, is at fault."""
@@ -57,6 +56,7 @@ class SampleEncoder:
         respect_exif: Turn photographs as their EXIF orientation says.
         max_length: The most positions of a training sample; prompts are never cut.
         on_too_long: What becomes of longer training samples.
+        tiling: How pictures are cut into tiles, each of which is then transformed; None leaves them whole.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -68,6 +68,7 @@ class SampleEncoder:
     respect_exif: bool = True
     max_length: int | None = None
     on_too_long: OnTooLong = "truncate_text"
+    tiling: Tiling | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -75,7 +76,10 @@ class SampleEncoder:
         text = f"{self.tokenizer.backend_tokenizer.to_str()} {self.tokenizer.chat_template}"
         tokenizer = blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
         marks = (self.tokenizer.bos_token_id, self.tokenizer.pad_token_id, self.image_start_end)
-        return repr((tokenizer, marks, self.template, self.num_image_tokens, self.max_length, self.on_too_long))
+        # The length of a sample with tiled pictures depends on the pictures as well.
+        tiles = (self.tiling, str(self.image_folder), self.respect_exif) if self.tiling else None
+        lengths = (self.num_image_tokens, self.max_length, self.on_too_long)
+        return repr((tokenizer, marks, self.template, *lengths, tiles))
 
     def encode_record(self, record: Record, tokenized: EncodedConversation | None = None) -> Sample:
         """Return a sample to learn from.
@@ -96,22 +100,26 @@ class SampleEncoder:
         if not record.images or sample.skipped is not None:
             return sample
         try:
-            pixels = [self.image_transform(self.load_picture(name)) for name in record.images]
+            pixel_values = self._transform([self.load_picture(name) for name in record.images])
         except InputError as error:
             raise _naming(record, error) from error
-        return replace(sample, pixel_values=torch.stack(pixels))
+        return replace(sample, pixel_values=pixel_values)
 
     def encode_text(self, record: Record, tokenized: EncodedConversation | None = None) -> Sample:
-        """Return the sample of a record without its pictures, which are not opened.
+        """Return the sample of a record without its pictures, which are not opened; of tiled ones the headers are.
 
         Raises:
             RecordError: As for `encode_record`.
             InputError: As for `encode_record`.
         """
         try:
+            grids = self._make_grids(
+                read_picture_size(find_picture(self.image_folder, name), respect_exif=self.respect_exif)
+                for name in record.images
+            )
             encoded = fill_slots(
                 tokenized or self.tokenize(record),
-                self.num_image_tokens,
+                [grid.num_tokens(self.num_image_tokens) for grid in grids] or self.num_image_tokens,
                 max_length=self.max_length,
                 on_too_long="truncate_text" if self.on_too_long == "truncate_text" else "error",
             )
@@ -119,7 +127,8 @@ class SampleEncoder:
             if isinstance(error, RecordError) and error.reason == "too_long" and self.on_too_long == "drop":
                 return self.skip(record, error.reason)
             raise _naming(record, error) from error
-        return Sample(record.id, encoded.input_ids, encoded.labels, self._no_pixels(), num_cut=encoded.num_cut)
+        ids, labels = encoded.input_ids, encoded.labels
+        return Sample(record.id, ids, labels, self._transform([]), num_cut=encoded.num_cut, grids=grids)
 
     def tokenize(self, record: Record) -> EncodedConversation:
         """Return the ids and labels of a record with one position for each image slot, whatever its length.
@@ -133,13 +142,13 @@ class SampleEncoder:
     def skip(self, record: Record, reason: str) -> Sample:
         """Return what stands in the place of a record that is left out: one position that supervises nothing."""
         ids = torch.tensor([self.tokenizer.pad_token_id], dtype=torch.int64)
-        return Sample(record.id, ids, torch.full_like(ids, IGNORE_INDEX), self._no_pixels(), skipped=reason)
+        return Sample(record.id, ids, torch.full_like(ids, IGNORE_INDEX), self._transform([]), skipped=reason)
 
     def count_tokens(self, record: Record) -> int:
-        """Return the length T of the sample of a record, without opening its pictures.
+        """Return the length T of the sample of a record, without opening its pictures; of tiled ones, their headers.
 
         Raises:
-            InputError: The conversation cannot be encoded; the record is named.
+            InputError: The conversation cannot be encoded, or a header cannot be read; the record is named.
         """
         return len(self.encode_text(record).input_ids)
 
@@ -150,23 +159,24 @@ class SampleEncoder:
             InputError: The prompt cannot be encoded; the question is named.
         """
         prompt = question.prompt if picture else question.prompt.replace(IMAGE_SLOT, "").strip()
+        pictures = [picture] if picture else []
         try:
-            tokenized = self._tokenize([Turn("human", prompt)], has_images=picture is not None, is_prompt=True)
-            encoded = fill_slots(tokenized, self.num_image_tokens)
-            pixel_values = self._no_pixels() if picture is None else self.image_transform(picture)[None]
+            tokenized = self._tokenize([Turn("human", prompt)], has_images=bool(pictures), is_prompt=True)
+            grids = self._make_grids(picture.size for picture in pictures)
+            sizes = [grid.num_tokens(self.num_image_tokens) for grid in grids] or self.num_image_tokens
+            encoded = fill_slots(tokenized, sizes)
+            pixel_values = self._transform(pictures)
         except InputError as error:
             raise InputError(f"question {question.id!r}: {error}") from error
-        return Sample(question.id, encoded.input_ids, encoded.labels, pixel_values, question=question)
+        return Sample(question.id, encoded.input_ids, encoded.labels, pixel_values, question=question, grids=grids)
 
     def load_picture(self, name: str) -> Image.Image:
         """Return a picture of the image folder, RGB.
 
         Raises:
-            RecordError: The name leads out of the image folder (path_outside; through ``..``, as an absolute path or
-                over a symbolic link), or as `load_image`.
+            RecordError: As `find_picture` and `load_image`.
         """
-        _check_inside(self.image_folder, name)
-        return load_image(self.image_folder / name, respect_exif=self.respect_exif)
+        return load_image(find_picture(self.image_folder, name), respect_exif=self.respect_exif)
 
     def _tokenize(self, turns: Sequence[Turn], *, has_images: bool, is_prompt: bool) -> EncodedConversation:
         return tokenize_conversation(
@@ -178,26 +188,18 @@ class SampleEncoder:
             is_prompt=is_prompt,
         )
 
-    def _no_pixels(self) -> Tensor:
-        return torch.empty(0, 3, self.image_transform.image_size, self.image_transform.image_size)
+    def _make_grids(self, sizes: Iterable[tuple[int, int]]) -> tuple[ImageGrid, ...]:
+        return tuple(self.tiling.grid(size) for size in sizes) if self.tiling else ()
+
+    def _transform(self, pictures: Sequence[Image.Image]) -> Tensor:
+        tiles = [tile for picture in pictures for tile in self.tiling.cut(picture)] if self.tiling else pictures
+        size = self.image_transform.image_size
+        return torch.stack([self.image_transform(tile) for tile in tiles]) if tiles else torch.empty(0, 3, size, size)
 
 
 def _naming(record: Record, error: InputError) -> InputError:
     message = f"record {record.id!r}: {error}"
     return RecordError(message, error.reason) if isinstance(error, RecordError) else InputError(message)
-
-
-def _check_inside(folder: Path, name: str) -> None:
-    try:
-        folder, path = folder.resolve(), (folder / name).resolve()
-    except (ValueError, RuntimeError):  # a null character, a lone surrogate, links in a circle: nothing can be opened
-        return
-    if not path.is_relative_to(folder):
-        raise RecordError(
-            f"picture {name!r}: expected a file inside the image folder {folder}, found {path}; move the picture into "
-            "the folder, or choose the folder that holds all pictures",
-            "path_outside",
-        )
 
 
 class RecordDataset(Dataset[Sample]):
@@ -261,47 +263,3 @@ class PackedDataset(Dataset[list[Sample]]):
 
     def __getitem__(self, indices: Sequence[int]) -> list[Sample]:
         return [self.dataset[index] for index in indices]
-
-
-class QuestionDataset(Dataset[Sample]):
-    """Questions to answer, each with the picture that an image source chooses (the blindness test).
-
-    Args:
-        questions: What to ask.
-        encoder: Turns a question into a sample.
-        image_source: "other" shows the picture of the next question that has a different one.
-    """
-
-    def __init__(
-        self, questions: Sequence[Question], encoder: SampleEncoder, image_source: ImageSource = "own"
-    ) -> None:
-        self.questions = questions
-        self.encoder = encoder
-        self.image_source = image_source
-
-    def __len__(self) -> int:
-        return len(self.questions)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.encoder.encode_question(self.questions[index], self._picture(index))
-
-    def _picture(self, index: int) -> Image.Image | None:
-        name = self.questions[index].image
-        if name is None or self.image_source == "none":
-            return None
-        if self.image_source == "grey":
-            size = self.encoder.image_transform.image_size
-            return Image.new("RGB", (size, size), (128, 128, 128))
-        try:
-            own = self.encoder.load_picture(name)
-            return own if self.image_source == "own" else self._other_picture(index, own)
-        except InputError as error:
-            raise InputError(f"question {self.questions[index].id!r}: {error}") from error
-
-    def _other_picture(self, index: int, own: Image.Image) -> Image.Image:
-        """Return the next picture that looks different: the same one may stand in the set under several names."""
-        for offset in range(1, len(self.questions)):
-            name = self.questions[(index + offset) % len(self.questions)].image
-            if name is not None and (picture := self.encoder.load_picture(name)).tobytes() != own.tobytes():
-                return picture
-        raise InputError("image_sources: 'other' needs two different pictures, found only one")

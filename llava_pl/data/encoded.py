@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -26,9 +26,10 @@ from rich.console import Console
 from rich.progress import track
 
 from llava_pl.data.collate import count_supervised
+from llava_pl.data.dataset import PICTURE_REASONS
 from llava_pl.data.lengths import count_words
 from llava_pl.data.tokenization import EncodedConversation
-from llava_pl.types import IGNORE_INDEX, InputError, RecordError
+from llava_pl.types import IGNORE_INDEX, InputError, Record, RecordError, Sample
 
 if TYPE_CHECKING:
     from llava_pl.data.dataset import SampleEncoder
@@ -155,7 +156,7 @@ def _encode_range(store: RecordStore, encoder: SampleEncoder, has_tokens: bool, 
         num_tokens, num_supervised, tokenized = 1, 0, _NOTHING
         try:
             tokenized = encoder.tokenize(record)
-            sample = encoder.encode_text(record, tokenized)
+            sample = _encode_text(encoder, record, tokenized)
             num_tokens, num_supervised = len(sample.input_ids), count_supervised(sample.labels[None])
             if not num_supervised and sample.skipped is None:
                 after = f", after {sample.num_cut:,} tokens were cut off" if sample.num_cut else ""
@@ -172,6 +173,17 @@ def _encode_range(store: RecordStore, encoder: SampleEncoder, has_tokens: bool, 
         part.ids = torch.cat([tokenized.input_ids for tokenized in kept]).numpy().astype(np.int32)
         part.is_supervised = (labels != IGNORE_INDEX).numpy()
     return part
+
+
+def _encode_text(encoder: SampleEncoder, record: Record, tokenized: EncodedConversation) -> Sample:
+    try:
+        return encoder.encode_text(record, tokenized)
+    except RecordError as error:
+        if error.reason not in PICTURE_REASONS:
+            raise
+        # A tiled picture whose header cannot be read. As with whole ones, it is looked at again when its turn comes;
+        # what is kept here must not remember the moment that it was away. Until then it is as long as a whole one.
+        return replace(encoder, tiling=None).encode_text(record, tokenized)
 
 
 _NOTHING = EncodedConversation(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64))

@@ -10,8 +10,8 @@ departures are marked ``Unlike LLaVA``.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -35,6 +35,26 @@ MAX_PIXELS = 2 * 89_478_485
 """Largest picture made on the way to the encoder, the size at which Pillow refuses to open a file (2.7 GiB at work)."""
 
 
+def find_picture(folder: Path, name: str) -> Path:
+    """Return the path of a picture in a folder, whether or not there is a file.
+
+    Raises:
+        RecordError: The name leads out of the folder (path_outside): through ``..``, as an absolute path or over a
+            symbolic link.
+    """
+    try:
+        root, path = folder.resolve(), (folder / name).resolve()
+    except (ValueError, RuntimeError):  # a null character, a lone surrogate, links in a circle: nothing can be opened
+        return folder / name
+    if not path.is_relative_to(root):
+        raise RecordError(
+            f"picture {name!r}: expected a file inside the image folder {root}, found {path}; move the picture into "
+            "the folder, or choose the folder that holds all pictures",
+            "path_outside",
+        )
+    return folder / name
+
+
 def load_image(path: str | Path, *, respect_exif: bool = True) -> Image.Image:
     """Return the picture in a file as RGB, upright.
 
@@ -52,7 +72,40 @@ def load_image(path: str | Path, *, respect_exif: bool = True) -> Image.Image:
         RecordError: No file can be opened (picture_missing), or it is not a picture, is incomplete, or is so large that
             Pillow warns of a decompression bomb (picture_broken; ``PIL.Image.MAX_IMAGE_PIXELS``).
     """
-    path = Path(path)
+    with _open_picture(Path(path)) as picture:
+        picture.load()
+        # Unlike LLaVA: photographs of phones are turned upright; there they stay as the sensor lay.
+        return _to_rgb(_turn_upright(picture) if respect_exif else picture)
+
+
+def read_picture_size(path: str | Path, *, respect_exif: bool = True) -> tuple[int, int]:
+    """Return width and height of the picture that `load_image` would return, without decoding its pixels.
+
+    Only of a PNG file that tells its orientation behind its pixels are these decoded.
+
+    Args:
+        path: The picture file.
+        respect_exif: As for `load_image`.
+
+    Raises:
+        RecordError: As `load_image`, except that damage behind the header goes unseen.
+    """
+    with _open_picture(Path(path)) as picture:
+        # Pillow itself turns TIFF, whatever is asked for, and gives the size that comes of it.
+        if picture.format == "TIFF" or not respect_exif:
+            return picture.size
+        if picture.format == "PNG" and "exif" not in picture.info:
+            content = Path(path).read_bytes()
+            if any(mark in content for mark in (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")):
+                picture.load()
+        stand_in = Image.new("1", (1, 2))
+        stand_in.info = dict(picture.info)
+        return picture.size if _turn_upright(stand_in).size == (1, 2) else picture.size[::-1]
+
+
+@contextmanager
+def _open_picture(path: Path) -> Iterator[Image.Image]:
+    """Open a picture file; what goes wrong, here or while it is read, becomes a `RecordError`."""
     try:
         file = path.open("rb")
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
@@ -66,9 +119,7 @@ def load_image(path: str | Path, *, respect_exif: bool = True) -> Image.Image:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(file) as picture:
-                picture.load()
-                # Unlike LLaVA: photographs of phones are turned upright; there they stay as the sensor lay.
-                return _to_rgb(_turn_upright(picture) if respect_exif else picture)
+                yield picture
         except Exception as error:  # on damaged files Pillow raises anything from OSError to struct.error
             found = " ".join(f"{type(error).__name__}: {error}".split())
             raise RecordError(

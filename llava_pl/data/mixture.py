@@ -7,9 +7,7 @@ hold for each record (the records themselves, their tokens, their lengths) is pu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,31 +16,22 @@ from llava_pl.types import InputError
 
 T = TypeVar("T")
 
+MOST_REPEATS = 1_000_000
 
-@dataclass(frozen=True)
-class SourceConfig:
-    """A file of records and its weight in a mixture.
+
+class SourceConfig(TypedDict):
+    """A file of records and its weight in a mixture, as a configuration writes it.
 
     Args:
         path: The file.
         name: What it is called in logs; by default the file's name without its ending.
-        repeats: How often an epoch holds each of its records. With a fraction, such as 0.5 or 2.5, that share of the
-            records, drawn once from the seed, is held once more.
+        repeats: How often an epoch holds each of its records, by default once. With a fraction, such as 0.5 or 2.5,
+            that share of the records, drawn once from the seed, is held once more.
     """
 
     path: str
-    name: str | None = None
-    repeats: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuse a weight that leaves nothing."""
-        if not 0 < self.repeats < 1_000_000:
-            raise InputError(f"data.records: {self.path}: repeats: expected a number above 0, found {self.repeats}")
-
-    @property
-    def label(self) -> str:
-        """What it is called in logs."""
-        return self.name or Path(self.path).stem
+    name: NotRequired[str]
+    repeats: NotRequired[float]
 
 
 class Mixture:
@@ -55,7 +44,7 @@ class Mixture:
         seed: Of the draw of a fraction.
 
     Raises:
-        InputError: Two sources have the same name.
+        InputError: Two sources have the same name, or one is held less than never.
     """
 
     def __init__(
@@ -64,6 +53,9 @@ class Mixture:
         self.labels = tuple(labels)
         if len(set(self.labels)) < len(self.labels):
             raise InputError(f"data.records: expected names that differ, found {', '.join(self.labels)}; give a name")
+        for label, times in zip(labels, repeats, strict=True):
+            if not 0 < times < MOST_REPEATS:
+                raise InputError(f"data.records: {label}: repeats: expected a number above 0, found {times}")
         self._places = [
             _draw(left, times, np.random.default_rng([seed, number]))
             for number, (left, times) in enumerate(zip(places, repeats, strict=True))

@@ -95,7 +95,7 @@ def _refuse(bad: Sequence[BadRecord], num_entries: int, say: Callable[[str], Non
     counts = ", ".join(f"{reason} {count:,}" for reason, count in count_reasons(bad).items())
     raise RecordError(
         f"{bad[0].message}. {len(bad):,} of {num_entries:,} records cannot be learned from ({counts}); mend them, or "
-        "leave them out: write their list with `llava-pl data check --quarantine FILE`, and give it to data.quarantine",
+        "leave them out with data.quarantine",
         bad[0].reason,
     )
 

@@ -55,7 +55,7 @@ def encode_conversation(
     tokenizer: PreTrainedTokenizerBase,
     *,
     template: TemplateName,
-    num_image_tokens: int,
+    num_image_tokens: int | Sequence[int],
     max_length: int | None = None,
     image_start_end: bool = False,
     is_prompt: bool = False,
@@ -73,8 +73,8 @@ def encode_conversation(
         conversations: Turns, or entries ``{"from", "value"}`` of a LLaVA JSON file.
         tokenizer: A fast tokenizer.
         template: Name of a template.
-        num_image_tokens: P, the image tokens per picture; 0 when the record has no picture, so that ``<image>`` is
-            literal text.
+        num_image_tokens: P, the image tokens per picture, or the image tokens of each picture; 0 or empty when the
+            record has no picture, so that ``<image>`` is literal text.
         max_length: The most positions of a conversation.
         image_start_end: Put ``<im_start>`` and ``<im_end>`` around each slot.
         is_prompt: The last turn is a question to be answered: ids end where the answer begins.
@@ -89,7 +89,7 @@ def encode_conversation(
         conversations,
         tokenizer,
         template=template,
-        has_images=num_image_tokens > 0,
+        has_images=bool(num_image_tokens),
         image_start_end=image_start_end,
         is_prompt=is_prompt,
     )
@@ -150,7 +150,7 @@ def encode_segments(
         else:
             stretches[-1].append(segment)
     # Only the BOS is read off the tokenizer's own frame: a template writes its end marks itself.
-    frame = tokenizer("", add_special_tokens=True)["input_ids"] if adds_bos else []
+    frame = tokenizer.backend_tokenizer.encode("", add_special_tokens=True).ids if adds_bos else []
     ids: list[int] = frame[:1] if frame[:1] == [tokenizer.bos_token_id] else []
     labels: list[int] = [IGNORE_INDEX] * len(ids)
     for number, stretch in enumerate(stretches):
@@ -185,7 +185,7 @@ def _encode_text(stretch: Sequence[Segment], tokenizer: PreTrainedTokenizerBase)
 
 def fill_slots(
     encoded: EncodedConversation,
-    num_image_tokens: int,
+    num_image_tokens: int | Sequence[int],
     *,
     max_length: int | None = None,
     on_too_long: Literal["truncate_text", "error"] = "truncate_text",
@@ -194,15 +194,22 @@ def fill_slots(
 
     Args:
         encoded: One position for each slot, as `tokenize_conversation` returns it.
-        num_image_tokens: P, the image tokens per picture.
+        num_image_tokens: P, the image tokens per picture, or those of each slot's picture.
         max_length: The most positions.
         on_too_long: As for `encode_conversation`.
 
     Raises:
-        RecordError: It is too long.
+        RecordError: It is too long, or there are not as many slots as pictures.
     """
     is_slot = encoded.input_ids == IMAGE_TOKEN_INDEX
-    repeats = torch.where(is_slot, num_image_tokens, 1)
+    if not isinstance(num_image_tokens, int) and len(num_image_tokens) != int(is_slot.sum()):
+        raise RecordError(
+            f"expected an image slot for each picture, found {int(is_slot.sum())} slots and {len(num_image_tokens)} "
+            "pictures; correct one of the two",
+            "image_slots",
+        )
+    repeats = torch.ones_like(encoded.input_ids)
+    repeats[is_slot] = torch.tensor(num_image_tokens, dtype=torch.int64)
     ids, labels = (values.repeat_interleave(repeats) for values in (encoded.input_ids, encoded.labels))
     if max_length is None or len(ids) <= max_length:
         return EncodedConversation(ids, labels)

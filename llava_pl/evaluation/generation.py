@@ -47,6 +47,7 @@ def generate_answers(
         batch["input_ids"],
         batch["pixel_values"],
         batch["attention_mask"],
+        batch.get("grids", ()),
         max_new_tokens=config.max_new_tokens,
         # Greedy whatever the decoder's own generation_config asks for; only so can answers be compared.
         do_sample=False,

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from llava_pl.data.dataset import ImageSource
+from llava_pl.data.question_dataset import ImageSource
 from llava_pl.evaluation.answers import AnswerRow, write_answers
 from llava_pl.evaluation.parsing import Parser
 from llava_pl.evaluation.scienceqa import ScienceQAAccuracy

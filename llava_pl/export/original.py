@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from llava_pl.types import InputError
 PROJECTOR_FILE = "mm_projector.bin"
 PROJECTOR_PREFIX = "model.mm_projector."
 VISION_PREFIX = "model.vision_tower.vision_tower."
+NEWLINE_NAME = "model.image_newline"
 EMBEDDING_NAME = "model.embed_tokens.weight"
 
 
@@ -31,16 +32,20 @@ class OriginalConfig:
         projector: Kind of projector.
         select_layer: Which hidden state of the encoder is used.
         select_feature: Which of its positions are used.
-        aspect: How pictures become square.
+        aspect: How pictures become square, or "anyres" where they are cut into tiles.
         decoder: The settings of the LLaMA decoder.
+        pinpoints: With "anyres", the sizes (width, height) that pictures are brought to before they are cut.
+        has_own_encoder: The vision tower was trained too (LLaVA-1.6): the model's file holds its weights.
     """
 
     vision_encoder: str
     projector: str
     select_layer: int
     select_feature: SelectFeature
-    aspect: Literal["pad", "square"]
+    aspect: Literal["pad", "square", "anyres"]
     decoder: dict[str, Any]
+    pinpoints: tuple[tuple[int, int], ...] = ()
+    has_own_encoder: bool = False
 
 
 def is_original(folder: Path) -> bool:
@@ -67,13 +72,21 @@ def read_original_config(folder: Path) -> OriginalConfig:
     for key, kind in (("mm_vision_tower", str), ("mm_projector_type", str), ("mm_vision_select_layer", int)):
         if not isinstance(config.get(key, kind()), kind):
             raise InputError(f"{path}: {key}: expected {kind.__name__}, found {config[key]!r}")
+    aspect = config.get("image_aspect_ratio") or "square"
+    if aspect not in ("pad", "square", "anyres"):
+        raise InputError(f"{path}: image_aspect_ratio: expected pad, square or anyres, found {aspect!r}")
+    merge = config.get("mm_patch_merge_type", "flat")
+    if aspect == "anyres" and merge != "spatial_unpad":
+        raise InputError(f"{path}: mm_patch_merge_type: expected spatial_unpad with anyres, found {merge!r}")
     return OriginalConfig(
         vision_encoder=config["mm_vision_tower"],
         projector=config.get("mm_projector_type", "linear"),
         select_layer=config.get("mm_vision_select_layer", -1),
         select_feature=select_feature,
-        aspect=config.get("image_aspect_ratio") or "square",
+        aspect=cast("Literal['pad', 'square', 'anyres']", aspect),
         decoder={key: value for key, value in config.items() if not key.startswith(("mm_", "image_", "model_type"))},
+        pinpoints=_read_pinpoints(config, path) if aspect == "anyres" else (),
+        has_own_encoder=bool(config.get("unfreeze_mm_vision_tower")),
     )
 
 
@@ -89,13 +102,32 @@ def projector_weights(weights: Mapping[str, Tensor], where: str | Path) -> dict[
     return found
 
 
+def encoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of the vision tower under the names of transformers' CLIP vision model."""
+    found = _strip(weights, VISION_PREFIX)
+    return {name.removeprefix("vision_model."): tensor for name, tensor in found.items()}
+
+
+def find_newline(weights: Mapping[str, Tensor]) -> Tensor | None:
+    """Return the newline embedding ``(D,)`` of a model that tiles its pictures, None if there is none."""
+    return weights.get(NEWLINE_NAME, weights.get(NEWLINE_NAME.removeprefix("model.")))
+
+
 def decoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the language model's tensors, which keep their names."""
     return {
         name: tensor
         for name, tensor in weights.items()
-        if not name.startswith((PROJECTOR_PREFIX, VISION_PREFIX)) and name != "model.image_newline"
+        if not name.startswith((PROJECTOR_PREFIX, VISION_PREFIX)) and name != NEWLINE_NAME
     }
+
+
+def _read_pinpoints(config: dict[str, Any], path: Path) -> tuple[tuple[int, int], ...]:
+    found = config.get("image_grid_pinpoints")
+    pairs: list[Any] = found if isinstance(found, list) else [None]
+    if not all(isinstance(pair, list) and [type(side) for side in pair] == [int, int] for pair in pairs):
+        raise InputError(f"{path}: image_grid_pinpoints: expected a list of [width, height], found {found!r}")
+    return tuple((width, height) for width, height in pairs)
 
 
 def _strip(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from llava_pl.data.anyres import Tiling
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.templates import TemplateName
 from llava_pl.export.original import (
     EMBEDDING_NAME,
+    NEWLINE_NAME,
     PROJECTOR_FILE,
+    encoder_weights,
+    find_newline,
     is_original,
     projector_weights,
     read_original_config,
@@ -36,6 +40,8 @@ class Pretrained:
         model: The weights, in eval mode.
         tokenizer: None when neither the folder nor its base holds one.
         image_transform: Pictures to ``pixel_values``, as the model was trained.
+        tiling: How pictures are cut into tiles, each of which `image_transform` then takes (LLaVA-1.6); None when a
+            model sees them whole.
         template: Name of the conversation template; no file says it, so it is "plain" for a stage-1 folder and
             "vicuna_v1", LLaVA-1.5's, for every other.
     """
@@ -44,6 +50,7 @@ class Pretrained:
     tokenizer: PreTrainedTokenizerBase | None
     image_transform: ImageTransform
     template: TemplateName
+    tiling: Tiling | None = None
 
 
 def load_pretrained(
@@ -61,7 +68,8 @@ def load_pretrained(
     Args:
         path: The folder.
         vision_encoder: The encoder's folder or hub name; by default what `config.json` names, looked for beside the
-            folder first. LLaVA: these weights are used even when the model's file holds a copy.
+            folder first. LLaVA: these weights are used even when the model's file holds a copy, unless `config.json`
+            says that the tower was trained too (LLaVA-1.6).
         base: The language model of a stage-1 folder.
         dtype: Of the weights.
 
@@ -82,26 +90,34 @@ def load_pretrained(
         raise InputError(f"{path}: holds a projector alone; give the language model it was trained with as base=")
     if base is not None and not is_projector_only:
         raise InputError(f"{path}: holds a whole model; base= is for folders with {PROJECTOR_FILE} alone")
-    if config.aspect not in ("pad", "square"):
-        raise InputError(f"{path}: image_aspect_ratio: expected pad or square, found {config.aspect!r}")
     encoder_path = vision_encoder or _beside(path, config.vision_encoder)
     encoder = load_vision_encoder(
         encoder_path, select_layer=config.select_layer, select_feature=config.select_feature, dtype=dtype
     )
+    is_tiled = config.aspect == "anyres"
+    transform = ImageTransform.from_pretrained(encoder_path, aspect="pad" if config.aspect == "pad" else "square")
+    tiling = Tiling(transform.image_size, encoder.num_image_tokens, config.pinpoints) if is_tiled else None
     # Once for both parts: at 7B the files are 14 GB.
     weights_path = path / PROJECTOR_FILE if is_projector_only else path
     weights = read_weights(weights_path)
+    if config.has_own_encoder and not is_projector_only:
+        # Layers above the selected one are in the file, but not in the encoder.
+        own = encoder.model.state_dict()
+        found = {name: tensor for name, tensor in encoder_weights(weights).items() if name in own}
+        copy_weights(encoder.model, found, where=weights_path)
     decoder = build_original_decoder(path, weights, dtype=dtype) if base is None else load_decoder(base, dtype=dtype)
     projector = build_projector(config.projector, vision_width=encoder.width, decoder_width=decoder.width).to(dtype)
     if is_projector_only or config.projector != "identity":
         copy_weights(projector, projector_weights(weights, weights_path), where=weights_path)
     if is_projector_only:
         _restore_embeddings(decoder, weights, weights_path)
+    newline = _restore_newline(weights, decoder.width, weights_path, dtype) if tiling else None
     return Pretrained(
-        model=LlavaModel(encoder, projector, decoder).eval(),
+        model=LlavaModel(encoder, projector, decoder, newline).eval(),
         tokenizer=_find_tokenizer(path, base),
-        image_transform=ImageTransform.from_pretrained(encoder_path, aspect=config.aspect),
+        image_transform=transform,
         template="plain" if is_projector_only else "vicuna_v1",
+        tiling=tiling,
     )
 
 
@@ -128,6 +144,14 @@ def _restore_embeddings(decoder: CausalDecoder, weights: Mapping[str, Tensor], p
             f"{path}: tensor {EMBEDDING_NAME!r}: expected shape {tuple(own.shape)}, found {tuple(embeddings.shape)}"
         )
     own.data.copy_(embeddings)
+
+
+def _restore_newline(weights: Mapping[str, Tensor], width: int, path: Path, dtype: torch.dtype) -> nn.Parameter:
+    newline = find_newline(weights)
+    if newline is None or newline.shape != (width,):
+        found = "none" if newline is None else f"shape {tuple(newline.shape)}"
+        raise InputError(f"{path}: tensor {NEWLINE_NAME!r}: expected shape {(width,)}, found {found}")
+    return nn.Parameter(newline.to(dtype))
 
 
 def _find_tokenizer(*places: str | Path | None) -> PreTrainedTokenizerBase | None:

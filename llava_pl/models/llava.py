@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llava_pl.models.anyres import merge_tiles
 from llava_pl.models.decoder import Decoder
 from llava_pl.models.loss import supervised_loss
 from llava_pl.models.splice import splice
 from llava_pl.models.vision_encoder import VisionEncoder
-from llava_pl.types import IMAGE_TOKEN_INDEX, LossOutput
+from llava_pl.types import IMAGE_TOKEN_INDEX, ImageGrid, InputError, LossOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +42,45 @@ class LlavaModel(nn.Module):
         vision_encoder: Pictures to patch features.
         projector: Patch features to image features.
         decoder: Embeddings to hidden states and logits; a module such as `CausalDecoder`.
+        image_newline: Embedding ``(D,)`` that ends each row of a tiled picture; None in a model without tiles.
     """
 
-    def __init__(self, vision_encoder: VisionEncoder, projector: nn.Module, decoder: Decoder) -> None:
+    image_newline: nn.Parameter | None
+
+    def __init__(
+        self,
+        vision_encoder: VisionEncoder,
+        projector: nn.Module,
+        decoder: Decoder,
+        image_newline: nn.Parameter | None = None,
+    ) -> None:
         super().__init__()
         self.vision_encoder = vision_encoder
         self.projector = projector
         self.decoder = decoder
+        self.register_parameter("image_newline", image_newline)
 
     @property
     def num_image_tokens(self) -> int:
-        """P, the image tokens per picture."""
+        """P, the image tokens per picture, or per tile."""
         return self.vision_encoder.num_image_tokens
 
-    def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """Return the image features ``(N, P, D)`` of pictures ``(N, C, H, W)``."""
+    def encode_images(self, pixel_values: Tensor, grids: Sequence[ImageGrid] = ()) -> Tensor:
+        """Return the image features ``(N, P, D)`` of pictures ``(N, C, H, W)``; with grids, ``(M, D)`` of their tiles.
+
+        Raises:
+            InputError: The pictures are tiled, and the model has no newline embedding.
+        """
         patch_features = self.vision_encoder(pixel_values)
         weight = next(self.projector.parameters(), patch_features)
         features: Tensor = self.projector(patch_features.to(weight.dtype))
-        return features
+        if not grids:
+            return features
+        if self.image_newline is None:
+            raise InputError("the pictures are tiled, but the model has no image_newline; build it with has_newline")
+        return merge_tiles(features, grids, self.image_newline)
 
-    def embed(self, input_ids: Tensor, pixel_values: Tensor | None) -> Tensor:
+    def embed(self, input_ids: Tensor, pixel_values: Tensor | None, grids: Sequence[ImageGrid] = ()) -> Tensor:
         """Return the embeddings ``(B, T, D)`` of words and pictures.
 
         A batch without pictures runs neither encoder nor projector.
@@ -72,12 +91,15 @@ class LlavaModel(nn.Module):
             pixel_values = None
             image_features = inputs_embeds.new_empty(0, self.num_image_tokens, inputs_embeds.shape[-1])
         else:
-            image_features = self.encode_images(pixel_values)
+            image_features = self.encode_images(pixel_values, grids)
         inputs_embeds = splice(inputs_embeds, image_features, is_image)
-        if pixel_values is None and self.training:
+        idle = [] if pixel_values is not None else list(self.projector.parameters())
+        if self.image_newline is not None and not grids:
+            idle.append(self.image_newline)
+        if idle and self.training:
             # A zero gradient, not None: Adam's momentum goes on moving the projector as in the original, and DDP does
             # not wait forever for a rank without pictures.
-            inputs_embeds = inputs_embeds + 0.0 * sum(p.sum() for p in self.projector.parameters())
+            inputs_embeds = inputs_embeds + 0.0 * sum(p.sum() for p in idle)
         return inputs_embeds
 
     def forward(
@@ -88,22 +110,25 @@ class LlavaModel(nn.Module):
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
         sequence_lengths: Sequence[int] | None = None,
+        grids: Sequence[ImageGrid] = (),
     ) -> LlavaOutput:
         """Return the loss when labels are given, the logits of all positions when they are not.
 
         Args:
-            input_ids: int64 ``(B, T)``, image slots already expanded to P times IMAGE_TOKEN_INDEX.
+            input_ids: int64 ``(B, T)``, image slots already expanded to P times IMAGE_TOKEN_INDEX, those of tiled
+                pictures to as many as their grids ask for.
             pixel_values: float ``(N, C, H, W)``, the pictures of all rows in order; None or N = 0 without any.
             attention_mask: int64 or bool ``(B, T)``, zero at padding, on either side; None when there is none.
             position_ids: int64 ``(B, T)``; counted over the attended positions when None.
             labels: int64 ``(B, T)``, IGNORE_INDEX where nothing is supervised.
             sequence_lengths: Positions of each sequence of a packed row, whose `position_ids` restart; None when rows
                 are not packed.
+            grids: One for each picture where pictures are tiled; `pixel_values` then holds their tiles.
 
         Raises:
             ValueError: Image tokens and pictures do not match.
         """
-        inputs_embeds = self.embed(input_ids, pixel_values)
+        inputs_embeds = self.embed(input_ids, pixel_values, grids)
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
         hidden = self.decoder.hidden_states(inputs_embeds, attention_mask, position_ids, sequence_lengths)
@@ -117,6 +142,7 @@ class LlavaModel(nn.Module):
         input_ids: Tensor,
         pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        grids: Sequence[ImageGrid] = (),
         **options: Any,  # noqa: ANN401
     ) -> Tensor:
         """Return the ids that follow the prompts, int64 ``(B, T_new)``, without the prompts.
@@ -125,8 +151,9 @@ class LlavaModel(nn.Module):
             input_ids: int64 ``(B, T)``, padded on the left, image slots expanded.
             pixel_values: As in `forward`.
             attention_mask: int64 ``(B, T)``; all ones when None.
+            grids: As in `forward`.
             **options: As for transformers' ``generate``; ``max_new_tokens=20`` and ``do_sample=False`` for 20 greedy
                 tokens.
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        return self.decoder.generate(self.embed(input_ids, pixel_values), attention_mask, **options)
+        return self.decoder.generate(self.embed(input_ids, pixel_values, grids), attention_mask, **options)

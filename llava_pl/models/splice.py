@@ -1,7 +1,7 @@
 """Image features into the sequence: the one place where pictures and words meet.
 
-In: ``inputs_embeds`` ``(B, T, D)`` of the words, ``image_features`` ``(N, P, D)``. Out: ``inputs_embeds`` with the
-image tokens filled in.
+In: ``inputs_embeds`` ``(B, T, D)`` of the words, ``image_features`` ``(N, P, D)``, or ``(M, D)`` of tiled pictures.
+Out: ``inputs_embeds`` with the image tokens filled in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def splice(inputs_embeds: Tensor, image_features: Tensor, is_image: Tensor) -> T
 
     Args:
         inputs_embeds: float ``(B, T, D)``.
-        image_features: float ``(N, P, D)``, cast to the dtype of the embeddings.
+        image_features: float ``(N, P, D)``, or ``(M, D)`` of tiled pictures; cast to the dtype of the embeddings.
         is_image: bool ``(B, T)``, true at image tokens.
 
     Returns:
@@ -28,17 +28,18 @@ def splice(inputs_embeds: Tensor, image_features: Tensor, is_image: Tensor) -> T
     Raises:
         ValueError: The image tokens are not exactly as many as the features.
     """
-    num_features = image_features.shape[0] * image_features.shape[1]
+    num_features = image_features.shape[:-1].numel()
     num_image_tokens = is_image.sum()
     if is_image.device.type == "cpu":
         if int(num_image_tokens) != num_features:
+            pictures = " ({} pictures of {})".format(*image_features.shape) if image_features.ndim == 3 else ""
             raise ValueError(
-                f"splice: {int(num_image_tokens)} image tokens in input_ids, but {num_features} image features "
-                f"({image_features.shape[0]} pictures of {image_features.shape[1]}); expected equal numbers"
+                f"splice: {int(num_image_tokens)} image tokens in input_ids, but {num_features} image features"
+                f"{pictures}; expected equal numbers"
             )
     else:
         torch._assert_async(
             num_image_tokens == num_features, "splice: image tokens and image features differ in number"
         )
-    # (N, P, D) and the true positions of (B, T) are both in row-major order, so features land in reading order.
+    # (N, P, D) or (M, D) and the true positions of (B, T) are in row-major order, so features land in reading order.
     return inputs_embeds.masked_scatter(is_image.unsqueeze(-1), image_features.to(inputs_embeds.dtype))

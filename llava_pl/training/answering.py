@@ -10,7 +10,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from llava_pl.data.dataset import ImageSource
+from llava_pl.data.question_dataset import ImageSource
 from llava_pl.evaluation.parsing import Parser
 from llava_pl.evaluation.questions import QuestionScores
 from llava_pl.types import Batch

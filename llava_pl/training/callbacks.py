@@ -99,7 +99,7 @@ class Throughput(Callback):
     ) -> None:
         """Count the batch, and log after each interval."""
         self._num_tokens += batch["num_tokens"]
-        self._num_images += len(batch["pixel_values"])
+        self._num_images += len(batch.get("grids") or batch["pixel_values"])
         if not is_step_complete(trainer) or trainer.global_step % self._interval(trainer):
             return
         seconds = max(time.perf_counter() - self._start, 1e-9)

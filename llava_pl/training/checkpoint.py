@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llava_pl.export.original import PROJECTOR_FILE, is_original, projector_weights
+from llava_pl.export.original import PROJECTOR_FILE, find_newline, is_original, projector_weights
 from llava_pl.export.weights import has_weights, read_torch_file, read_weights
 from llava_pl.models.llava import LlavaModel
 from llava_pl.types import InputError
@@ -32,11 +32,12 @@ def check_trained(state_dict: dict[str, Any], model: LlavaModel, prefix: str, *,
     own = dict(model.named_parameters())
     unexpected = sorted(name for name in state_dict if not name.startswith(prefix) or name[len(prefix) :] not in own)
     missing = sorted(name for name, p in own.items() if p.requires_grad and prefix + name not in state_dict)
-    if unexpected or (missing and is_resumed):
+    # Stage 1 may be evaluated under the settings of stage 2; but a newline that was just drawn makes noise of answers.
+    if unexpected or (missing and (is_resumed or "image_newline" in missing)):
         raise InputError(
             f"checkpoint: its trained weights do not fit this model: {len(missing)} missing"
             f"{_example(missing)}, {len(unexpected)} unexpected{_example(unexpected)}; "
-            "check model.stage and the parts that the run was made with"
+            "check model.stage, data.image_aspect and the parts that the run was made with"
         )
 
 
@@ -46,7 +47,7 @@ def load_initial_weights(model: LlavaModel, path: str | Path) -> None:
     Args:
         model: Whose parameters are overwritten; dtype and device stay.
         path: A checkpoint of this project (its weights only, no optimizer state), or an original `mm_projector.bin` or
-            model folder (its projector).
+            model folder (its projector, and its newline embedding if it has one).
 
     Raises:
         InputError: Nothing to load, or tensors do not fit.
@@ -59,15 +60,18 @@ def load_initial_weights(model: LlavaModel, path: str | Path) -> None:
     if path.suffix == ".ckpt":
         weights = _checkpoint_weights(path)
     else:
-        found = projector_weights(read_weights(path), path)
-        weights = {f"projector.{name}": tensor for name, tensor in found.items()}
+        content = read_weights(path)
+        weights = {f"projector.{name}": tensor for name, tensor in projector_weights(content, path).items()}
+        if (newline := find_newline(content)) is not None:
+            weights["image_newline"] = newline
     own = dict(model.named_parameters())
     parts = {name.partition(".")[0] for name in weights}
     if missing := sorted(name for name in own if name.partition(".")[0] in parts and name not in weights):
         raise InputError(f"model.init_from: {path}: holds no {missing[0]} for this model; check model.projector")
     for name, tensor in weights.items():
         if name not in own or own[name].shape != tensor.shape:
-            expected = f"shape {tuple(own[name].shape)}" if name in own else "no such parameter in this model"
+            unknown = "no such parameter in this model; check model.projector and data.image_aspect"
+            expected = f"shape {tuple(own[name].shape)}" if name in own else unknown
             raise InputError(f"model.init_from: {path}: {name}: found shape {tuple(tensor.shape)}, expected {expected}")
     with torch.no_grad():
         for name, tensor in weights.items():

@@ -37,6 +37,8 @@ class LlavaModule(LightningModule):
         decoder: The language model.
         optim: Learning rates, weight decay and warm-up.
         projector: Kind of projector: "linear", "mlp{N}x_gelu" or "identity".
+        has_newline: Learn, with the projector, the embedding that ends each row of a tiled picture; true exactly if
+            data.image_aspect is anyres, from which the command line takes it.
         init_from: Trained weights to start from: a checkpoint of an earlier run, an original `mm_projector.bin` or
             LLaVA folder.
         loss_normalization: "global" weighs every supervised token of the global batch alike, "micro_batch" is the
@@ -54,6 +56,7 @@ class LlavaModule(LightningModule):
         decoder: DecoderConfig,
         optim: OptimConfig,
         projector: str = "mlp2x_gelu",
+        has_newline: bool = False,
         init_from: str | None = None,
         loss_normalization: LossNormalization = "global",
         frozen_dtype: Literal["float32", "bfloat16", "float16"] = "float32",
@@ -82,6 +85,7 @@ class LlavaModule(LightningModule):
                 "decoder": asdict(decoder),
                 "optim": asdict(optim),
                 "projector": projector,
+                "has_newline": has_newline,
                 "init_from": init_from,
                 "loss_normalization": loss_normalization,
                 "frozen_dtype": frozen_dtype,
@@ -94,6 +98,7 @@ class LlavaModule(LightningModule):
         self.decoder_config = decoder
         self.optim_config = optim
         self.projector_kind = projector
+        self.has_newline = has_newline
         self.init_from = init_from
         self.loss_normalization: LossNormalization = loss_normalization
         self.frozen_dtype = DTYPES[frozen_dtype]
@@ -105,7 +110,7 @@ class LlavaModule(LightningModule):
 
     @property
     def num_image_tokens(self) -> int:
-        """P, the image tokens per picture; the data module is linked to it."""
+        """P, the image tokens per picture or tile; the data module is linked to it."""
         config = read_vision_config(self.vision_encoder_config.path)
         return count_image_tokens(config, self.vision_encoder_config.select_feature)
 
@@ -114,7 +119,11 @@ class LlavaModule(LightningModule):
         if self.model is not None:
             return
         model = build_model(
-            self.vision_encoder_config, self.projector_kind, self.decoder_config, frozen_dtype=self.frozen_dtype
+            self.vision_encoder_config,
+            self.projector_kind,
+            self.decoder_config,
+            frozen_dtype=self.frozen_dtype,
+            has_newline=self.has_newline,
         )
         apply_plan(model, PLANS[self.stage])
         for parameter in model.parameters():
@@ -135,6 +144,7 @@ class LlavaModule(LightningModule):
             position_ids=batch.get("position_ids"),
             labels=batch["labels"],
             sequence_lengths=batch.get("sequence_lengths"),
+            grids=batch.get("grids", ()),
         )
         return cast("LossOutput", output.loss_output)
 

@@ -48,7 +48,8 @@ def build_parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[s
     """Return AdamW's groups of trainable parameters: decay or not, and with a rate of its own the projector's apart.
 
     LLaVA: parameters of norm layers and biases do not decay, everything else does (CLIP's class embedding, a vector,
-    too). Empty groups are left out. Each group has a `name` for the log.
+    too). Unlike LLaVA, the newline embedding of tiled pictures has the projector's rate. Empty groups are left out.
+    Each group has a `name` for the log.
     """
     no_decay = set(_norm_parameters(model))
     groups: dict[str, dict[str, Any]] = {}
@@ -56,7 +57,7 @@ def build_parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[s
         if not parameter.requires_grad:
             continue
         decays = name not in no_decay and "bias" not in name
-        is_apart = config.projector_learning_rate is not None and name.startswith("projector.")
+        is_apart = config.projector_learning_rate is not None and name.startswith(("projector.", "image_newline"))
         group_name = ("projector_" if is_apart else "") + ("decay" if decays else "no_decay")
         group = groups.setdefault(
             group_name,

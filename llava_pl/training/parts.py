@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from llava_pl.export.parts import load_decoder, load_vision_encoder
+from llava_pl.models.anyres import build_newline
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector
 from llava_pl.models.vision_encoder import SelectFeature
@@ -44,7 +45,12 @@ class DecoderConfig:
 
 
 def build_model(
-    vision_encoder: VisionEncoderConfig, projector: str, decoder: DecoderConfig, *, frozen_dtype: torch.dtype
+    vision_encoder: VisionEncoderConfig,
+    projector: str,
+    decoder: DecoderConfig,
+    *,
+    frozen_dtype: torch.dtype,
+    has_newline: bool = False,
 ) -> LlavaModel:
     """Return the model with pre-trained encoder and decoder and a fresh projector.
 
@@ -53,6 +59,7 @@ def build_model(
         projector: Kind of projector.
         decoder: Where the decoder comes from.
         frozen_dtype: Dtype that weights are read in; trained parts are raised to float32 afterwards.
+        has_newline: Whether pictures are tiled, so that the model needs a newline embedding.
     """
     encoder = load_vision_encoder(
         vision_encoder.path,
@@ -62,4 +69,5 @@ def build_model(
     )
     language = load_decoder(decoder.path, dtype=frozen_dtype, attn_implementation=decoder.attention)
     bridge = build_projector(projector, vision_width=encoder.width, decoder_width=language.width)
-    return LlavaModel(encoder, bridge, language)
+    newline = build_newline(language.width) if has_newline else None
+    return LlavaModel(encoder, bridge, language, newline)

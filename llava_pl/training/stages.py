@@ -14,7 +14,7 @@ PARTS = ("vision_encoder", "projector", "decoder")
 
 @dataclass(frozen=True, slots=True)
 class TrainablePlan:
-    """How each part of the model is trained."""
+    """How each part of the model is trained; the newline embedding of tiled pictures as the projector is."""
 
     vision_encoder: Tuning
     projector: Tuning
@@ -45,14 +45,16 @@ def apply_plan(model: nn.Module, plan: TrainablePlan) -> None:
     """
     for part in PARTS:
         is_trained = getattr(plan, part) != "frozen"
-        model.get_submodule(part).requires_grad_(is_trained).train(is_trained)
+        model.get_submodule(part).train(is_trained)
+        for parameter in _parameters(model, part):
+            parameter.requires_grad_(is_trained)
 
 
 def summarize_parts(model: nn.Module) -> list[PartSummary]:
     """Return what each part holds, in data-flow order."""
     rows = []
     for part in PARTS:
-        parameters = list(model.get_submodule(part).parameters())
+        parameters = _parameters(model, part)
         rows.append(
             PartSummary(
                 part=part,
@@ -62,3 +64,10 @@ def summarize_parts(model: nn.Module) -> list[PartSummary]:
             )
         )
     return rows
+
+
+def _parameters(model: nn.Module, part: str) -> list[nn.Parameter]:
+    parameters = list(model.get_submodule(part).parameters())
+    newline = getattr(model, "image_newline", None)
+    # Unlike LLaVA, which leaves the newline as it was drawn in stage 1: it is part of what stage 1 is there to learn.
+    return [*parameters, newline] if part == "projector" and newline is not None else parameters

@@ -125,6 +125,28 @@ def test_the_view_is_the_batch_of_fit(zoo, monkeypatch):
     assert [p.tobytes() for p in view.pictures] == [show_pixels(batch["pixel_values"][0], transform).tobytes()]
 
 
+def test_tiles_are_shown_picture_by_picture(zoo):
+    turns = [{"from": "human", "value": "<image><image> or <image>?"}, {"from": "gpt", "value": "b"}]
+    Image.new("RGB", (32, 16), (0, 0, 255)).save(zoo / "images" / "wide.png")
+    Image.new("RGB", (30, 30), (255, 0, 0)).save(zoo / "images" / "large.png")
+    record = {"id": "3", "image": ["wide.png", "large.png", "wide.png"], "conversations": turns}
+    (zoo / "three.json").write_text(json.dumps([record]))
+    words = ["--config", str(zoo / "config.yaml"), "--data.records", str(zoo / "three.json")]
+    view = look_at(load_data([*words, "--data.image_aspect", "anyres"]), 0)
+    # 4 + 2 * (4 + 1) and 4 + 4 * (4 + 1) image tokens; the first two pictures touch.
+    images = [stretch for stretch in view.stretches if stretch.kind == "image"]
+    assert [len(stretch.tokens) for stretch in images] == [14, 24, 14]
+    assert images[1].tokens[0].position == images[0].tokens[-1].position + 1
+    assert view.picture_names == [
+        f"picture {number}, tile {tile} of {num_tiles}"
+        for number, num_tiles in ((1, 3), (2, 5), (3, 3))
+        for tile in range(1, num_tiles + 1)
+    ]
+    colours = [picture.getpixel((8, 8)) for picture in view.pictures]
+    assert colours == [(0, 0, 255)] * 3 + [(255, 0, 0)] * 5 + [(0, 0, 255)] * 3
+    assert ", 3 images, 11 tiles" in view.summary
+
+
 def test_pixels_are_shown_in_the_colours_of_the_file(zoo):
     transform = load_data(["--config", str(zoo / "config.yaml")]).make_encoder().image_transform
     picture = Image.effect_noise((16, 16), 80).convert("RGB")

@@ -7,6 +7,7 @@ from PIL import Image
 
 from llava_pl.app.lens import Stretch, Token, View
 from llava_pl.app.lens_html import COLOURS, view_page
+from llava_pl.types import ImageGrid
 
 VIEW = View(
     index=4,
@@ -74,6 +75,16 @@ def test_page_can_be_read_by_everybody(tags):
     assert sum(tag == "th" and attributes["scope"] == "col" for tag, attributes in tags) == 3
     legend = [attributes["class"] for tag, attributes in tags if "key" in attributes.get("class", "")]
     assert legend == ["key read", "key learn", "key image", "key wrong", "key cut"]
+
+
+def test_tiles_are_named():
+    tile = Image.new("RGB", (2, 2))
+    view = View(0, "a", VIEW.stretches, 2, pictures=(tile,) * 5, grids=(ImageGrid(1, 1, 1, 1), ImageGrid(1, 2, 1, 2)))
+    page = view_page(view)
+    for name in ("picture 1, tile 1 of 2", "picture 1, tile 2 of 2", "picture 2, tile 3 of 3"):
+        assert f"<figcaption>{name}, 2 x 2</figcaption>" in page
+        assert f'alt="{name} as the vision encoder sees it"' in page
+    assert "<p>6 tokens, 2 supervised (33.3 %), 2 images, 5 tiles</p>" in page
 
 
 def test_page_needs_nothing_else(tags):

@@ -29,7 +29,7 @@ OVERLAYS = sorted(
     for group in ("debug", "strategy", "logger")
     for path in (CONFIGS / group).glob("*.yaml")
 )
-LINK_TARGETS = {"tokenizer", "image_processor", "num_image_tokens"}
+LINK_TARGETS = {"tokenizer", "image_processor", "num_image_tokens", "has_newline"}
 
 # Values that no file can know, and a run's owner gives.
 GIVEN = {"finetune_task": ["--model.decoder.path", "some/decoder"]}
@@ -244,8 +244,9 @@ def test_parts_that_must_agree_come_from_the_model(name, fit):
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_no_file_sets_a_link_target(path):
     # It would be overruled without a word.
-    data = (yaml.safe_load(path.read_text()) or {}).get("data") or {}
-    assert not LINK_TARGETS & (data.keys() | data.get("init_args", {}).keys())
+    settings = yaml.safe_load(path.read_text()) or {}
+    data, model = settings.get("data") or {}, settings.get("model") or {}
+    assert not LINK_TARGETS & (data.keys() | data.get("init_args", {}).keys() | model.keys())
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -355,6 +356,21 @@ def test_overlay_composes(name, other, fit):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
+def test_tiles_are_the_data_s_choice_and_the_model_follows(name, fit, monkeypatch):
+    text = (CONFIGS / "data" / "anyres.yaml").read_text()
+    wanted = yaml.safe_load(text)
+    assert wanted.keys() == {"data"}
+    (line,) = [line for line in text.splitlines() if "llava-pl" in line]
+    monkeypatch.chdir(REPOSITORY)
+    assert fit(*command(line.removeprefix("#"))[2:]).model.has_newline
+    words = ["--config", str(experiment(name)), *GIVEN.get(name, [])]
+    before, after = plain(fit(*words)), plain(fit(*words, *overlay("data/anyres.yaml")))
+    assert (before["model"]["has_newline"], after["model"]["has_newline"]) == (False, True)
+    assert {**before, "data": None, "model": None} == {**after, "data": None, "model": None}
+    assert merge(before["data"], wanted["data"]) == after["data"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_one_device_keeps_the_global_batch(name, fit):
     config = fit("--config", str(experiment(name)), *overlay("strategy/single.yaml"), *GIVEN.get(name, []))
     trainer = config.trainer
@@ -429,7 +445,8 @@ def test_link_target_in_a_file_is_overruled(fit, write):
         ("model: {loss_normalization: mean}", ["model.loss_normalization", "mean", "global", "micro_batch"]),
         ("model: {decoder: {attention: flash}}", ["model.decoder.attention", "sdpa", "eager", "flash_attention_2"]),
         ("data: {init_args: {template: vicuna}}", ["template", "vicuna_v1", "plain", "llama_2", "mpt", "chat"]),
-        ("data: {init_args: {image_aspect: anyres}}", ["image_aspect", "anyres", "pad", "square"]),
+        ("data: {init_args: {image_aspect: fill}}", ["image_aspect", "fill", "pad", "square", "anyres"]),
+        ("data: {init_args: {grid_pinpoints: [[336, 672], [336]]}}", ["grid_pinpoints", "2 elements", "[336]"]),
         ("trainer: {precision: bf17}", ["trainer.precision", "bf17", "bf16-mixed"]),
         ("model: {optim: {learning_rate: fast}}", ["model.optim.learning_rate", "fast", "float"]),
         ("data: {class_path: NoSuchModule}", ["extra.yaml: data", "LlavaDataModule, ScienceQADataModule"]),
@@ -452,6 +469,7 @@ def test_mistake_in_a_file_is_one_line(text, names, no_run, write, capsys):
         (["--config", str(CONFIGS / "debug" / "missing.yaml")], ["missing.yaml: no such file", "profile.yaml"]),
         (["--config"], ["--config"]),
         (["--data", "NoSuchModule"], ["data", "NoSuchModule"]),
+        (["--model.has_newline", "true"], ["model.has_newline", "data.init_args.image_aspect"]),
     ],
 )
 def test_mistake_on_the_command_line_is_one_line(words, names, no_run, capsys):

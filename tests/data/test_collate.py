@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llava_pl.data.collate import collate, count_supervised
-from llava_pl.types import InputError, Question, Sample
+from llava_pl.types import ImageGrid, InputError, Question, Sample
 
 PAD = 0
 LONG = Sample(
@@ -129,6 +129,42 @@ def test_mismatches_that_cancel_out_are_still_found():
     ]
     with pytest.raises(InputError, match=r"^sample 'more': 3 image tokens"):
         collated(*samples)
+
+
+GRID, FLAT = ImageGrid(1, 2, height=1, width=2), ImageGrid(1, 1, height=0, width=1)
+
+
+def tiled(name: str, grids: tuple[ImageGrid, ...], num_tokens: int, num_tiles: int) -> Sample:
+    ids = torch.tensor([1, *[-200] * num_tokens])
+    return Sample(name, ids, torch.full_like(ids, -100), torch.zeros(num_tiles, 3, 2, 2), grids=grids)
+
+
+def test_grids_are_in_the_order_of_the_rows():
+    # Where a tile is one token, the first picture is 1 + 1 * (2 + 1) of them, the second 1 + 0.
+    both, last = tiled("both", (GRID, FLAT), 4 + 1, 3 + 2), tiled("last", (FLAT,), 1, 2)
+    batch = collated(both, SHORT, last, num_image_tokens=1)
+    assert batch["grids"] == [GRID, FLAT, FLAT]
+    assert len(batch["pixel_values"]) == 7
+    assert batch["input_ids"].tolist() == [[1] + [-200] * 5, [1, 9, 0, 0, 0, 0], [1, -200, 0, 0, 0, 0]]
+
+
+def test_batch_without_tiles_has_no_grids():
+    assert "grids" not in collated(LONG, SHORT)
+    assert "grids" not in collated(SHORT)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (tiled("bad", (GRID,), 4, 2), "sample 'bad': 2 tiles for 1 tiled pictures; expected 3"),
+        (tiled("bad", (GRID,), 5, 3), "sample 'bad': 5 image tokens for 1 tiled pictures; expected 4"),
+        (tiled("bad", (), 1, 1), "sample 'bad': 1 tiles for 0 tiled pictures; expected 0"),
+    ],
+)
+def test_tiles_do_not_match(bad, message):
+    with pytest.raises(InputError) as caught:
+        collated(tiled("good", (GRID,), 4, 3), bad, num_image_tokens=1)
+    assert str(caught.value) == message
 
 
 def test_questions_stay_with_their_rows():

@@ -5,6 +5,7 @@ What its loaders do is tested through the data modules that files make, in `test
 
 import pytest
 
+from llava_pl.data.anyres import Tiling, default_pinpoints
 from llava_pl.data.conversation_datamodule import ConversationDataModule
 from llava_pl.types import InputError, Record, Turn
 
@@ -23,9 +24,15 @@ def make(tiny_parts, tmp_path, **options):
         ({"batch_size": 0}, "data.batch_size: expected at least 1, found 0"),
         ({"num_workers": -1}, "data.num_workers: expected at least 0, found -1"),
         ({"eval_batch_size": -2}, "data.eval_batch_size: expected at least 1, found -2"),
+        ({"eval_batch_size": 0}, "data.eval_batch_size: expected at least 1, found 0"),
+        ({"token_budget": 0}, "data.token_budget: expected at least 1, found 0"),
         ({"bad_records": "quarantine"}, "data.bad_records: found quarantine with data.quarantine None; expected "),
         ({"quarantine": "bad.json"}, "data.bad_records: found error with data.quarantine bad.json; expected "),
         ({"grouping": "size"}, "data.grouping: expected one of "),
+        ({"grid_pinpoints": [(16, 32)]}, "data.grid_pinpoints: found 'pad' as data.image_aspect; expected 'anyres'"),
+        ({"image_aspect": "anyres", "grid_pinpoints": []}, "grid_pinpoints: expected pairs of width and height, each "),
+        ({"image_aspect": "anyres", "grid_pinpoints": [(16, 20)]}, "grid_pinpoints: expected pairs of width and "),
+        ({"image_aspect": "anyres", "num_image_tokens": 5}, "image_aspect anyres: expected a square number of image "),
     ],
 )
 def test_settings_that_cannot_be(tiny_parts, tmp_path, options, found):
@@ -46,3 +53,11 @@ def test_records_are_those_that_it_is_given(tiny_parts, tmp_path):
 def test_without_records_there_is_nothing_to_train_on(tiny_parts, tmp_path):
     with pytest.raises(InputError, match="no records to train on"):
         make(tiny_parts, tmp_path).train_dataloader()
+
+
+@pytest.mark.parametrize("pinpoints", [None, [(32, 16), (16, 16)]])
+def test_tiles_have_the_size_that_the_encoder_reads(tiny_parts, tmp_path, pinpoints):
+    encoder = make(tiny_parts, tmp_path, image_aspect="anyres", grid_pinpoints=pinpoints).make_encoder()
+    assert encoder.tiling == Tiling(16, 4, default_pinpoints(16) if pinpoints is None else pinpoints)
+    assert encoder.image_transform.aspect == "square"
+    assert make(tiny_parts, tmp_path).make_encoder().tiling is None

@@ -1,7 +1,4 @@
-"""Guards the pairing of text and picture: a sample must hold the pictures that its text names, or say which cannot.
-
-The blindness test rests on the same: "other" and "grey" must show another picture in the same words, "none" no slot.
-"""
+"""Guards the pairing of text and picture: a sample must hold the pictures that its text names, or say which cannot."""
 
 from pathlib import Path
 
@@ -10,10 +7,11 @@ import torch
 from PIL import Image
 
 from llava_pl.data import dataset as dataset_module
-from llava_pl.data.dataset import QuestionDataset, RecordDataset, SampleEncoder
+from llava_pl.data.anyres import Tiling, default_pinpoints
+from llava_pl.data.dataset import RecordDataset, SampleEncoder
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
-from llava_pl.types import InputError, Question, Record, RecordError, Sample, Turn
+from llava_pl.types import ImageGrid, InputError, Question, Record, RecordError, Sample, Turn
 
 COLOURS = {"red.png": (255, 0, 0), "green.png": (0, 255, 0), "blue.png": (0, 0, 255)}
 IGNORED = -100
@@ -101,6 +99,76 @@ def test_pictures_are_in_the_order_of_the_slots(encoder):
     assert torch.equal(sample.pixel_values[1], pixels_of(encoder, (255, 0, 0)))
 
 
+# Tiles of 16 pixels and 2 x 2 patches.
+TILING = Tiling(16, 4, default_pinpoints(16))
+
+
+def test_tiled_pictures_become_tiles_and_as_many_tokens(tiny_parts, tmp_path):
+    Image.new("RGB", (32, 16), (255, 0, 0)).save(tmp_path / "wide.png")
+    Image.new("RGB", (20, 20), (0, 0, 255)).save(tmp_path / "square.png")
+    encoder = make_encoder(tiny_parts, tmp_path, tiling=TILING)
+    sample = encoder.encode_record(record("wide.png", "square.png"))
+    # 32 x 16 fills two tiles beside each other: 4 + 2 * (4 + 1); 20 x 20 is enlarged to four: 4 + 4 * (4 + 1).
+    assert sample.grids == (ImageGrid(1, 2, height=2, width=4), ImageGrid(2, 2, height=4, width=4))
+    assert sample.input_ids.tolist() == [1, *[-200] * 14, *[-200] * 24, 43, 76, 98]
+    assert sample.labels.tolist() == [IGNORED] * 39 + [43, 76, 98]
+    assert sample.pixel_values.shape == (3 + 5, 3, 16, 16)
+    for tile, colour in zip(sample.pixel_values, [(255, 0, 0)] * 3 + [(0, 0, 255)] * 5, strict=True):
+        assert torch.equal(tile, pixels_of(encoder, colour))
+
+
+def test_tiled_text_only_record_and_question(tiny_parts, folder):
+    encoder = make_encoder(tiny_parts, folder, tiling=TILING, template="mpt")
+    sample = encoder.encode_record(Record("r", (Turn("human", "a"), Turn("gpt", "b"))))
+    assert (sample.grids, sample.pixel_values.shape) == ((), (0, 3, 16, 16))
+    asked = encoder.encode_question(question("q", "red.png"), encoder.load_picture("red.png"))
+    # 12 x 8 in 16 x 32: of four rows 1.33 show the picture, and of three rows of padding one stays.
+    assert asked.grids == (ImageGrid(2, 1, height=2, width=2),)
+    assert int((asked.input_ids == -200).sum()) == 4 + 2 * 3
+
+
+def test_tokens_of_tiled_pictures_are_counted_without_their_pixels(tiny_parts, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise = Image.effect_noise((40, 16), 80).convert("RGB")
+    noise.save(tmp_path / "turned.jpg", exif=exif)
+    noise.save(tmp_path / "wide.jpg")
+    (tmp_path / "head.jpg").write_bytes((tmp_path / "wide.jpg").read_bytes()[:700])
+    for respect_exif, num_turned in ((True, 4 + 6 * (2 + 1)), (False, 4 + 2 * (6 + 1))):
+        encoder = make_encoder(
+            tiny_parts, tmp_path, tiling=TILING, respect_exif=respect_exif, template="mpt", max_length=300
+        )
+        text = Record("r", (Turn("human", "a"), Turn("gpt", "b")))
+        each = [text, record("wide.jpg"), record("turned.jpg"), record("wide.jpg", "turned.jpg", "wide.jpg")]
+        counts = [encoder.count_tokens(one) for one in each]
+        samples = [encoder.encode_record(one) for one in each]
+        assert counts == [len(sample.input_ids) for sample in samples]
+        assert int((samples[2].input_ids == -200).sum()) == num_turned
+        assert encoder.count_tokens(record("head.jpg")) == encoder.count_tokens(record("wide.jpg"))
+
+
+@pytest.mark.parametrize(("size", "is_refused"), [((20000, 1), True), ((1, 20000), True), ((1, 1), False)])
+def test_tiled_pictures_of_odd_shapes(tiny_parts, tmp_path, size, is_refused):
+    Image.new("RGB", size).save(tmp_path / "odd.png")
+    encoder = make_encoder(tiny_parts, tmp_path, tiling=TILING)
+    if not is_refused:
+        assert encoder.count_tokens(record("odd.png")) == len(encoder.encode_record(record("odd.png")).input_ids)
+        return
+    for action in (encoder.count_tokens, encoder.encode_record):
+        found = error_of(lambda action=action: action(record("odd.png", name="17")))
+        assert found.startswith(f"record '17': picture of {size[0]} x {size[1]} pixels: too elongated ")
+
+
+def test_counting_tokens_of_a_tiled_picture_that_is_missing_or_outside(tiny_parts, folder):
+    encoder = make_encoder(tiny_parts, folder, tiling=TILING)
+    assert error_of(lambda: encoder.count_tokens(record("none.png", name="17"))).startswith(
+        f"record '17': cannot open picture {folder / 'none.png'}: "
+    )
+    with pytest.raises(RecordError) as caught:
+        encoder.count_tokens(record("../red.png"))
+    assert caught.value.reason == "path_outside"
+
+
 def test_text_only_record_has_no_picture_and_reads_the_mark_as_text(tiny_parts, folder):
     encoder = make_encoder(tiny_parts, folder, template="mpt", image_start_end=True)
     sample = encoder.encode_record(Record("r", (Turn("human", "a <image>"), Turn("gpt", "b"))))
@@ -142,72 +210,6 @@ def test_photograph_is_turned_upright_if_asked(tiny_parts, tmp_path, respect_exi
     picture.save(tmp_path / "photo.png", exif=exif)
     encoder = make_encoder(tiny_parts, tmp_path, respect_exif=respect_exif)
     assert encoder.load_picture("photo.png").getpixel((0, 0)) == top
-
-
-def test_question_becomes_a_prompt(tiny_parts, folder):
-    encoder = make_encoder(tiny_parts, folder, template="mpt")
-    asked = question("q", "red.png")
-    sample = QuestionDataset([asked], encoder)[0]
-    assert (sample.id, sample.question) == ("q", asked)
-    assert text_of(encoder, sample).endswith("user\n@@@@\nWhich?<|im_end|><|im_start|>assistant\n")
-    assert set(sample.labels.tolist()) == {IGNORED}
-    assert torch.equal(sample.pixel_values[0], pixels_of(encoder, (255, 0, 0)))
-
-
-@pytest.fixture
-def questions() -> list[Question]:
-    images = ["red.png", None, "red.png", "green.png", "blue.png"]
-    return [question(str(index), image) for index, image in enumerate(images)]
-
-
-@pytest.mark.parametrize(
-    ("source", "colours"),
-    [
-        ("own", [(255, 0, 0), None, (255, 0, 0), (0, 255, 0), (0, 0, 255)]),
-        # The next one that differs: the second red question is passed over, and the last one starts again.
-        ("other", [(0, 255, 0), None, (0, 255, 0), (0, 0, 255), (255, 0, 0)]),
-        ("grey", [(128, 128, 128), None, (128, 128, 128), (128, 128, 128), (128, 128, 128)]),
-    ],
-)
-def test_image_source_chooses_the_picture_and_keeps_the_words(tiny_parts, folder, questions, source, colours):
-    encoder = make_encoder(tiny_parts, folder, template="mpt")
-    own, dataset = (QuestionDataset(questions, encoder, image_source) for image_source in ("own", source))
-    assert len(dataset) == 5
-    for index, colour in enumerate(colours):
-        assert dataset[index].input_ids.tolist() == own[index].input_ids.tolist()
-        assert dataset[index].question == questions[index]
-        if colour is None:
-            assert dataset[index].pixel_values.shape == (0, 3, 16, 16)
-        else:
-            assert torch.equal(dataset[index].pixel_values, pixels_of(encoder, colour)[None])
-
-
-def test_without_a_picture_the_slot_goes_too(tiny_parts, folder, questions):
-    encoder = make_encoder(tiny_parts, folder, template="mpt")
-    dataset = QuestionDataset(questions, encoder, "none")
-    for index in range(5):
-        sample = dataset[index]
-        assert sample.pixel_values.shape == (0, 3, 16, 16)
-        assert text_of(encoder, sample).endswith("user\nWhich?<|im_end|><|im_start|>assistant\n")
-        assert -200 not in sample.input_ids.tolist()
-
-
-@pytest.mark.parametrize("images", [["red.png"], ["red.png", None, "red.png"]])
-def test_other_picture_where_there_is_only_one(encoder, images):
-    questions = [question(str(index), image) for index, image in enumerate(images)]
-    found = error_of(lambda: QuestionDataset(questions, encoder, "other")[0])
-    assert found == "question '0': image_sources: 'other' needs two different pictures, found only one"
-
-
-def test_question_that_cannot_be_encoded_is_named(encoder):
-    found = error_of(lambda: encoder.encode_question(question("q7", None), None))
-    assert found.startswith("question 'q7': template 'plain': expected one question with '<image>'")
-
-
-def test_question_with_a_missing_picture_is_named(encoder):
-    """As a record is; among 21,208 questions the file name alone may not tell."""
-    dataset = QuestionDataset([question("q7", "none.png")], encoder)
-    assert error_of(lambda: dataset[0]).startswith("question 'q7': cannot open picture ")
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from llava_pl.data import encoded as module
+from llava_pl.data.anyres import Tiling, default_pinpoints
 from llava_pl.data.dataset import SampleEncoder
 from llava_pl.data.encoded import EncodedRecords, TokenCache
 from llava_pl.data.image import ImageTransform
@@ -197,3 +199,23 @@ def test_no_records(tmp_path, encoder, has_tokens):
     found = EncodedRecords.of(store, encoder, has_tokens=has_tokens)
     assert found.num_tokens.tolist() == found.num_supervised.tolist() == []
     assert not has_tokens or list(found.tokens) == []
+
+
+def test_tiled_pictures_are_counted_and_one_that_is_away_is_no_mistake(store, encoder, tmp_path):
+    tiled = replace(encoder, tiling=Tiling(16, 4, default_pinpoints(16)))
+    away = EncodedRecords.of(store, tiled)
+    # As long as with whole pictures, and not remembered as bad: on a disk in a network it may be back in a moment.
+    assert away.num_tokens.tolist() == EncodedRecords.of(store, encoder).num_tokens.tolist() == [8, 11, 1, 8]
+    assert list(away.bad) == [2]
+    Image.new("RGB", (32, 16)).save(tmp_path / "a.png")
+    seen = EncodedRecords.of(store, replace(tiled, respect_exif=False))
+    assert seen.num_tokens.tolist() == [8 + 10, 11 + 10, 1, 8 + 10]
+    assert seen.num_tokens[1] == len(tiled.encode_record(store[1]).input_ids)
+
+
+def test_counts_of_tiled_pictures_depend_on_how_they_are_read(encoder, tmp_path):
+    tiled = replace(encoder, tiling=Tiling(16, 4, default_pinpoints(16)))
+    changes = {"respect_exif": False, "image_folder": tmp_path / "other", "tiling": Tiling(16, 4, [(32, 16)])}
+    keys = {replace(tiled, **{name: value}).fingerprint for name, value in changes.items()}
+    assert len(keys | {tiled.fingerprint, encoder.fingerprint}) == 5
+    assert replace(encoder, respect_exif=False).fingerprint == encoder.fingerprint

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from llava_pl.data.image import CLIP_MEAN, CLIP_STD, ImageTransform, load_image, pad_to_square
-from llava_pl.types import InputError
+from llava_pl.data.image import CLIP_MEAN, CLIP_STD, ImageTransform, load_image, pad_to_square, read_picture_size
+from llava_pl.types import InputError, RecordError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 PAD = (122, 116, 104)
@@ -121,6 +121,46 @@ def test_exif_orientation(tmp_path, code):
     assert (stored.size, pixels(stored)) == TURNED[1]
 
 
+@pytest.mark.parametrize("code", range(1, 10))
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tiff", "a.webp", "a.gif"])
+@pytest.mark.parametrize("respect_exif", [True, False])
+def test_size_in_the_header_is_that_of_the_picture(tmp_path, code, name, respect_exif):
+    exif = Image.Exif()
+    exif[ORIENTATION] = code
+    path = save(row(RED, GREEN, BLUE), tmp_path / name, exif=exif)
+    size = load_image(path, respect_exif=respect_exif).size
+    assert read_picture_size(path, respect_exif=respect_exif) == size
+    if respect_exif and name == "a.jpg":
+        assert size == ((1, 3) if code in (5, 6, 7, 8) else (3, 1))
+
+
+def test_size_of_a_png_that_tells_its_orientation_last(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    content = save(row(RED, GREEN, BLUE), tmp_path / "picture.png").read_bytes()
+    chunk = b"eXIf" + exif.tobytes()[6:]
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "last.png").write_bytes(content[:-12] + chunk + content[-12:])
+    assert load_image(tmp_path / "last.png").size == read_picture_size(tmp_path / "last.png") == (1, 3)
+
+
+def test_size_needs_no_pixels(tmp_path):
+    whole = save(Image.effect_noise((64, 40), 80), tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "head.jpg").write_bytes(whole[:700])
+    assert read_picture_size(tmp_path / "head.jpg") == (64, 40)
+
+
+def test_size_of_no_picture_is_refused_as_the_picture_is(tmp_path):
+    (tmp_path / "text.png").write_text("this is text")
+    for name in ("text.png", "absent.png"):
+        messages = []
+        for read in (load_image, read_picture_size):
+            with pytest.raises(RecordError) as caught:
+                read(tmp_path / name)
+            messages.append((str(caught.value), caught.value.reason))
+        assert messages[0] == messages[1]
+
+
 def test_damaged_exif_is_ignored(tmp_path):
     # Orientation 6, and a resolution that is text where it must be a number: Pillow fails to write it back.
     entries = struct.pack("<HHIHH", ORIENTATION, 3, 1, 6, 0) + struct.pack("<HHI4s", 0x011A, 2, 4, b"abc\0")
@@ -129,6 +169,7 @@ def test_damaged_exif_is_ignored(tmp_path):
     with Image.open(path) as picture, pytest.raises(TypeError):
         ImageOps.exif_transpose(picture)
     assert pixels(load_image(path)) == [RED, GREEN, BLUE]
+    assert read_picture_size(path) == (3, 1)
 
 
 # --- load_image: failures --------------------------------------------------------------------------------------------

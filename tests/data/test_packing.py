@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llava_pl.data.packing import pack
-from llava_pl.types import InputError, Sample
+from llava_pl.types import ImageGrid, InputError, Sample
 
 PICTURED = Sample(
     "a", torch.tensor([1, -200, -200, 7, 8]), torch.tensor([-100, -100, -100, 7, 8]), torch.full((1, 3, 2, 2), 0.5)
@@ -23,6 +23,16 @@ def test_a_row():
     assert batch["pixel_values"][:, 0, 0, 0].tolist() == [0.5, 0.25]
     assert (batch["ids"], batch["num_tokens"], batch["num_supervised"]) == (["a", "b", "c"], 10, 3)
     assert "attention_mask" not in batch
+
+
+def test_a_row_of_tiled_pictures():
+    grid = ImageGrid(1, 1, height=1, width=1)
+    ids = torch.tensor([1, -200, -200, -200, 7])
+    tiled = Sample("t", ids, ids.masked_fill(ids < 0, -100), torch.zeros(2, 3, 2, 2), grids=(grid,))
+    batch = pack([TEXT, tiled, tiled], num_image_tokens=1)
+    assert batch["grids"] == [grid, grid]
+    assert batch["sequence_lengths"] == [2, 5, 5]
+    assert batch["input_ids"].tolist() == [[1, 9, *ids.tolist(), *ids.tolist()]]
 
 
 def test_the_samples_stay_as_they_are():

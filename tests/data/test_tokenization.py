@@ -180,14 +180,28 @@ def test_each_slot_becomes_p_image_tokens(characters, num_image_tokens):
     assert labels == as_labels("." + "." * len(slots) + "No|")
 
 
+def test_each_slot_becomes_the_tokens_of_its_own_picture(characters):
+    ids, labels = encode(["<image><image> or <image>?", "No"], characters, "vicuna_v1", num_image_tokens=[3, 1, 2])
+    assert ids == as_ids("^" + PREAMBLE + "USER: @@@@ or @@? ASSISTANT: No$")
+    assert labels == as_labels("." + "." * len(PREAMBLE) + "." * 28 + " No$")
+
+
+@pytest.mark.parametrize("counts", [[3], [3, 1, 2]])
+def test_slots_and_pictures_that_differ_in_number_are_refused(characters, counts):
+    with pytest.raises(RecordError, match=f"found 2 slots and {len(counts)} pictures") as caught:
+        encode(["<image> or <image>?", "No"], characters, "vicuna_v1", num_image_tokens=counts)
+    assert caught.value.reason == "image_slots"
+
+
 def test_two_consecutive_images_and_text_between(characters):
     ids, labels = encode(["<image><image> or <image>", "No"], characters, "vicuna_v1", num_image_tokens=2)
     assert ids == as_ids("^" + PREAMBLE + "USER: @@@@ or @@ ASSISTANT: No$")
     assert labels == as_labels("." + "." * len(PREAMBLE) + "." * 27 + " No$")
 
 
-def test_without_pictures_the_mark_is_text(characters):
-    ids, labels = encode(["<image>", "<image>"], characters, "vicuna_v1")
+@pytest.mark.parametrize("num_image_tokens", [0, []])
+def test_without_pictures_the_mark_is_text(characters, num_image_tokens):
+    ids, labels = encode(["<image>", "<image>"], characters, "vicuna_v1", num_image_tokens=num_image_tokens)
     assert ids == as_ids("^" + PREAMBLE + "USER: <image> ASSISTANT: <image>$")
     assert labels == as_labels("." + "." * len(PREAMBLE) + "." * 24 + " <image>$")
 

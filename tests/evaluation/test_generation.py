@@ -8,9 +8,10 @@ from transformers import AutoTokenizer
 
 from llava_pl.evaluation.generation import GenerationConfig, generate_answers
 from llava_pl.export.parts import load_decoder, load_vision_encoder
+from llava_pl.models.anyres import build_newline
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector
-from llava_pl.types import IMAGE_TOKEN_INDEX
+from llava_pl.types import IMAGE_TOKEN_INDEX, ImageGrid
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,23 @@ def test_stop_texts_of_a_batch_end_one_by_one(model, tokenizer):
 
 def test_pictures_go_to_their_own_questions(model, tokenizer):
     assert answer(model, tokenizer, "a", "Say w", num_pictures=1) == ["bcdefghi", "xyz"]
+
+
+def test_tiled_pictures_go_to_their_own_questions(model, tokenizer):
+    tiled = LlavaModel(model.vision_encoder, model.projector, model.decoder, build_newline(32)).eval()
+    grids = [ImageGrid(1, 1, height=2, width=1), ImageGrid(1, 2, height=2, width=4)]
+    rows = [
+        [IMAGE_TOKEN_INDEX] * grid.num_tokens(4) + tokenizer.encode(prompt)
+        for grid, prompt in zip(grids, ("a", "Say w"), strict=True)
+    ]
+    width = max(map(len, rows))
+    asked = {
+        "input_ids": torch.tensor([[0] * (width - len(row)) + row for row in rows]),
+        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
+        "pixel_values": torch.ones(2 + 3, 3, 16, 16),
+        "grids": grids,
+    }
+    assert generate_answers(tiled, asked, tokenizer, GenerationConfig(max_new_tokens=8)) == ["bcdefghi", "xyz"]
 
 
 def test_surrounding_white_space_is_no_answer(model, tokenizer):

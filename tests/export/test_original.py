@@ -8,6 +8,8 @@ import torch
 from llava_pl.export.original import (
     OriginalConfig,
     decoder_weights,
+    encoder_weights,
+    find_newline,
     is_original,
     projector_weights,
     read_original_config,
@@ -41,6 +43,52 @@ def test_defaults_are_the_original_s(tmp_path):
     config = read_original_config(write(tmp_path, {"model_type": "llava", "mm_vision_tower": "clip"}))
     # LLaVA: build_vision_projector's default is linear; a config without an aspect ratio crops.
     assert config == OriginalConfig("clip", "linear", -1, "patch", "square", {})
+
+
+ANYRES = {
+    **SETTINGS, "image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad",
+    "image_grid_pinpoints": [[336, 672], [672, 336]],
+}  # fmt: skip
+
+
+def test_settings_of_tiled_pictures(tmp_path):
+    config = read_original_config(write(tmp_path, ANYRES))
+    assert (config.aspect, config.pinpoints) == ("anyres", ((336, 672), (672, 336)))
+    assert config.decoder == {"hidden_size": 64, "vocab_size": 256}
+    # The original does not look at them otherwise.
+    assert read_original_config(write(tmp_path, {**ANYRES, "image_aspect_ratio": "pad"})).pinpoints == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"image_aspect_ratio": "anyres_max_9"}, "image_aspect_ratio: expected pad, square or anyres, found 'anyres_m"),
+        ({"mm_patch_merge_type": "flat"}, "mm_patch_merge_type: expected spatial_unpad with anyres, found 'flat'"),
+        ({"mm_patch_merge_type": "spatial"}, "mm_patch_merge_type: expected spatial_unpad with anyres, found 'spatial"),
+        ({"image_grid_pinpoints": None}, r"image_grid_pinpoints: expected a list of .width, height., found None"),
+        ({"image_grid_pinpoints": "(1x1)"}, "image_grid_pinpoints: expected a list of .width, height., found '.1x1.'"),
+        ({"image_grid_pinpoints": [[336, 672], [336]]}, "image_grid_pinpoints: expected a list of"),
+        ({"image_grid_pinpoints": [[336, 67.2]]}, "image_grid_pinpoints: expected a list of"),
+    ],
+)
+def test_tiles_that_are_not_put_together_here_are_refused(tmp_path, changes, found):
+    with pytest.raises(InputError, match=f"config.json: {found}"):
+        read_original_config(write(tmp_path, {**ANYRES, **changes}))
+
+
+def test_tower_that_was_trained_too(tmp_path):
+    assert read_original_config(write(tmp_path, {**SETTINGS, "unfreeze_mm_vision_tower": True})).has_own_encoder
+    assert not read_original_config(write(tmp_path, SETTINGS)).has_own_encoder
+    prefix, tensor = "model.vision_tower.vision_tower.", torch.ones(2)
+    weights = {f"{prefix}vision_model.pre_layrnorm.bias": tensor, "model.norm.weight": torch.zeros(1)}
+    assert encoder_weights(weights) == {"pre_layrnorm.bias": tensor}
+
+
+def test_newline_with_and_without_the_outer_module():
+    newline = torch.ones(2)
+    assert find_newline({"model.image_newline": newline, "x": torch.zeros(1)}) is newline
+    assert find_newline({"image_newline": newline}) is newline
+    assert find_newline({"x": newline}) is None
 
 
 @pytest.mark.parametrize("variant", ["mlp2x", "gqa-linear"])

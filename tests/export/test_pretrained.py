@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from llava_pl import load_pretrained
-from llava_pl.types import InputError
+from llava_pl.data.anyres import Tiling
+from llava_pl.types import ImageGrid, InputError
 
 TOWER = "clip-mlp2x-patch14-56"
 IN_CHECKPOINT = "model.vision_tower.vision_tower.vision_model."
@@ -120,6 +122,22 @@ def test_tower_that_is_given_wins_over_the_copy_in_the_model_s_file(models, tmp_
     assert torch.equal(found.vision_encoder.model.state_dict()[name], inside + 1)
 
 
+def test_tower_that_was_trained_too_is_read_from_the_model_s_file(models, expected, tmp_path):
+    """LLaVA-1.6: the tower's own folder says only what it is like."""
+    folder = writable_copy(models / "llava-mlp2x", tmp_path / "x")
+    change_config(folder, unfreeze_mm_vision_tower=True)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: tensor + ("vision_tower" in name) for name, tensor in weights.items()},
+              folder / "model.safetensors", {"format": "pt"})  # fmt: skip
+    found = load_pretrained(folder, vision_encoder=models / TOWER).model.state_dict()
+    for name, tensor in expected.model.state_dict().items():
+        assert torch.equal(found[name], tensor + 1 if name.startswith("vision_encoder.") else tensor), name
+    without = {name: tensor for name, tensor in weights.items() if not name.endswith("class_embedding")}
+    save_file(without, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"x: tensors do not fit: missing \['embeddings.class_embedding'\]"):
+        load_pretrained(folder, vision_encoder=models / TOWER)
+
+
 def test_tower_inside_the_checkpoint_or_not_makes_no_difference(models, expected, tmp_path):
     folder = writable_copy(models / "llava-mlp2x", tmp_path / "x")
     weights = load_file(folder / "model.safetensors")
@@ -213,6 +231,61 @@ def test_settings_that_the_weights_contradict_are_refused(models, tmp_path, chan
     change_config(folder, **changes)
     with pytest.raises(InputError, match=message):
         load_pretrained(folder, vision_encoder=models / TOWER)
+
+
+ANYRES = {
+    "image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad",
+    "image_grid_pinpoints": [[56, 112], [112, 56], [112, 112]],
+}  # fmt: skip
+
+
+@pytest.fixture
+def tiled(models, tmp_path) -> Path:
+    """A folder as LLaVA-1.6's: a whole model with a newline embedding."""
+    folder = writable_copy(models / "llava-mlp2x", tmp_path / "tiled")
+    change_config(folder, **ANYRES)
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, "model.image_newline": torch.arange(64.0)}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_model_of_tiled_pictures(models, tiled, expected):
+    found = load_pretrained(tiled, vision_encoder=models / TOWER, dtype=torch.bfloat16)
+    assert found.tiling == Tiling(56, 16, ((56, 112), (112, 56), (112, 112)))
+    assert found.image_transform.aspect == "square"
+    assert torch.equal(found.model.image_newline, torch.arange(64.0).bfloat16())
+    assert found.model.state_dict().keys() == {*expected.model.state_dict(), "image_newline"}
+    assert expected.tiling is None
+
+
+def test_picture_in_tiles_is_answered_from_python(models, tiled):
+    llava = load_pretrained(tiled, vision_encoder=models / TOWER)
+    picture = Image.effect_noise((90, 40), 80).convert("RGB")
+    grid = llava.tiling.grid(picture.size)
+    pixel_values = torch.stack([llava.image_transform(tile) for tile in llava.tiling.cut(picture)])
+    # 112 x 56: of four rows of patches 3.56 show the picture.
+    assert (grid, len(pixel_values)) == (ImageGrid(1, 2, height=4, width=8), 3)
+    num_tokens = grid.num_tokens(llava.model.num_image_tokens)
+    assert num_tokens == 16 + 4 * 9
+    ids = torch.tensor([[1, *[-200] * num_tokens, 40, 41]])
+    answer = llava.model.generate(ids, pixel_values, grids=[grid], max_new_tokens=3, do_sample=False, pad_token_id=0)
+    assert answer.shape == (1, 3)
+
+
+@pytest.mark.parametrize(("newline", "found"), [(None, "none"), (torch.ones(3), r"shape \(3,\)")])
+def test_model_of_tiled_pictures_without_its_newline_is_refused(models, tiled, newline, found):
+    weights = load_file(tiled / "model.safetensors")
+    del weights["model.image_newline"]
+    weights |= {} if newline is None else {"model.image_newline": newline}
+    save_file(weights, tiled / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=rf"tensor 'model.image_newline': expected shape \(64,\), found {found}"):
+        load_pretrained(tiled, vision_encoder=models / TOWER)
+
+
+def test_pinpoints_of_another_encoder_are_refused(models, tiled):
+    change_config(tiled, image_grid_pinpoints=[[112, 100]])
+    with pytest.raises(InputError, match=r"a multiple of the vision encoder's 56 pixels, found .*112, 100"):
+        load_pretrained(tiled, vision_encoder=models / TOWER)
 
 
 def test_folders_that_are_no_llava_are_refused(models, tiny_parts, tmp_path):

@@ -46,14 +46,14 @@ from llava_pl.training.optim import OptimConfig
 from llava_pl.training.parts import DecoderConfig, VisionEncoderConfig
 from llava_pl.types import Question
 
-parts, folder, world_size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+parts, folder, world_size, aspect = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 
 
 class Recorder(Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.seen = {
             "ids": batch["ids"],
-            "num_pictures": len(batch["pixel_values"]),
+            "num_pictures": len(batch.get("grids") or batch["pixel_values"]),
             "num_supervised": batch["num_supervised"],
         }
 
@@ -93,6 +93,7 @@ module = LlavaModule(
     vision_encoder=VisionEncoderConfig(str(parts / "encoder")),
     decoder=DecoderConfig(str(parts / "decoder")),
     optim=OptimConfig(learning_rate=1e-3),
+    has_newline=aspect == "anyres",
 )
 
 
@@ -105,10 +106,11 @@ def make_data(val_records, **settings):
         tokenizer=str(parts / "decoder"),
         image_processor=str(parts / "encoder"),
         num_image_tokens=4,
+        image_aspect=aspect,
         max_length=400,
-        **settings,
         batch_size=8 // world_size,
         num_workers=0,
+        **settings,
     )
 
 
@@ -175,16 +177,16 @@ def run(script: Path, *arguments: object) -> None:
     assert process.returncode == 0, output[-3000:]
 
 
-@pytest.fixture(scope="module")
-def folder(tiny_parts, tmp_path_factory) -> Path:
-    """What one process and two leave behind."""
+@pytest.fixture(scope="module", params=["pad", "anyres"])
+def folder(tiny_parts, tmp_path_factory, request) -> Path:
+    """What one process and two leave behind, with whole pictures and with tiled ones."""
     folder = tmp_path_factory.mktemp("ddp")
     write_records(folder)
     script = folder / "step.py"
     script.write_text(SCRIPT)
-    run(script, tiny_parts, folder, 2)
+    run(script, tiny_parts, folder, 2, request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(script), str(tiny_parts), str(folder), "1"])
+        patch.setattr(sys, "argv", [str(script), str(tiny_parts), str(folder), "1", request.param])
         runpy.run_path(str(script))
     return folder
 
@@ -204,10 +206,11 @@ def test_one_rank_has_no_pictures(folder):
     assert sorted(ids[0] + ids[1]) == sorted(read(folder, 1, 0)["ids"]) == [str(number) for number in range(8)]
 
 
-def test_gradient_equals_that_of_one_process(folder):
+def test_gradient_equals_that_of_one_process(folder, request):
     one, first, second = read(folder, 1, 0), read(folder, 2, 0), read(folder, 2, 1)
     assert one["gradients"].keys() == first["gradients"].keys() == second["gradients"].keys()
-    assert len(one["gradients"]) == 4
+    # The projector's, and with tiles the newline's: the rank without pictures must have one too.
+    assert len(one["gradients"]) == (5 if request.node.callspec.params["folder"] == "anyres" else 4)
     for name, gradient in one["gradients"].items():
         assert torch.equal(first["gradients"][name], second["gradients"][name])
         error = (first["gradients"][name] - gradient).norm() / gradient.norm()

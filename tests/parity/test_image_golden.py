@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava_pl.data.image import CLIP_MEAN, CLIP_STD, ImageTransform, load_image
+from llava_pl.data.anyres import Tiling, default_pinpoints
+from llava_pl.data.image import CLIP_MEAN, CLIP_STD, ImageTransform, load_image, read_picture_size
 from llava_pl.types import InputError
 
 EQUAL = [
@@ -127,9 +128,53 @@ def test_upright_by_default(files):
     np.testing.assert_array_equal(np.asarray(upright), np.rot90(np.asarray(stored), k=-1))
 
 
+@pytest.mark.parametrize("respect_exif", [True, False])
+@pytest.mark.parametrize("name", EQUAL)
+def test_size_is_known_from_the_header(files, name, respect_exif):
+    size = load_image(files / name, respect_exif=respect_exif).size
+    assert read_picture_size(files / name, respect_exif=respect_exif) == size
+
+
 @pytest.mark.parametrize("variant", ["mlp2x", "gqa-linear"])
 def test_transform_of_a_golden_encoder(golden_path, expected, files, variant):
     transform = ImageTransform.from_pretrained(golden_path / "model" / f"clip-{variant}-patch14-56")
     assert (transform.image_size, transform.aspect, transform.pad_colour) == (56, "pad", (122, 116, 104))
     ours = transform(load_image(files / "wide.png")).numpy()
     assert hashlib.sha256(ours.tobytes()).hexdigest() == expected["wide.png"]["56_pad"]["sha256_float32"]
+
+
+@pytest.fixture(scope="module")
+def tiles(golden_path: Path) -> dict[str, Any]:
+    content = json.loads((golden_path / "image" / "expected.json").read_text(encoding="utf-8"))
+    return {name: content[name] for name in ("anyres", "anyres_pixels")}
+
+
+def test_tiles_and_window_of_a_size(tiles):
+    """The original's best resolution, its grid, and what it leaves of a map whose features are counted from 0."""
+    golden = tiles["anyres"]
+    assert golden["pinpoints"] == [list(pair) for pair in default_pinpoints(golden["patch_size"])]
+    tiling = Tiling(336, 576, default_pinpoints(336))
+    assert len(golden["cases"]) == 7
+    for case in golden["cases"]:
+        size = tuple(case["size"])
+        grid = tiling.grid(size)
+        assert list(tiling.choose_pinpoint(size)) == case["best_resolution"]
+        assert [grid.columns, grid.rows] == case["grid_shape"]
+        assert [1, grid.height, grid.width] == case["unpad_shape"]
+        rows, columns = 24 * grid.rows, 24 * grid.columns
+        top, left = (rows - grid.height) // 2, (columns - grid.width) // 2
+        assert top * columns + left == case["unpad_first"]
+        assert (top + grid.height - 1) * columns + left + grid.width - 1 == case["unpad_last"]
+
+
+def test_bytes_of_tiles_are_equal(tiles, files):
+    golden = tiles["anyres_pixels"]
+    tiling = Tiling(56, 16, [tuple(pair) for pair in golden["pinpoints"]])
+    transform = ImageTransform(56, "square")
+    assert len(golden["cases"]) == 3
+    for case in golden["cases"]:
+        cut = tiling.cut(load_image(files / case["file"], respect_exif=False))
+        pixels = np.stack([transform(tile).numpy() for tile in cut])
+        assert list(pixels.shape) == case["shape"]
+        levels = np.rint((pixels * STD + MEAN) * 255).astype(np.uint8)
+        assert hashlib.sha256(levels.tobytes()).hexdigest() == case["sha256_uint8"]

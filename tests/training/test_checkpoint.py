@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from llava_pl.export.parts import load_decoder, load_vision_encoder
+from llava_pl.models.anyres import build_newline
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector
 from llava_pl.training.checkpoint import check_trained, keep_trained, load_initial_weights
@@ -16,10 +17,11 @@ from llava_pl.types import InputError
 PROJECTOR = ["projector.0.weight", "projector.0.bias", "projector.2.weight", "projector.2.bias"]
 
 
-def build(tiny_parts, kind="mlp2x_gelu", stage="align", seed=0) -> LlavaModel:
+def build(tiny_parts, kind="mlp2x_gelu", stage="align", seed=0, has_newline=False) -> LlavaModel:
     torch.manual_seed(seed)
     encoder, decoder = load_vision_encoder(tiny_parts / "encoder"), load_decoder(tiny_parts / "decoder")
-    model = LlavaModel(encoder, build_projector(kind, vision_width=16, decoder_width=32), decoder)
+    newline = build_newline(32) if has_newline else None
+    model = LlavaModel(encoder, build_projector(kind, vision_width=16, decoder_width=32), decoder, newline)
     apply_plan(model, PLANS[stage])
     return model
 
@@ -131,6 +133,37 @@ def test_initial_weights_of_a_whole_stage_2_checkpoint(tiny_parts, tmp_path):
     assert all(torch.equal(t, encoder[name]) for name, t in model.vision_encoder.state_dict().items())
 
 
+def test_newline_is_kept_and_starts_another_run(tiny_parts, checkpoint, tmp_path):
+    source = build(tiny_parts, seed=7, has_newline=True)
+    kept = keep_trained(state_of(source), source, "model.")
+    assert sorted(kept) == sorted(f"model.{name}" for name in ["image_newline", *PROJECTOR])
+    torch.save({"state_dict": kept}, tmp_path / "tiled.ckpt")
+    model = build(tiny_parts, has_newline=True)
+    fresh = model.image_newline.detach().clone()
+    load_initial_weights(model, tmp_path / "tiled.ckpt")
+    assert torch.equal(model.image_newline, source.image_newline)
+    # A projector that learned on whole pictures is a start too; the newline is then a fresh one.
+    model = build(tiny_parts, has_newline=True)
+    load_initial_weights(model, checkpoint[0])
+    assert torch.equal(model.image_newline, fresh)
+    assert_projector(model, checkpoint[1].projector.state_dict())
+
+
+def test_newline_is_no_start_for_whole_pictures(tiny_parts, tmp_path):
+    source = build(tiny_parts, has_newline=True)
+    torch.save({"state_dict": keep_trained(state_of(source), source, "model.")}, tmp_path / "x.ckpt")
+    with pytest.raises(InputError, match=r"x.ckpt: image_newline: found .* no such .*; check .* data.image_aspect$"):
+        load_initial_weights(build(tiny_parts), tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize("is_resumed", [True, False])
+def test_a_checkpoint_of_whole_pictures_is_neither_resumed_nor_evaluated_with_tiles(tiny_parts, is_resumed):
+    whole, tiled = build(tiny_parts), build(tiny_parts, has_newline=True)
+    state = keep_trained(state_of(whole), whole, "model.")
+    with pytest.raises(InputError, match=r"1 missing .such as 'image_newline'.*; check model.stage, data.image_aspect"):
+        check_trained(state, tiled, "model.", is_resumed=is_resumed)
+
+
 @pytest.mark.parametrize("prefix", ["model.mm_projector.", "mm_projector."])
 @pytest.mark.parametrize("name", ["mm_projector.bin", "non_lora_trainables.bin"])
 def test_initial_weights_of_an_original_projector(tiny_parts, tmp_path, prefix, name):
@@ -138,6 +171,11 @@ def test_initial_weights_of_an_original_projector(tiny_parts, tmp_path, prefix, 
     weights = {prefix + own: tensor.half() for own, tensor in source.projector.state_dict().items()}
     torch.save({**weights, "model.embed_tokens.weight": torch.zeros(2, 2)}, tmp_path / name)
     load_initial_weights(model, tmp_path / name)
+    tiled = build(tiny_parts, has_newline=True)
+    newline = {prefix.replace("mm_projector.", "image_newline"): torch.arange(32.0)}
+    torch.save({**weights, **newline}, tmp_path / name)
+    load_initial_weights(tiled, tmp_path / name)
+    assert tiled.image_newline.tolist() == list(range(32))
     assert_projector(model, {own: tensor.half().float() for own, tensor in source.projector.state_dict().items()})
 
 

@@ -124,6 +124,7 @@ def test_hyperparameters_are_plain_and_say_everything(setup, tiny_parts):
             "eps": 1e-8, "warmup_share": 0.03,
         },
         "projector": "mlp2x_gelu",
+        "has_newline": False,
         "init_from": None,
         "loss_normalization": "global",
         "frozen_dtype": "bfloat16",
@@ -152,6 +153,39 @@ def test_a_checkpoint_makes_a_module_again(setup):
     assert dict(again.hparams) == dict(module.hparams)
     for name, parameter in module.model.named_parameters():
         assert torch.equal(again.model.get_parameter(name), parameter), name
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize("stage", ["align", "finetune"])
+def test_tiled_pictures_train_the_newline_too(setup, stage, is_packed):
+    module = setup.module(stage, has_newline=True)
+    setup.fit(module, setup.data(image_aspect="anyres", is_packed=is_packed, validates=True), **setup.saver())
+    module.configure_model()
+    fresh = setup.module(stage, has_newline=True)
+    fresh.configure_model()
+    moved = {name for name, p in fresh.model.named_parameters() if not torch.equal(p, module.model.get_parameter(name))}
+    parts = {"image_newline", "projector"} | ({"decoder"} if stage == "finetune" else set())
+    assert {name.partition(".")[0] for name in moved} == parts
+    again = LlavaModule.load_from_checkpoint(setup.root / "last.ckpt", weights_only=True)
+    second = setup.module(has_newline=True, init_from=str(setup.root / "last.ckpt"))
+    second.configure_model()
+    for each in (again, second):
+        assert torch.equal(each.model.image_newline, module.model.image_newline)
+
+
+def test_packed_rows_of_tiles_have_the_loss_of_padded_ones(setup):
+    losses = []
+    for is_packed in (False, True):
+        # All twelve samples in a batch, so that it makes no difference which are dealt to it.
+        data = setup.data(image_aspect="anyres", is_packed=is_packed, batch_size=12)
+        trainer = setup.fit(setup.module(has_newline=True), data, max_steps=1)
+        losses.append(trainer.callback_metrics["train/loss"].item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # the same numbers, added in another order
+
+
+def test_tiles_for_a_module_without_a_newline_are_one_line(setup):
+    with pytest.raises(InputError, match="the pictures are tiled, but the model has no image_newline"):
+        setup.fit(setup.module(), setup.data(image_aspect="anyres"))
 
 
 @pytest.mark.parametrize(("stage", "trained_parts"), [("align", {"projector"}), ("finetune", {"projector", "decoder"})])
@@ -314,13 +348,17 @@ def test_resume_at_the_end_of_an_epoch_equals_a_run_without_a_break(setup):
         assert torch.equal(resumed.model.get_parameter(name), parameter), name
 
 
-def test_resume_within_an_epoch_equals_a_run_without_a_break(setup):
-    whole, recorder = setup.module(), Recorder()
+@pytest.mark.parametrize("aspect", ["pad", "anyres"])
+def test_resume_within_an_epoch_equals_a_run_without_a_break(setup, aspect):
+    def make():
+        return setup.module(has_newline=aspect == "anyres"), setup.data(image_aspect=aspect)
+
+    (whole, data), recorder = make(), Recorder()
     settings = setup.saver(every_n_train_steps=4, save_top_k=-1)
     settings["callbacks"].append(recorder)
-    setup.fit(whole, max_epochs=2, **settings)
-    resumed, again = setup.module(), Recorder()
-    trainer = setup.fit(resumed, max_epochs=2, callbacks=[again], ckpt_path=setup.root / "step=4.ckpt")
+    setup.fit(whole, data, max_epochs=2, **settings)
+    (resumed, data), again = make(), Recorder()
+    trainer = setup.fit(resumed, data, max_epochs=2, callbacks=[again], ckpt_path=setup.root / "step=4.ckpt")
     assert trainer.global_step == 12
     assert again.rates == recorder.rates[4:]
     # Samples 5 and 6 of the first epoch come next, not its first ones once more.

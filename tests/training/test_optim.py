@@ -73,6 +73,18 @@ def test_norms_and_biases_do_not_decay():
     assert [(group["lr"], group["weight_decay"]) for group in groups] == [(1.0, 0.1), (1.0, 0.0)]
 
 
+def test_newline_goes_with_the_projector():
+    model = Toy()
+    model.image_newline = nn.Parameter(torch.zeros(2))
+    config = OptimConfig(learning_rate=1.0, projector_learning_rate=0.5, weight_decay=0.1)
+    assert names_of(model, build_parameter_groups(model, config)) == {
+        "decay": ["embedding"],
+        "no_decay": ["norm.weight", "norm.bias", "rms.weight"],
+        "projector_decay": ["image_newline", "projector.weight"],
+        "projector_no_decay": ["projector.bias"],
+    }
+
+
 def test_projector_with_a_rate_of_its_own():
     model = Toy()
     config = OptimConfig(learning_rate=1.0, projector_learning_rate=0.5, weight_decay=0.1)

@@ -8,12 +8,13 @@ from llava_pl.training.parts import DTYPES, DecoderConfig, VisionEncoderConfig, 
 from llava_pl.types import InputError
 
 
-def build(tiny_parts, projector="mlp2x_gelu", dtype=torch.float32, **vision):
+def build(tiny_parts, projector="mlp2x_gelu", dtype=torch.float32, has_newline=False, **vision):
     return build_model(
         VisionEncoderConfig(str(tiny_parts / "encoder"), **vision),
         projector,
         DecoderConfig(str(tiny_parts / "decoder")),
         frozen_dtype=dtype,
+        has_newline=has_newline,
     )
 
 
@@ -47,6 +48,12 @@ def test_projector_is_fresh_and_float32_while_the_rest_is_read_in_the_frozen_dty
     model = build(tiny_parts, dtype=torch.bfloat16)
     dtypes = {name.partition(".")[0]: p.dtype for name, p in model.named_parameters()}
     assert dtypes == {"vision_encoder": torch.bfloat16, "projector": torch.float32, "decoder": torch.bfloat16}
+
+
+def test_only_a_model_for_tiles_has_a_newline(tiny_parts):
+    tiled, whole = build(tiny_parts, has_newline=True, dtype=torch.bfloat16), build(tiny_parts)
+    assert (tiled.image_newline.shape, tiled.image_newline.dtype) == ((32,), torch.float32)
+    assert tiled.state_dict().keys() - whole.state_dict().keys() == {"image_newline"}
 
 
 def test_decoder_has_its_folder_s_weights(tiny_parts):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from llava_pl.export.parts import load_decoder, load_vision_encoder
+from llava_pl.models.anyres import build_newline
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector
 from llava_pl.training.stages import PARTS, PLANS, PartSummary, TrainablePlan, apply_plan, summarize_parts
@@ -13,6 +14,11 @@ from llava_pl.training.stages import PARTS, PLANS, PartSummary, TrainablePlan, a
 def model(tiny_parts) -> LlavaModel:
     encoder, decoder = load_vision_encoder(tiny_parts / "encoder"), load_decoder(tiny_parts / "decoder")
     return LlavaModel(encoder, build_projector("mlp2x_gelu", vision_width=16, decoder_width=32), decoder)
+
+
+@pytest.fixture
+def tiled_model(model) -> LlavaModel:
+    return LlavaModel(model.vision_encoder, model.projector, model.decoder, build_newline(32))
 
 
 TRAINED = {"align": {"projector"}, "finetune": {"projector", "decoder"}}
@@ -37,6 +43,13 @@ def test_plan_sets_every_parameter_and_the_mode_of_every_module(model, stage, be
 def test_parts_are_the_whole_model(model):
     assert tuple(name for name, _ in model.named_children()) == PARTS
     assert {name.partition(".")[0] for name, _ in model.named_parameters()} == set(PARTS)
+
+
+def test_newline_is_trained_with_the_projector(tiled_model):
+    for plan in (*PLANS.values(), TrainablePlan(vision_encoder="full", projector="frozen", decoder="full")):
+        apply_plan(tiled_model, plan)
+        assert tiled_model.image_newline.requires_grad == (plan.projector == "full")
+    assert summarize_parts(tiled_model)[1].num_parameters == (16 + 1) * 32 + (32 + 1) * 32 + 32
 
 
 def test_plans_can_be_changed_from_one_to_the_other(model):

@@ -20,6 +20,7 @@ from llava_pl.data.conversation_datamodule import ConversationDataModule
 from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
 from llava_pl.parser_errors import explain
 from llava_pl.run_folder import choose_run_dir, continued_run, find_checkpoint, free_name, keep_old_logs, resume_command
+from llava_pl.training.background import BackgroundCheckpointIO
 from llava_pl.training.callbacks import PlanTable, ScoreTable, Throughput
 from llava_pl.training.checkpoint_io import DurableCheckpointIO
 from llava_pl.training.data_count import DataCount
@@ -101,6 +102,12 @@ class LlavaCLI(LightningCLI):
         parser.add_argument("--keep_checkpoints", type=int, default=2, help="How many checkpoints stay, the newest.")
         # Pictures that are cut into tiles need a newline embedding in the model; the data module says whether they are.
         parser.link_arguments("data.init_args.image_aspect", "model.has_newline", compute_fn=lambda a: a == "anyres")
+        parser.add_argument(
+            "--save_in_background",
+            type=bool,
+            default=True,
+            help="Train on while a checkpoint is written; a copy of it stays in host memory.",
+        )
         parser.link_arguments("model.decoder.path", "data.init_args.tokenizer")
         parser.link_arguments("model.vision_encoder.path", "data.init_args.image_processor")
         parser.link_arguments("model.num_image_tokens", "data.init_args.num_image_tokens", apply_on="instantiate")
@@ -150,7 +157,12 @@ class LlavaCLI(LightningCLI):
         callbacks += [PlanTable(), ScoreTable(), Throughput(), DataCount(self.run_dir)]
         if is_fit:
             callbacks += [SeedSteps(int(run.seed_everything or 0)), Ledger(self.run_dir)]
+        writer = DurableCheckpointIO()
         if is_fit and config.enable_checkpointing is not False:
+            # Other callbacks take a checkpoint for whole as soon as they have asked for it.
+            is_only_for_stops = any(isinstance(callback, Checkpoint) for callback in callbacks)
+            if run.save_in_background and not is_only_for_stops:
+                writer = BackgroundCheckpointIO()
             saver = RunCheckpoint(
                 self.run_dir,
                 every_n_steps=run.save_every_n_steps,
@@ -158,7 +170,7 @@ class LlavaCLI(LightningCLI):
                 num_kept=run.keep_checkpoints,
                 resume_command=resume_command(sys.argv[1:], self.run_dir),
                 is_continued=self.is_continued,
-                is_only_for_stops=any(isinstance(callback, Checkpoint) for callback in callbacks),
+                is_only_for_stops=is_only_for_stops,
             )
             callbacks.append(saver)
         else:
@@ -166,7 +178,7 @@ class LlavaCLI(LightningCLI):
         config.callbacks = callbacks
         trainer = super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # nothing else was configured
-            trainer.strategy.checkpoint_io = DurableCheckpointIO()
+            trainer.strategy.checkpoint_io = writer
         return trainer
 
 

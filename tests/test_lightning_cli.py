@@ -13,6 +13,7 @@ from PIL import Image
 
 from llava_pl.cli import main
 from llava_pl.run_folder import RUN_DIR_VARIABLE
+from llava_pl.training.background import HostCopy
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,14 @@ def config(tmp_path, tiny_model):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(settings))
     return path
+
+
+@pytest.fixture
+def copies(monkeypatch):
+    """A copy for each save in the background."""
+    made, take = [], HostCopy.take
+    monkeypatch.setattr(HostCopy, "take", lambda *words: made.append(take(*words)) or made[-1])
+    return made
 
 
 def only_run(root):
@@ -321,13 +330,21 @@ def test_a_certain_checkpoint_starts_a_run_of_its_own(config, tmp_path):
     assert [int(row["step"]) for row in rows if row["train/loss"]] == [2, 3]
 
 
-def test_a_checkpoint_callback_of_the_user_replaces_ours(config, tmp_path):
+@pytest.mark.parametrize(("words", "num_copies"), [((), 1), (("--save_in_background", "false"), 0)])
+def test_saves_are_written_in_the_background_or_not(config, tmp_path, copies, words, num_copies):
+    assert main(["fit", "--config", str(config), "--run_dir", "run", *words]) == 0
+    assert len(copies) == num_copies
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").resolve().name == "step=2.ckpt"
+
+
+def test_a_checkpoint_callback_of_the_user_replaces_ours(config, tmp_path, copies):
     (tmp_path / "more.yaml").write_text(
         "trainer: {callbacks: [{class_path: ModelCheckpoint, init_args: {dirpath: mine, filename: best}}]}\n"
     )
     assert main(["fit", "--config", str(config), "--config", "more.yaml", "--run_dir", "run"]) == 0
     assert (tmp_path / "mine" / "best.ckpt").exists()
     assert (tmp_path / "mine" / "best.ckpt.json").exists()
+    assert copies == []
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

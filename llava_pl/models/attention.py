@@ -6,15 +6,32 @@ Registered with transformers under a name of its own (`PACKED_SDPA`), and equal 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from itertools import accumulate
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 PACKED_SDPA = "llava_pl_packed_sdpa"
+MAX_HEAD_DIM = 192
+"""Beyond it flash attention cannot go backward on every GPU that it runs on."""
+
+
+def sequence_ends(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """Return where the sequences of a packed row begin and end, int32 ``(sequences + 1,)``.
+
+    A plain copy to a GPU would wait for all that the GPU still has to do.
+
+    >>> sequence_ends([5, 1, 7], torch.device("cpu")).tolist()
+    [0, 5, 6, 13]
+    """
+    ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, pin_memory=device.type == "cuda")
+    return ends.to(device, non_blocking=True)
 
 
 def packed_sdpa(
@@ -25,11 +42,15 @@ def packed_sdpa(
     attention_mask: Tensor | None,
     *,
     sequence_lengths: Sequence[int] | None = None,
+    sequence_ends: Tensor | None = None,
+    dropout: float = 0.0,
     **options: Any,  # noqa: ANN401  as for transformers' own
 ) -> tuple[Tensor, None]:
-    """Return the attention output ``(B, T, heads, D / heads)``, one call of torch's attention for each sequence.
+    """Return the attention output ``(B, T, heads, D / heads)``.
 
-    A dense mask over the row, which transformers makes of restarted positions, would be quadratic in the row.
+    A packed row takes one call of torch's `varlen_attn` where that can do it, and otherwise a call of torch's ordinary
+    attention for each sequence. A dense mask over the row, which transformers makes of restarted positions, would be
+    quadratic in the row.
 
     Args:
         module: The attention layer.
@@ -38,16 +59,52 @@ def packed_sdpa(
         value: float ``(B, key heads, T, D / heads)``.
         attention_mask: As transformers makes it; None for a packed row.
         sequence_lengths: Positions of each sequence of a single packed row, which add up to T; None when unpacked.
+        sequence_ends: The same as `sequence_ends` makes it, on the device; None never to use `varlen_attn`.
+        dropout: Share of the attention weights that are dropped.
         **options: As for transformers' "sdpa".
     """
     if sequence_lengths is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, **options)
+    dtype = _compute_dtype(query)
+    fits = dtype in (torch.bfloat16, torch.float16) and value.shape[-1] % 8 == 0 and value.shape[-1] <= MAX_HEAD_DIM
+    if sequence_ends is not None and fits and dropout == 0 and _has_varlen(query.device):
+        q, k, v = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))  # (T, heads, D / heads)
+        longest = max(sequence_lengths)
+        output = varlen_attn(
+            q,
+            k,
+            v,
+            sequence_ends,
+            sequence_ends,
+            longest,
+            longest,
+            scale=options.get("scaling"),
+            window_size=(-1, 0),  # each position sees itself and all before it
+            enable_gqa=key.shape[1] != query.shape[1],
+        )
+        return cast("Tensor", output)[None], None
     queries, keys, values = (torch.split(tensor, list(sequence_lengths), dim=2) for tensor in (query, key, value))
     outputs = [
-        sdpa_attention_forward(module, q, k, v, None, **options)[0]
+        sdpa_attention_forward(module, q, k, v, None, dropout=dropout, **options)[0]
         for q, k, v in zip(queries, keys, values, strict=True)
     ]
     return torch.cat(outputs, dim=1), None
+
+
+def _compute_dtype(query: Tensor) -> torch.dtype:
+    """Return what torch's ordinary attention would compute in: autocast knows that one, but not `varlen_attn`."""
+    device = query.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
+
+
+@cache
+def _has_varlen(device: torch.device) -> bool:
+    """Return whether `varlen_attn` runs on a device."""
+    return (
+        device.type == "cuda"
+        and torch.backends.cuda.is_flash_attention_available()
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+    )
 
 
 def packed_sdpa_mask(

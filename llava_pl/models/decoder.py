@@ -6,14 +6,13 @@ In: ``inputs_embeds`` ``(B, T, D)``. Out: hidden states ``(B, T, D)``, and logit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llava_pl.models.attention import PACKED_SDPA
+from llava_pl.models.attention import PACKED_SDPA, sequence_ends
 from llava_pl.types import InputError
 
 
@@ -135,9 +134,9 @@ class CausalDecoder(nn.Module):
         """Return what tells the model's attention where sequences end."""
         attention = self.model.config._attn_implementation
         if attention == PACKED_SDPA and getattr(self.model.config, "sliding_window", None) is None:
-            return {"sequence_lengths": lengths}
+            return {"sequence_lengths": lengths, "sequence_ends": sequence_ends(lengths, device)}
         if attention is not None and attention.startswith("flash_attention"):
-            ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+            ends = sequence_ends(lengths, device)
             longest = max(lengths)
             # All four, or transformers looks for the ends itself and stalls the device in every layer.
             return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}

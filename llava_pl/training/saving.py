@@ -1,7 +1,6 @@
 """When a run is saved.
 
-In: the settings of the run, a request to stop. Out: ``checkpoints/step=N.ckpt``, the newest few, and the link
-``last.ckpt``.
+In: the settings of the run, a request to stop. Out: checkpoints in its folder (see `checkpoint_folder.py`).
 
 A checkpoint is taken where an optimizer step is complete: in the midst of one, gradients of some micro batches would be
 lost. Where validation follows a step it is taken just before, in a state that makes the resumed run validate; at the
@@ -10,21 +9,22 @@ end of an epoch it is taken after everything.
 
 from __future__ import annotations
 
-import re
 import time
+import warnings
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from llava_pl.training.background import BackgroundCheckpointIO
+from llava_pl.training.checkpoint_folder import CheckpointFolder
 from llava_pl.training.metrics_log import MetricsLog
 from llava_pl.training.schedule import is_step_complete
 from llava_pl.training.stopping import StopRequest
-from llava_pl.types import Batch
-
-OWN_NAME = re.compile(r"step=\d+\.ckpt")
+from llava_pl.types import Batch, InputError
 
 
 class RunCheckpoint(Checkpoint):
@@ -51,14 +51,12 @@ class RunCheckpoint(Checkpoint):
         is_continued: bool = False,
         is_only_for_stops: bool = False,
     ) -> None:
-        self._folder = Path(run_dir) / "checkpoints"
+        self._folder = CheckpointFolder(Path(run_dir) / "checkpoints", num_kept)
         self._every_n_steps = None if is_only_for_stops else every_n_steps
         self._every_seconds = None if is_only_for_stops or every_minutes is None else 60 * every_minutes
-        self._num_kept = num_kept
         self._stop = StopRequest(resume_command)
         self._is_continued = is_continued
         self._is_only_for_stops = is_only_for_stops
-        self._own: set[str] = set()
         self._saved_at = 0.0
         self._is_trial = False
         self._is_due = False
@@ -85,10 +83,7 @@ class RunCheckpoint(Checkpoint):
         if validation.restarted_mid_evaluation:
             validation.batch_progress.total.reset_on_restart()
         if trainer.is_global_zero:
-            for path in self._folder.glob(".*.tmp"):  # of a save that was killed
-                path.unlink()
-            if self._is_continued:
-                self._own = {path.name for path in self._folder.iterdir() if OWN_NAME.fullmatch(path.name)}
+            self._folder.tidy(is_continued=self._is_continued)
 
     def on_train_batch_end(
         self,
@@ -99,6 +94,8 @@ class RunCheckpoint(Checkpoint):
         batch_idx: int,
     ) -> None:
         """Save if it is time, once the optimizer step is complete."""
+        if writer := _background_writer(trainer):
+            writer.check()
         loop = trainer.fit_loop.epoch_loop
         if not is_step_complete(trainer):
             return
@@ -110,7 +107,7 @@ class RunCheckpoint(Checkpoint):
             log.write_ahead(trainer)
         self._save(trainer)
         if is_stopping:
-            self._stop.obey(trainer)
+            self._obey(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if it is time: a validation may be long."""
@@ -121,7 +118,7 @@ class RunCheckpoint(Checkpoint):
         if self._is_due or is_stopping:
             self._save_before_validation(trainer)
         if is_stopping:
-            self._stop.obey(trainer)
+            self._obey(trainer)
 
     def on_validation_batch_end(
         self,
@@ -136,7 +133,7 @@ class RunCheckpoint(Checkpoint):
         # Ranks may have different numbers of batches here, so that they cannot ask each other.
         if trainer.world_size == 1 and self._stop.is_made and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._save_before_validation(trainer)
-            self._stop.obey(trainer)
+            self._obey(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save, and stop if asked to."""
@@ -146,15 +143,20 @@ class RunCheckpoint(Checkpoint):
                 log.write_ahead(trainer)
             self._save(trainer)
         if is_stopping:
-            self._stop.obey(trainer)
+            self._obey(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Return when the last checkpoint is whole."""
+        self._finish(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say after Ctrl-C how to go on."""
-        if (
-            isinstance(exception, KeyboardInterrupt)
-            and trainer.is_global_zero
-            and (self._folder / "last.ckpt").exists()
-        ):
+        """Finish what is being written, and say after Ctrl-C how to go on."""
+        try:
+            if writer := _background_writer(trainer):
+                writer.wait()
+        except InputError as error:  # it is not what ended the run
+            warnings.warn(str(error), stacklevel=2)
+        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero and self._folder.last.exists():
             self._stop.say_how_to_resume()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -212,25 +214,23 @@ class RunCheckpoint(Checkpoint):
             return
         log = _metrics_log(trainer)
         self._num_metric_rows = log.num_rows if log else None
-        path = self._folder / f"step={trainer.global_step}.ckpt"
-        trainer.save_checkpoint(path)
+        step = trainer.global_step
+        trainer.save_checkpoint(self._folder.checkpoint(step))
         self._is_due, self._saved_at = False, time.monotonic()
-        if not trainer.is_global_zero:
-            return
-        link = self._folder / ".last.ckpt.tmp"
-        link.unlink(missing_ok=True)
-        link.symlink_to(path.name)
-        link.replace(self._folder / "last.ckpt")
-        self._own.add(path.name)
-        self._prune(trainer)
+        if trainer.is_global_zero:
+            publish = partial(self._folder.publish, step, trainer.strategy.remove_checkpoint)
+            writer = _background_writer(trainer)
+            writer.afterwards(publish) if writer else publish()
 
-    def _prune(self, trainer: Trainer) -> None:
-        """Delete all but the newest checkpoints, and those of a future that the run has left by going back."""
-        steps = {name: int(name[len("step=") : -len(".ckpt")]) for name in self._own}
-        past = sorted((name for name in self._own if steps[name] <= trainer.global_step), key=lambda name: steps[name])
-        for name in self._own - set(past[-self._num_kept :]):
-            trainer.strategy.remove_checkpoint(self._folder / name)
-            self._own.remove(name)
+    def _finish(self, trainer: Trainer) -> None:
+        """Return on all ranks when the last checkpoint is whole: Lightning kills the first one when another fails."""
+        if writer := _background_writer(trainer):
+            writer.wait()
+            trainer.strategy.barrier("RunCheckpoint")
+
+    def _obey(self, trainer: Trainer) -> NoReturn:
+        self._finish(trainer)
+        self._stop.obey(trainer)
 
 
 def _entered(num_done: int) -> dict[str, int]:
@@ -240,3 +240,9 @@ def _entered(num_done: int) -> dict[str, int]:
 
 def _metrics_log(trainer: Trainer) -> MetricsLog | None:
     return next((logger for logger in trainer.loggers if isinstance(logger, MetricsLog)), None)
+
+
+def _background_writer(trainer: Trainer) -> BackgroundCheckpointIO | None:
+    """Return what writes checkpoints beside training; None where saving one returns when it is written."""
+    writer = trainer.strategy.checkpoint_io
+    return writer if isinstance(writer, BackgroundCheckpointIO) else None

@@ -64,6 +64,37 @@ class Assassin(Callback):
             self.strike()
 '''
 
+STUCK_WRITER = """
+import threading
+from llava_pl.training import checkpoint_io
+
+class Stuck(checkpoint_io._HashingFile):
+    num_files = 0
+
+    def __init__(self, file):
+        super().__init__(file)
+        Stuck.num_files += 1
+
+    def write(self, data):
+        if Stuck.num_files == 3:
+            threading.Event().wait()
+        return super().write(data)
+
+checkpoint_io._HashingFile = Stuck
+"""
+
+SLOW_WRITER = """
+import time
+from llava_pl.training import checkpoint_io
+
+class Slow(checkpoint_io._HashingFile):
+    def __init__(self, file):
+        super().__init__(file)
+        time.sleep(12)  # Lightning looks every five seconds whether another process has ended
+
+checkpoint_io._HashingFile = Slow
+"""
+
 
 @pytest.fixture
 def root(tmp_path, tiny_parts, monkeypatch):
@@ -183,9 +214,11 @@ def test_dropout_is_at_work(root):
     assert rows("a")[0]["train/loss"] != rows("b")[0]["train/loss"]
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-def test_killed_at_any_micro_batch(root, accumulate):
-    words = ("--trainer.accumulate_grad_batches", str(accumulate))
+@pytest.mark.parametrize(
+    ("accumulate", "in_background"), [(1, "true"), pytest.param(3, "true", marks=pytest.mark.slow), (3, "false")]
+)
+def test_killed_at_any_micro_batch(root, accumulate, in_background):
+    words = ("--trainer.accumulate_grad_batches", str(accumulate), "--save_in_background", in_background)
     assert fit(*words, run="whole") == 0
     # In the second epoch, too; at its very first micro batch the checkpoint is that of the first one's end.
     for batch in (8,) if accumulate == 1 else (7, 10):
@@ -384,6 +417,18 @@ def test_kill_9_with_workers(root):
     assert_same_run("run", "whole")
 
 
+def test_kill_9_while_a_checkpoint_is_written(root):
+    fit(run="whole")
+    (root / "assassin.py").write_text((root / "assassin.py").read_text() + STUCK_WRITER)
+    assert fit_in_a_process(batch=6, number=int(signal.SIGKILL)) == -signal.SIGKILL
+    folder = root / "run" / "checkpoints"
+    assert (folder / ".step=6.ckpt.tmp").exists()
+    assert (folder / "last.ckpt").resolve().name == "step=4.ckpt"
+    assert fit("--ckpt_path", "last") == 0
+    assert list(folder.glob(".*")) == []
+    assert_same_run("run", "whole")
+
+
 def test_sigterm_to_a_whole_process_group_with_workers(root, capfd):
     """As a cluster sends it: the workers get it, too."""
     words = ("--data.init_args.num_workers", "2", "--trainer.accumulate_grad_batches", "3")
@@ -399,14 +444,16 @@ def test_sigterm_to_a_whole_process_group_with_workers(root, capfd):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_two_processes(root, number):
-    """SIGTERM reaches the first one alone, and both stop after the same step."""
+    """SIGTERM reaches the first one alone, and both stop after the same step, which takes long to be written."""
     words = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "3")
     whole = start(*words, run="whole")
     assert whole.wait(timeout=200) == 0
     source = (root / "assassin.py").read_text()
     where = "if trainer.global_rank == 0 and self.seen - 1 == self.batch:"
     source = source.replace("if self.seen - 1 == self.batch:", where)
-    if number == signal.SIGKILL:
+    if number == signal.SIGTERM:
+        source += SLOW_WRITER
+    else:
         source = source.replace("os.kill(os.getpid(), ", "os.killpg(os.getpgid(0), ")
     (root / "assassin.py").write_text(source)
     process = start(*words, batch=6, number=int(number))

@@ -17,7 +17,8 @@ def main(argv: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="llava-pl data ledger",
-        description="Proves from a run's ledger that every epoch saw every sample exactly once, also across kills.",
+        description="Proves from a run's ledger that every epoch saw every sample exactly once, across kills and "
+        "other numbers of devices.",
     )
     parser.add_argument("run", help="Folder of the run, runs/NAME/TIME.")
     reports = verify_ledger(parser.parse_args(argv).run)

@@ -25,7 +25,8 @@ class StepLoader(DataLoader[Sample]):
     of the waiting micro batches, and works under every strategy (no gradient is rescaled afterwards).
 
     Its state, which Lightning puts into checkpoints, is the epoch and the number of batches handed out in it: a resumed
-    run goes on with the next one, without reading those before it.
+    run goes on with the next one, without reading those before it. It also says how global batches were split; in
+    another split, the same number of batches is another place.
 
     Args:
         *args: As for torch's ``DataLoader``.
@@ -77,27 +78,35 @@ class StepLoader(DataLoader[Sample]):
         return int(min(self.count_micro_batches(), left)) if left > 0 else self.count_micro_batches()
 
     def state_dict(self) -> dict[str, int]:
-        """Return the position: the epoch, how many of its batches are done, and how many samples a batch has."""
-        return self._resume_at or {"epoch": self._epoch, "num_done": self._num_done, "batch_size": self._world_batch}
+        """Return the position, the epoch and how many of its batches are done, and how global batches are split."""
+        return self._resume_at or {"epoch": self._epoch, "num_done": self._num_done, **self._split}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after the batches that were done.
 
         Raises:
-            InputError: Batches had another size, so that their number says nothing about the samples that were seen.
+            InputError: Global batches were split otherwise, so that the number of batches says nothing about the
+                samples that were seen. Where only the split differs, `training/resplit.py` has counted anew.
         """
-        if state.get("batch_size", self._world_batch) != self._world_batch:
+        own, saved = list(self._split.values()), [state.get(name, value) for name, value in self._split.items()]
+        if saved != own:
             raise InputError(
-                f"data.batch_size: {self._world_batch} samples a batch over all devices, but the checkpoint was made "
-                f"with {state['batch_size']}; resume with as many, or start anew with --model.init_from"
+                f"data.batch_size: {own[0]} samples a micro batch over all devices, {own[1]} of them a step, but the "
+                f"checkpoint was made with {saved[0]} and {saved[1]}; change data.batch_size or "
+                f"trainer.accumulate_grad_batches so that a step has {saved[0] * saved[1]} samples, or start anew with "
+                "--model.init_from"
             )
         self._resume_at = dict(state)
 
     @property
-    def _world_batch(self) -> int:
+    def _split(self) -> dict[str, int]:
+        """How many samples a batch has over all devices, and how many batches a step."""
         sampler: Any = self.sampler
         per_rank = self.batch_size or int(getattr(sampler, "micro_batch_size", 1))  # of packed rows the average
-        return per_rank * int(getattr(sampler, "num_replicas", 1))
+        return {
+            "batch_size": per_rank * int(getattr(sampler, "num_replicas", 1)),
+            "num_micro_batches": int(getattr(sampler, "num_micro_batches", 1)),
+        }
 
 
 def outlive_signals(_: int) -> None:

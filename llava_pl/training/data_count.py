@@ -162,4 +162,5 @@ def _data(trainer: Trainer) -> TrainingData | GivenRecords:
 def _sum_over_ranks(trainer: Trainer, counts: Tensor) -> Tensor:
     if trainer.world_size == 1:
         return counts
-    return cast("Tensor", trainer.strategy.reduce(counts.to(trainer.strategy.root_device), reduce_op="sum")).cpu()
+    counts = counts.to(trainer.strategy.root_device, copy=True)  # Lightning adds up in place
+    return cast("Tensor", trainer.strategy.reduce(counts, reduce_op="sum")).cpu()

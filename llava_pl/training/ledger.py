@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,13 +9,13 @@ from typing import Any, BinaryIO
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from llava_pl.ledger_file import cut_ledger, encode_entry, ledger_path
+from llava_pl.ledger_file import Plan, add_segment, cut_ledger, encode_entry, ledger_path
 from llava_pl.training.schedule import is_step_complete
 from llava_pl.types import Batch
 
 
 class Ledger(Callback):
-    """Keeps the ledger of a run, a file for each rank.
+    """Keeps the ledger of a run, a file for each rank; a run may go on with more or fewer ranks.
 
     It is on disk before a checkpoint is, so that a kill loses no step that a checkpoint has; a resumed run cuts off the
     steps that it will take again.
@@ -34,19 +33,20 @@ class Ledger(Callback):
         """Open the file of this rank where the run goes on."""
         if getattr(trainer, "fast_dev_run", False):
             return
-        loader: Any = trainer.train_dataloader
         path = ledger_path(self._run_dir, trainer.global_rank)
         path.parent.mkdir(parents=True, exist_ok=True)
-        cut_ledger(path, trainer.global_step)
+        cut_ledger(self._run_dir, trainer.global_step, rank=trainer.global_rank, world_size=trainer.world_size)
         self._file = path.open("ab")
         self._pending = []
+        loader: Any = trainer.train_dataloader
         if trainer.is_global_zero and hasattr(loader, "dataset"):
-            plan = {
-                "num_samples": len(loader.dataset),
-                "world_size": trainer.world_size,
-                "is_cut_short": trainer.num_training_batches < len(loader),
-            }
-            (path.parent / "plan.json").write_text(json.dumps(plan))
+            before = Plan.read(self._run_dir)
+            plan = Plan(
+                num_samples=len(loader.dataset),
+                is_cut_short=trainer.num_training_batches < len(loader),
+                segments=add_segment(before.segments if before else (), trainer.global_step, trainer.world_size),
+            )
+            plan.write(self._run_dir)
 
     def on_train_batch_end(
         self,

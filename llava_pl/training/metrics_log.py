@@ -47,18 +47,22 @@ class MetricsLog(CSVLogger):
             self._file.cut(num_rows)
 
     def write_ahead(self, trainer: Trainer) -> None:
-        """Write the row of the step that ends, before the trainer does.
+        """Write the row of the step or the epoch that ends, before the trainer does.
 
-        Called before a checkpoint is saved: the trainer logs a step after its last hook, and a kill between the two
-        would lose the row, as the resumed run starts with the next step.
+        Called on all ranks before a checkpoint is saved: the trainer logs after its last hook, and a kill between the
+        two would lose the row, as the resumed run starts with the next step.
         """
         connector = trainer._logger_connector
-        if not self._file or not connector.should_update_logs:
+        is_epoch_end = connector._first_loop_iter is None
+        if not is_epoch_end and not connector.should_update_logs:
             return
-        metrics = {name: float(value) for name, value in connector.metrics["log"].items()}
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        self.log_metrics({**metrics, "epoch": trainer.current_epoch}, step)
-        self._file.ahead = (step, set(metrics))
+        metrics = connector.metrics["log"]  # those of an epoch are added up over the ranks here
+        if not self._file or not metrics:
+            return
+        numbers = {name: float(value) for name, value in metrics.items()}
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped - is_epoch_end  # as the trainer counts there
+        self.log_metrics({**numbers, "epoch": trainer.current_epoch}, step)
+        self._file.ahead = (step, set(numbers))
 
     @property
     def _file(self) -> _MetricsFile | None:

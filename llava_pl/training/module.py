@@ -22,6 +22,7 @@ from llava_pl.training.checkpoint import check_trained, keep_trained, load_initi
 from llava_pl.training.normalization import LossNormalization, normalize_loss
 from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule
 from llava_pl.training.parts import DTYPES, DecoderConfig, VisionEncoderConfig, build_model
+from llava_pl.training.resplit import resplit
 from llava_pl.training.schedule import count_optimizer_steps, is_step_complete
 from llava_pl.training.stages import PLANS, Stage, apply_plan
 from llava_pl.types import Batch, InputError, LossOutput
@@ -169,10 +170,11 @@ class LlavaModule(LightningModule):
         """Answer a batch of questions, or add a batch of records to the mean loss."""
         if "questions" in batch:
             return self.predict_step(batch, batch_idx)
-        if batch["num_supervised"]:
-            # Weighted by tokens, so that the mean does not depend on how rows fell into batches.
-            loss = self(batch).mean
-            self.log("val/loss", loss, batch_size=batch["num_supervised"], sync_dist=True, add_dataloader_idx=False)
+        # Weighted by tokens, so that the mean does not depend on how rows fell into batches. Logged for a batch without
+        # any, too: the other ranks would wait forever for one that has only such batches.
+        # Times the ranks, because Lightning 2.6.6 divides the weights by them and rounds down.
+        weight = batch["num_supervised"] * self.trainer.world_size
+        self.log("val/loss", self(batch).mean, batch_size=weight, sync_dist=True, add_dataloader_idx=False)
         return None
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[str]]:
@@ -212,10 +214,12 @@ class LlavaModule(LightningModule):
         checkpoint["state_dict"] = keep_trained(checkpoint["state_dict"], self.model, "model.")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the weights fit before Lightning copies them."""
+        """Check that the weights fit before Lightning copies them; a run may go on with other ranks."""
         self.configure_model()  # not yet called on the way through load_from_checkpoint
         is_resumed = self._trainer is not None and self._trainer.state.fn == "fit"
         check_trained(checkpoint["state_dict"], self.model, "model.", is_resumed=is_resumed)
+        if is_resumed:
+            resplit(checkpoint, self.trainer)
 
     def _check_vocabulary(self, model: LlavaModel) -> None:
         tokenizer = getattr(getattr(self._trainer, "datamodule", None), "tokenizer", None)

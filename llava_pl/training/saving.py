@@ -139,6 +139,8 @@ class RunCheckpoint(Checkpoint):
         """Save, and stop if asked to."""
         is_stopping = self._is_stopping(trainer)
         if (is_stopping or not self._is_only_for_stops) and not self._is_cut_short(trainer):
+            if log := _metrics_log(trainer):
+                log.write_ahead(trainer)
             self._save(trainer)
         if is_stopping:
             self._obey(trainer)

@@ -10,6 +10,16 @@ from lightning import Trainer
 from llava_pl.types import InputError
 
 
+def count_epoch_batches(trainer: Trainer) -> int | None:
+    """Return the micro batches of an epoch per device, or None where the data module cannot count them."""
+    data: Any = getattr(trainer, "datamodule", None)
+    if not hasattr(data, "count_train_batches"):
+        return None
+    num_batches = data.count_train_batches(trainer.world_size)
+    limit = trainer.limit_train_batches
+    return min(num_batches, limit) if isinstance(limit, int) else int(num_batches * (limit or 0))
+
+
 def count_optimizer_steps(trainer: Trainer) -> int:
     """Return the optimizer steps of the whole run, from the data module's own count.
 
@@ -22,11 +32,8 @@ def count_optimizer_steps(trainer: Trainer) -> int:
     bounds = []
     if trainer.max_steps >= 0:
         bounds.append(trainer.max_steps)
-    data: Any = getattr(trainer, "datamodule", None)
-    if trainer.max_epochs is not None and trainer.max_epochs >= 0 and hasattr(data, "count_train_batches"):
-        num_batches = data.count_train_batches(trainer.world_size)
-        limit = trainer.limit_train_batches
-        num_batches = min(num_batches, limit) if isinstance(limit, int) else int(num_batches * (limit or 0))
+    num_batches = count_epoch_batches(trainer)
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0 and num_batches is not None:
         bounds.append(trainer.max_epochs * ceil(num_batches / trainer.accumulate_grad_batches))
     if not bounds:
         raise InputError(

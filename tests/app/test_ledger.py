@@ -1,16 +1,13 @@
 """Guards: a wrong ledger that the command calls good."""
 
-import json
-
 from llava_pl.app.ledger import main
-from llava_pl.ledger_file import encode_entry, ledger_path
+from llava_pl.ledger_file import Plan, Segment, encode_entry, ledger_path
 
 
 def write(run, *entries):
     ledger_path(run, 0).parent.mkdir(exist_ok=True)
     ledger_path(run, 0).write_bytes(b"".join(encode_entry(*entry) for entry in entries))
-    plan = {"num_samples": 3, "world_size": 1, "is_cut_short": False}
-    (run / "ledger" / "plan.json").write_text(json.dumps(plan))
+    Plan(num_samples=3, is_cut_short=False, segments=(Segment(0, 1),)).write(run)
 
 
 def test_good(tmp_path, capsys):

@@ -103,7 +103,8 @@ def test_goes_on_after_what_is_done(num_workers):
     batches = iter(first)
     next(batches), next(batches)
     second.load_state_dict(first.state_dict())
-    assert second.state_dict() == first.state_dict() == {"epoch": 0, "num_done": 2, "batch_size": 2}
+    expected = {"epoch": 0, "num_done": 2, "batch_size": 2, "num_micro_batches": 1}
+    assert second.state_dict() == first.state_dict() == expected
     assert [batch["num_supervised"] for batch in second] == PER_BATCH[2:]
     assert [batch["num_supervised"] for batch in second] == PER_BATCH
 
@@ -124,10 +125,18 @@ def test_a_shortened_epoch_is_finished_at_its_end():
     assert next(iter(batches))["num_supervised"] == PER_BATCH[0]
 
 
-def test_batches_of_another_size_have_no_place_to_go_on():
-    state = resumable().state_dict()
-    with pytest.raises(InputError, match=r"data.batch_size: 5 samples a batch .* made with 2; resume with as many"):
-        resumable(batch_size=5).load_state_dict(state)
+@pytest.mark.parametrize(
+    ("saved", "found"), [({"batch_size": 6, "num_micro_batches": 2}, "6 and 2"), ({"num_micro_batches": 3}, "2 and 3")]
+)
+def test_batches_of_another_size_have_no_place_to_go_on(saved, found):
+    state = resumable().state_dict() | saved
+    num_samples = {"6 and 2": 12, "2 and 3": 6}[found]
+    with pytest.raises(
+        InputError,
+        match=f"^data.batch_size: 2 samples a micro batch over all devices, 1 of them a step, but the checkpoint was "
+        f"made with {found}; .* so that a step has {num_samples} samples, or start anew with --model.init_from$",
+    ):
+        resumable().load_state_dict(state)
 
 
 def test_workers_leave_signals_to_the_process_that_trains():

@@ -20,11 +20,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:You have overridden `transfer_batch_to_device`.*"),
 ]
 
-LENGTHS = [1, 2, 30, 4, 3, 12, 5, 20]
+LENGTHS = [1, 2, 30, 4, 6, 12, 5, 20]
 """Characters of the answers, another number in all on each rank."""
 
 NUM_VALIDATED = 5
-"""Records to validate, one in a batch: three batches on one rank and two on the other."""
+"""Records to validate, one in a batch: three batches on one rank and two on the other; an odd number of tokens."""
 
 SECONDS = 120
 """A run takes about fifteen, or forty on a busy machine; one that hangs takes until here."""
@@ -71,6 +71,8 @@ class Recorder(Callback):
         torch.save(content, folder / f"world{world_size}-rank{rank}.pt")
 
     def on_validation_end(self, trainer, pl_module):
+        if trainer.state.fn != "fit":
+            return
         content = {"batches": self.validated, "loss": trainer.callback_metrics["val/loss"].item()}
         (folder / f"val-world{world_size}-rank{trainer.global_rank}.json").write_text(json.dumps(content))
 
@@ -93,18 +95,25 @@ module = LlavaModule(
     optim=OptimConfig(learning_rate=1e-3),
     has_newline=aspect == "anyres",
 )
-data = LlavaDataModule(
-    records=folder / "records.json",
-    val_records=folder / "val_records.json",
-    eval_batch_size=1,
-    image_folder=folder,
-    tokenizer=str(parts / "decoder"),
-    image_processor=str(parts / "encoder"),
-    num_image_tokens=4,
-    image_aspect=aspect,
-    batch_size=8 // world_size,
-    num_workers=0,
-)
+
+
+def make_data(val_records, **settings):
+    return LlavaDataModule(
+        records=folder / "records.json",
+        val_records=folder / val_records,
+        eval_batch_size=1,
+        image_folder=folder,
+        tokenizer=str(parts / "decoder"),
+        image_processor=str(parts / "encoder"),
+        num_image_tokens=4,
+        image_aspect=aspect,
+        max_length=400,
+        batch_size=8 // world_size,
+        num_workers=0,
+        **settings,
+    )
+
+
 trainer = Trainer(
     accelerator="cpu",
     devices=world_size,
@@ -119,8 +128,10 @@ trainer = Trainer(
     enable_model_summary=False,
     default_root_dir=folder,
 )
-trainer.fit(module, datamodule=data)
+trainer.fit(module, datamodule=make_data("val_records.json"))
 assert trainer.global_step == 1
+(metrics,) = trainer.validate(module, datamodule=make_data("val_half_silent.json", on_too_long="drop"), verbose=False)
+(folder / f"half-silent-world{world_size}-rank{trainer.global_rank}.json").write_text(json.dumps(metrics))
 '''
 
 
@@ -138,6 +149,9 @@ def write_records(folder: Path) -> list[list[str]]:
             turns[0]["value"] = f"<image>\nQ{number}?"
     (folder / "records.json").write_text(json.dumps(entries))
     (folder / "val_records.json").write_text(json.dumps(entries[:NUM_VALIDATED]))
+    for entry in entries[1:NUM_VALIDATED:2]:  # those of the second rank: too long, and left out
+        entry["conversations"][0]["value"] += "?" * 400
+    (folder / "val_half_silent.json").write_text(json.dumps(entries[:NUM_VALIDATED]))
     return [[str(number) for number in numbers] for numbers in ranks]
 
 
@@ -220,6 +234,16 @@ def test_validation_sees_every_record_once_and_waits_for_no_one(folder):
     assert (first["batches"], second["batches"]) == ([["0"], ["2"], ["4"]], [["1"], ["3"]])
     # Measured: equal to the last bit; sums added in another order may cost a rounding.
     assert [first["loss"], second["loss"]] == [pytest.approx(one["loss"], rel=1e-6)] * 2
+
+
+def test_validation_waits_for_no_rank_whose_records_supervise_nothing(folder):
+    one, first, second = (
+        json.loads((folder / f"half-silent-world{world_size}-rank{rank}.json").read_text())
+        for world_size, rank in [(1, 0), (2, 0), (2, 1)]
+    )
+    assert 0 < one["val/loss"] != json.loads((folder / "val-world1-rank0.json").read_text())["loss"]
+    # As above, equal but for a rounding.
+    assert [first, second] == [{"val/loss": pytest.approx(one["val/loss"], rel=1e-6)}] * 2
 
 
 def test_scores_are_gathered_and_written_once(folder):

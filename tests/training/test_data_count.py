@@ -25,7 +25,7 @@ class TwoSources(GivenRecords):
 
 def trainer_of(world_size=1, content="c" * 32):
     """What the counter asks of a trainer; all ranks have counted the same."""
-    strategy = SimpleNamespace(reduce=lambda counts, reduce_op: world_size * counts, root_device="cpu")
+    strategy = SimpleNamespace(reduce=lambda counts, reduce_op: counts.mul_(world_size), root_device="cpu")
     return SimpleNamespace(
         world_size=world_size,
         strategy=strategy,

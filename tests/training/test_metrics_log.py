@@ -58,8 +58,10 @@ def test_cut(log, tmp_path):
     assert [row["a"] for row in rows(tmp_path)] == ["0.0", "1.0", "7.0"]
 
 
-def trainer(step, *, is_logged=True):
-    connector = SimpleNamespace(should_update_logs=is_logged, metrics={"log": {"a": 1.0}})
+def trainer(step, *, is_logged=True, is_epoch_end=False, metrics=(("a", 1.0),)):
+    connector = SimpleNamespace(
+        should_update_logs=is_logged, _first_loop_iter=None if is_epoch_end else False, metrics={"log": dict(metrics)}
+    )
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=step))
     return SimpleNamespace(_logger_connector=connector, fit_loop=loop, current_epoch=0)
 
@@ -80,4 +82,16 @@ def test_another_row_of_that_step_is_kept(log, tmp_path):
 
 def test_nothing_is_written_ahead_of_a_step_that_is_not_logged(log, tmp_path):
     log.write_ahead(trainer(3, is_logged=False))
+    assert not (tmp_path / "metrics.csv").exists()
+
+
+def test_the_row_of_an_epoch_is_written_ahead_with_the_number_of_its_last_step(log, tmp_path):
+    log.write_ahead(trainer(4, is_logged=False, is_epoch_end=True))
+    assert [row["step"] for row in rows(tmp_path)] == ["3"]
+    log.log_metrics({"a": 1.0, "epoch": 0}, 3)
+    assert len(rows(tmp_path)) == 1
+
+
+def test_an_epoch_without_metrics_has_no_row(log, tmp_path):
+    log.write_ahead(trainer(4, is_epoch_end=True, metrics=()))
     assert not (tmp_path / "metrics.csv").exists()

@@ -120,6 +120,7 @@ ZOO = {
     "lone_surrogate": (None, _exchange("a\ud83d"), "invalid"),
     "nul_in_text": (None, _exchange("a\0b"), None),
     "forty_images": (["good.png"] * 40, _exchange("<image>" * 40), "too_long"),
+    "huge_turn": (None, _exchange("word " * 300_000), "too_long"),
     "mark_in_answer": ("good.png", _exchange("Which mark?", "It is <image>."), "image_slots"),
     "mark_missing": ("good.png", _exchange("What?"), "image_slots"),
     "literal_mark": (None, _exchange("What does <image> mean?"), None),

@@ -14,6 +14,9 @@ from llava_pl.data.json_files import read_json
 from llava_pl.types import IMAGE_SLOT, BadRecord, InputError, Record, RecordError, Role, Turn
 
 _ROLES = frozenset(get_args(Role))
+MOST_CHARACTERS = 1_000_000
+"""The longest conversation, some hundred times what a decoder reads: a tokenizer takes 400 bytes for each character."""
+
 _OBJECT = (dict, Mapping)  # the common type first: testing for an abstract class is slow
 
 
@@ -149,10 +152,16 @@ def _parse_conversation(conversations: Any) -> tuple[list[Role], list[str]]:  # 
         is_plain = _ROLES.issuperset(roles) and _is_encodable("\n".join(texts))
     except (LookupError, TypeError):
         is_plain = False
-    if is_plain:
-        return roles, texts
-    turns = [_parse_turn(turn, f"turn {index}") for index, turn in enumerate(conversations)]
-    return [role for role, _ in turns], [text for _, text in turns]
+    if not is_plain:
+        turns = [_parse_turn(turn, f"turn {index}") for index, turn in enumerate(conversations)]
+        roles, texts = [role for role, _ in turns], [text for _, text in turns]
+    if (num_characters := sum(map(len, texts))) > MOST_CHARACTERS:
+        raise RecordError(
+            f"field 'conversations': expected at most {MOST_CHARACTERS:,} characters, found {num_characters:,}; "
+            "shorten it, or drop the record",
+            "too_long",
+        )
+    return roles, texts
 
 
 def _parse_turn(turn: Any, where: str) -> tuple[Role, str]:  # noqa: ANN401

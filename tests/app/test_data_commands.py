@@ -75,7 +75,7 @@ def test_view_shows_a_record_and_writes_a_page(zoo, capsys):
     assert not output.err
 
 
-@pytest.mark.parametrize(("index", "message"), [("99", "from 0 to 30, found 99 of 31"), ("-1", "found -1 of 31")])
+@pytest.mark.parametrize(("index", "message"), [("99", "from 0 to 31, found 99 of 32"), ("-1", "found -1 of 32")])
 def test_view_of_no_record(zoo, capsys, index, message):
     assert message in error_of(capsys, ["view", "--config", str(zoo / "config.yaml"), "--index", index])
 
@@ -89,7 +89,7 @@ def test_check_finds_what_is_bad_and_its_quarantine_is_enough_to_train(zoo, zoo_
     words = ["--config", str(zoo / "config.yaml")]
     results = ["--quarantine", str(zoo / "bad.json"), "--html", str(zoo / "check.html")]
     assert main(["data", "check", *words, *results, "--workers", "2"]) == 1
-    assert f"{len(zoo_reasons)} of 31 records are bad" in capsys.readouterr().out
+    assert f"{len(zoo_reasons)} of 32 records are bad" in capsys.readouterr().out
     entries = json.loads((zoo / "bad.json").read_text())
     assert {entry["index"]: entry["reason"] for entry in entries} == zoo_reasons
     assert all(entry.keys() == {"index", "id", "reason", "message"} for entry in entries)

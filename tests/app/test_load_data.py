@@ -32,10 +32,23 @@ def test_neither_model_nor_logger_is_made(zoo, monkeypatch):
         raise AssertionError("the model was loaded")
 
     monkeypatch.setattr("llava_pl.training.module.build_model", refuse)
-    monkeypatch.setattr("lightning.pytorch.loggers.WandbLogger.__init__", refuse)
-    words = ["--config", str(zoo / "config.yaml"), "--trainer.logger", "WandbLogger", "--model.init_from", "nowhere"]
+    (zoo / "account.py").write_text(
+        "from lightning.pytorch.loggers import CSVLogger\n"
+        "class Account(CSVLogger):\n"
+        "    def __init__(self, save_dir: str = '.'):\n"
+        "        raise AssertionError('the logger was made')\n"
+    )
+    monkeypatch.syspath_prepend(str(zoo))
+    words = [
+        "--config",
+        str(zoo / "config.yaml"),
+        "--trainer.logger",
+        "account.Account",
+        "--model.init_from",
+        "nowhere",
+    ]
     data = load_data(words)
-    assert len(data.train_entries()) == 31
+    assert len(data.train_entries()) == 32
 
 
 def test_what_the_parser_refuses_ends_as_in_fit(zoo, capsys):

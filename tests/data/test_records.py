@@ -272,3 +272,17 @@ def test_parsing_a_file_goes_on_after_a_bad_record(tmp_path):
     with pytest.raises(RecordError) as caught:
         read_records(path)
     assert (str(caught.value), caught.value.reason) == (second.message, "invalid")
+
+
+def test_conversation_that_no_memory_would_hold_is_refused():
+    """Fifty million characters would take a tokenizer twenty gigabytes, whatever is cut off afterwards."""
+    longest = {"id": "a", "conversations": [{"from": "gpt", "value": "x" * 999_999}, {"from": "human", "value": "y"}]}
+    assert len(parse_record(longest, where="x.json: record 0").turns) == 2
+    longest["conversations"][1]["value"] = "y" * 50_000_000
+    with pytest.raises(RecordError) as caught:
+        parse_record(longest, where="x.json: record 0")
+    assert caught.value.reason == "too_long"
+    assert str(caught.value) == (
+        "x.json: record 0 (id 'a'): field 'conversations': expected at most 1,000,000 characters, found 50,999,999; "
+        "shorten it, or drop the record"
+    )

@@ -38,6 +38,7 @@ def test_fit_then_validate(root, tiny_parts, tmp_path, monkeypatch):
         "--data.prompt_format", "QCM-LEA",
         "--data.val_split", "test",
         "--data.max_length", "768",
+        "--data.on_too_long", "drop",
         "--data.batch_size", "8",
         "--data.eval_batch_size", "56",
         "--data.num_workers", "0",

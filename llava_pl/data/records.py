@@ -28,12 +28,14 @@ class RecordFields(NamedTuple):
         images: File names relative to the image folder.
         roles: Who speaks, turn by turn.
         texts: What is said, turn by turn.
+        num_characters: Of all turns, with one between each two.
     """
 
     id: str
     images: tuple[str, ...]
     roles: Sequence[Role]
     texts: Sequence[str]
+    num_characters: int
 
 
 def read_records(path: str | Path) -> list[Record]:
@@ -121,12 +123,12 @@ def parse_fields(entry: Any, *, where: str) -> RecordFields:  # noqa: ANN401
         if not _is_encodable(str(name)):
             raise RecordError("field 'id': holds a lone surrogate; repair the text")
         images = _parse_images(entry.get("image"))
-        roles, texts = _parse_conversation(entry.get("conversations"))
+        roles, texts, joined = _parse_conversation(entry.get("conversations"))
         if images:
-            _check_slots(roles, texts, images)
+            _check_slots(roles, texts, joined.count(IMAGE_SLOT), len(images))
     except RecordError as error:
         raise RecordError(f"{where} (id {name!r}): {error}", error.reason) from None
-    return RecordFields(str(name), images, roles, texts)
+    return RecordFields(str(name), images, roles, texts, len(joined))
 
 
 def parse_turns(conversations: Any, *, where: str = "conversation") -> tuple[Turn, ...]:  # noqa: ANN401
@@ -136,12 +138,14 @@ def parse_turns(conversations: Any, *, where: str = "conversation") -> tuple[Tur
         RecordError: Not a non-empty list of ``{"from": "human" | "gpt", "value": text}``.
     """
     try:
-        return tuple(map(Turn, *_parse_conversation(conversations)))
+        roles, texts, _ = _parse_conversation(conversations)
+        return tuple(map(Turn, roles, texts))
     except RecordError as error:
         raise RecordError(f"{where}: {error}", error.reason) from None
 
 
-def _parse_conversation(conversations: Any) -> tuple[list[Role], list[str]]:  # noqa: ANN401
+def _parse_conversation(conversations: Any) -> tuple[list[Role], list[str], str]:  # noqa: ANN401
+    """Return roles, texts, and all texts joined: what is looked for in any of them is looked for once."""
     if not isinstance(conversations, (list, Sequence)) or isinstance(conversations, str) or not conversations:
         found = describe(conversations)
         raise RecordError(f"field 'conversations': expected a non-empty list, found {found}")
@@ -149,19 +153,21 @@ def _parse_conversation(conversations: Any) -> tuple[list[Role], list[str]]:  # 
     try:
         roles = [turn["from"] for turn in conversations]
         texts = [turn["value"] for turn in conversations]
-        is_plain = _ROLES.issuperset(roles) and _is_encodable("\n".join(texts))
+        joined = "\n".join(texts)
+        is_plain = _ROLES.issuperset(roles) and _is_encodable(joined)
     except (LookupError, TypeError):
         is_plain = False
     if not is_plain:
         turns = [_parse_turn(turn, f"turn {index}") for index, turn in enumerate(conversations)]
         roles, texts = [role for role, _ in turns], [text for _, text in turns]
-    if (num_characters := sum(map(len, texts))) > MOST_CHARACTERS:
+        joined = "\n".join(texts)
+    if len(joined) > MOST_CHARACTERS:
         raise RecordError(
-            f"field 'conversations': expected at most {MOST_CHARACTERS:,} characters, found {num_characters:,}; "
+            f"field 'conversations': expected at most {MOST_CHARACTERS:,} characters, found {len(joined):,}; "
             "shorten it, or drop the record",
             "too_long",
         )
-    return roles, texts
+    return roles, texts, joined
 
 
 def _parse_turn(turn: Any, where: str) -> tuple[Role, str]:  # noqa: ANN401
@@ -201,11 +207,10 @@ def _parse_images(image: Any) -> tuple[str, ...]:  # noqa: ANN401
     return tuple(images)
 
 
-def _check_slots(roles: Sequence[Role], texts: Sequence[str], images: Sequence[str]) -> None:
-    num_slots = "\n".join(texts).count(IMAGE_SLOT)
-    if num_slots != len(images):
+def _check_slots(roles: Sequence[Role], texts: Sequence[str], num_slots: int, num_images: int) -> None:
+    if num_slots != num_images:
         raise RecordError(
-            f"{num_slots} '{IMAGE_SLOT}' marks for {len(images)} images; expected one mark for each", "image_slots"
+            f"{num_slots} '{IMAGE_SLOT}' marks for {num_images} images; expected one mark for each", "image_slots"
         )
     for index, text in enumerate(texts):
         if IMAGE_SLOT not in text:

@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from llava_pl.data.store_writer import BAD_FILE, NUMBERS, RECORDS_FILE
+from llava_pl.data.store_writer import BAD_FILE, RECORDS_FILE, SOURCE_INDEX_FILE
 from llava_pl.types import BadRecord, InputError, Record, Turn
 
 STORE_VERSION = 2
@@ -82,16 +82,10 @@ class RecordStore(Sequence[Record]):
 
     Attributes:
         source_index: int64 ``(num_records,)``, the place of each record in the source, bad entries counted.
-        num_images: int32 ``(num_records,)``.
-        num_characters: int64 ``(num_records,)``, of all turns.
 
     Raises:
         InputError: No complete store of this version and content is there.
     """
-
-    source_index: NDArray[np.int64]
-    num_images: NDArray[np.int32]
-    num_characters: NDArray[np.int64]
 
     def __init__(self, path: str | Path, content: str | None = None) -> None:
         self.path = Path(path)
@@ -104,8 +98,7 @@ class RecordStore(Sequence[Record]):
         try:
             with pa.ipc.open_file(pa.memory_map(str(self.path / RECORDS_FILE))) as reader:
                 self._batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
-            for name in NUMBERS:
-                setattr(self, name, np.load(self.path / f"{name}.npy", mmap_mode="r"))
+            self.source_index: NDArray[np.int64] = np.load(self.path / SOURCE_INDEX_FILE, mmap_mode="r")
         except (OSError, EOFError, ValueError, pa.ArrowException) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{path}: the store is damaged ({reason}); delete the folder, it is built anew") from error

@@ -22,8 +22,7 @@ from llava_pl.types import BadRecord, RecordError
 
 RECORDS_FILE = "records.arrow"
 BAD_FILE = "bad.json"
-NUMBERS = ("source_index", "num_images", "num_characters")
-"""Arrays beside the texts, one ``.npy`` file each."""
+SOURCE_INDEX_FILE = "source_index.npy"
 
 # Offsets of 64 bits where texts are long: with 32 bits a batch could not hold more than 2 GiB of them.
 _SCHEMA = pa.schema(
@@ -50,7 +49,7 @@ def write_records(entries: Iterable[Any], folder: Path, *, where: str) -> int:
         OSError: The folder cannot be written; nothing is cleaned up here.
     """
     bad: list[BadRecord] = []
-    numbers = {"source_index": array("q"), "num_images": array("i"), "num_characters": array("q")}
+    source_index = array("q")
     columns = _Columns()
     with (folder / RECORDS_FILE).open("wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
         for index, entry in enumerate(entries):
@@ -59,19 +58,16 @@ def write_records(entries: Iterable[Any], folder: Path, *, where: str) -> int:
             except RecordError as error:
                 bad.append(describe_bad(entry, index, error))
                 continue
-            num_characters = columns.add(fields)
-            numbers["source_index"].append(index)
-            numbers["num_images"].append(len(fields.images))
-            numbers["num_characters"].append(num_characters)
+            columns.add(fields)
+            source_index.append(index)
             if len(columns.ids) == _BATCH_RECORDS or columns.num_characters >= _BATCH_CHARACTERS:
                 writer.write_batch(columns.to_arrow())
                 columns = _Columns()
         if columns.ids:
             writer.write_batch(columns.to_arrow())
-    for name in NUMBERS:
-        np.save(folder / f"{name}.npy", np.asarray(numbers[name]))
+    np.save(folder / SOURCE_INDEX_FILE, np.asarray(source_index))
     (folder / BAD_FILE).write_text(json.dumps([asdict(record) for record in bad]), encoding="utf-8")
-    return len(numbers["source_index"])
+    return len(source_index)
 
 
 class _Columns:
@@ -86,17 +82,15 @@ class _Columns:
         self._image_ends = array("i", [0])
         self._turn_ends = array("i", [0])
 
-    def add(self, fields: RecordFields) -> int:
-        """Append a record and return its number of characters."""
+    def add(self, fields: RecordFields) -> None:
+        """Append a record."""
         self.ids.append(fields.id)
         self._images += fields.images
         self._roles += fields.roles
         self._texts += fields.texts
         self._image_ends.append(len(self._images))
         self._turn_ends.append(len(self._texts))
-        num_characters = sum(map(len, fields.texts))
-        self.num_characters += num_characters
-        return num_characters
+        self.num_characters += fields.num_characters
 
     def to_arrow(self) -> pa.RecordBatch:
         """Return the batch."""

@@ -250,7 +250,7 @@ def test_id_and_image_must_be_text_that_a_file_can_hold():
 
 
 def test_fields_are_the_columns_of_a_record():
-    record = RecordFields("7", ("a.png",), ["human", "gpt"], ["<image>\nWhat?", "A dog."])
+    record = RecordFields("7", ("a.png",), ["human", "gpt"], ["<image>\nWhat?", "A dog."], 20)
     assert parse_fields(entry(id=7), where="x") == record
 
 
@@ -276,7 +276,7 @@ def test_parsing_a_file_goes_on_after_a_bad_record(tmp_path):
 
 def test_conversation_that_no_memory_would_hold_is_refused():
     """Fifty million characters would take a tokenizer twenty gigabytes, whatever is cut off afterwards."""
-    longest = {"id": "a", "conversations": [{"from": "gpt", "value": "x" * 999_999}, {"from": "human", "value": "y"}]}
+    longest = {"id": "a", "conversations": [{"from": "gpt", "value": "x" * 999_998}, {"from": "human", "value": "y"}]}
     assert len(parse_record(longest, where="x.json: record 0").turns) == 2
     longest["conversations"][1]["value"] = "y" * 50_000_000
     with pytest.raises(RecordError) as caught:

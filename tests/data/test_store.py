@@ -61,8 +61,6 @@ def test_records_and_numbers(store):
     assert list(store) == RECORDS
     assert len(store) == 3
     assert store.source_index.tolist() == [0, 1, 2]
-    assert store.num_images.tolist() == [1, 2, 0]
-    assert store.num_characters.tolist() == [19, 32, 7]
     assert store.bad == []
 
 
@@ -77,7 +75,7 @@ def test_indices_are_those_of_a_sequence(store):
 
 def test_numbers_are_known_without_the_texts(store):
     """A sampler needs them for each record: they are arrays of their own files."""
-    assert all(isinstance(getattr(store, name), np.memmap) for name in store_writer.NUMBERS)
+    assert isinstance(store.source_index, np.memmap)
 
 
 def test_lone_surrogates_and_wrong_records_are_listed_with_their_place(tmp_path):
@@ -137,8 +135,6 @@ def test_any_valid_entries_are_the_records_of_the_file(found, as_lines):
         store = open_store(path, Path(folder) / "cache")
         assert list(store) == expected
         assert store.bad == []
-        assert store.num_images.tolist() == [len(record.images) for record in expected]
-        assert store.num_characters.tolist() == [sum(len(turn.text) for turn in record.turns) for record in expected]
 
 
 def test_pickle_holds_the_path_alone(store):
@@ -176,7 +172,7 @@ def test_manifest_of_another_version_is_none(store):
     assert Manifest.read(store.path) is None
 
 
-@pytest.mark.parametrize("name", ["records.arrow", "num_images.npy"])
+@pytest.mark.parametrize("name", ["records.arrow", "source_index.npy"])
 def test_damaged_store(store, name):
     path = store.path / name
     path.write_bytes(path.read_bytes()[:20])

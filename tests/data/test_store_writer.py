@@ -29,8 +29,6 @@ def test_columns_and_numbers(tmp_path, monkeypatch):
         "texts": [["<image>\nWhat?", "A dog."], ["A dog."], ["<image>\nWhat?", "A dog."]],
     }
     assert np.load(tmp_path / "source_index.npy").tolist() == [0, 1, 3]
-    assert np.load(tmp_path / "num_images.npy").tolist() == [1, 0, 1]
-    assert np.load(tmp_path / "num_characters.npy").tolist() == [19, 6, 19]
     assert json.loads((tmp_path / "bad.json").read_text()) == [
         {
             "index": 2,

@@ -122,6 +122,7 @@ def make(folder: Path, kind: type[LlavaDataModule], num_workers: int) -> tuple[L
     data = kind(
         records=folder / "records.json",
         image_folder=folder,
+        cache_dir=folder / "cache",
         tokenizer=str(folder / "decoder"),
         image_processor=str(folder / "encoder"),
         num_image_tokens=4,

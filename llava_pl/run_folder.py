@@ -49,8 +49,7 @@ def find_checkpoint(given: str, *, run_dir: str | None, name: str) -> str:
     """Return the file that ``--ckpt_path`` means.
 
     Args:
-        given: A path, or ``last``: the newest good checkpoint of the given folder, or of the newest run of this name
-            that has one.
+        given: A path, or ``last``: the newest good checkpoint of the given folder, or of the newest run of this name.
         run_dir: As for `choose_run_dir`.
         name: Name of the run.
 
@@ -60,11 +59,19 @@ def find_checkpoint(given: str, *, run_dir: str | None, name: str) -> str:
     if given == "last":
         _check_name(name)
         folders = [Path(run_dir)] if run_dir else sorted((RUNS / name).glob("*/"), reverse=True)
-        for folder in folders:
+        for number, folder in enumerate(folders):
             if found := _newest_checkpoints(folder / "checkpoints"):
+                # Only a run that trained has a ledger; an evaluation has nothing to go on with.
+                if newer := [other for other in folders[:number] if (other / "ledger").exists()]:
+                    raise InputError(
+                        f"ckpt_path: last: the newest run, {newer[0]}, was stopped before its first checkpoint; "
+                        f"start it again without --ckpt_path, or go on with an older one: --run_dir {folder}"
+                    )
                 return str(_first_good(found))
         place = run_dir or RUNS / name
-        raise InputError(f"ckpt_path: last: no checkpoints/last.ckpt in {place}; give the path of a checkpoint")
+        raise InputError(
+            f"ckpt_path: last: no checkpoints/last.ckpt in {place}; start without --ckpt_path, or give the path of one"
+        )
     if given in ("best", "hpc", "registry"):
         raise InputError(f"ckpt_path: {given}: expected 'last' or the path of a checkpoint; give one of these")
     check_checkpoint(Path(given), "ckpt_path")
@@ -151,7 +158,7 @@ def keep_old_logs(run_dir: Path, *, with_ledger: bool) -> None:
     """Move aside what an earlier run logged in a folder that another one starts in."""
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:
         return
-    for name in ("metrics.csv", "ledger") if with_ledger else ("metrics.csv",):
+    for name in ("metrics.csv", "ledger", "data.json") if with_ledger else ("metrics.csv",):
         if (run_dir / name).exists():
             (run_dir / name).rename(free_name(run_dir / name))
 

@@ -67,16 +67,28 @@ def test_a_name_cannot_leave_the_folder_of_runs(name):
 def test_last_is_that_of_the_newest_run_which_has_one(tmp_path):
     checkpoint(tmp_path / "runs" / "x" / "2026-01-01_00-00-00" / "checkpoints" / "last.ckpt")
     newest = checkpoint(tmp_path / "runs" / "x" / "2026-01-02_00-00-00" / "checkpoints" / "last.ckpt")
-    (tmp_path / "runs" / "x" / "2026-01-03_00-00-00").mkdir()
+    (tmp_path / "runs" / "x" / "2026-01-03_00-00-00").mkdir()  # of an evaluation
     checkpoint(tmp_path / "runs" / "y" / "2026-01-04_00-00-00" / "checkpoints" / "last.ckpt")
     assert find_checkpoint("last", run_dir=None, name="x") == str(newest.relative_to(tmp_path))
     here = checkpoint(tmp_path / "here" / "checkpoints" / "last.ckpt")
     assert find_checkpoint("last", run_dir="here", name="x") == str(here.relative_to(tmp_path))
 
 
+def test_last_passes_over_no_run_that_trained(tmp_path):
+    checkpoint(tmp_path / "runs" / "x" / "2026-01-01_00-00-00" / "checkpoints" / "last.ckpt")
+    (tmp_path / "runs" / "x" / "2026-01-02_00-00-00" / "ledger").mkdir(parents=True)
+    assert refused(find_checkpoint, "last", run_dir=None, name="x") == (
+        "ckpt_path: last: the newest run, runs/x/2026-01-02_00-00-00, was stopped before its first checkpoint; start "
+        "it again without --ckpt_path, or go on with an older one: --run_dir runs/x/2026-01-01_00-00-00"
+    )
+
+
 def test_last_of_nothing():
     found = refused(find_checkpoint, "last", run_dir=None, name="x")
-    assert found == "ckpt_path: last: no checkpoints/last.ckpt in runs/x; give the path of a checkpoint"
+    assert (
+        found
+        == "ckpt_path: last: no checkpoints/last.ckpt in runs/x; start without --ckpt_path, or give the path of one"
+    )
 
 
 @pytest.mark.parametrize("word", ["best", "hpc", "registry"])

@@ -186,7 +186,9 @@ def _packed_row(data: ConversationDataModule, index: int) -> Batch:
     data.open_train_data()
     found = data.train_data.find(index)
     if found is None:
-        raise InputError(f"--index: record {index} is left out by data.quarantine, and stands in no row")
+        raise InputError(
+            f"--index: record {index} is in no epoch (data.quarantine or data.records' repeats), so in no row"
+        )
     loader = data.train_dataloader()
     rows: Any = loader.sampler
     samples: Any = loader.dataset[next(row for row in rows if found in row)]

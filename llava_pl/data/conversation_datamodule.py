@@ -25,7 +25,7 @@ from llava_pl.data.loader import StepLoader, make_eval_loader
 from llava_pl.data.ordering import Grouping
 from llava_pl.data.packing import pack
 from llava_pl.data.question_dataset import QuestionDataset
-from llava_pl.data.sampler import PackedSampler, ResumableSampler, check_budget
+from llava_pl.data.sampler import PackedSampler, ResumableSampler, check_budget, count_epochs
 from llava_pl.data.store_cache import open_store
 from llava_pl.data.templates import TEMPLATES, TemplateName
 from llava_pl.data.training_data import Entries, GivenRecords, TrainingData, TrainingSource
@@ -76,7 +76,7 @@ class ConversationDataModule(LightningDataModule):
             so that all micro batches have about the same number of tokens; `batch_size` is then the average. The
             samples of a global batch stay those of `grouping`, "none" and "balanced" being the same.
         token_budget: The most positions of a micro batch, image tokens and padding included: what fits into a device's
-            memory. A run with a larger one is refused before its first step.
+            memory. A run with a larger one in any epoch that its bounds name is refused before its first step.
     """
 
     def __init__(
@@ -241,7 +241,13 @@ class ConversationDataModule(LightningDataModule):
         """Return the loader of training batches, in an order that seed and epoch alone decide."""
         if not self.train_records:
             raise InputError("data: no records to train on; give the data module a training file")
-        trainer = self.trainer
+        trainer, num_ranks, rank, num_micro_batches = self.trainer, 1, 0, 1
+        if trainer:
+            num_ranks, rank, num_micro_batches = (
+                trainer.world_size,
+                trainer.global_rank,
+                trainer.accumulate_grad_batches,
+            )
         dataset = RecordDataset(
             self.train_records,
             self.make_encoder(),
@@ -260,7 +266,7 @@ class ConversationDataModule(LightningDataModule):
             lengths=self.measure_train_records,
         )
         if self.token_budget is not None:
-            num_epochs = max(1, (trainer.max_epochs if trainer else None) or 1)  # -1 is without end
+            num_epochs = count_epochs(trainer.max_epochs, trainer.max_steps, sampler) if trainer else 1
             num_tokens = self.train_data.num_tokens.tolist()
             check_budget(sampler, self.token_budget, num_tokens=num_tokens, epochs=range(num_epochs))
         return StepLoader(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from llava_pl.data.conversation_datamodule import ConversationDataModule
+from llava_pl.data.conversation_datamodule import RETRY_AFTER_SECONDS, ConversationDataModule
 from llava_pl.data.dataset import RecordDataset
 from llava_pl.data.mixture import SourceConfig
 from llava_pl.data.question_dataset import ImageSource, QuestionDataset
@@ -64,7 +64,8 @@ class LlavaDataModule(ConversationDataModule):
             self.open_train_data()
         if self._val_records is not None and not self.val_datasets:
             data = self._open([TrainingSource("val", Source.of(self._val_records))])
-            self.val_datasets = [RecordDataset(data.records, self.make_encoder(), tokens=data.tokens)]
+            encoder, waits = self.make_encoder(), RETRY_AFTER_SECONDS
+            self.val_datasets = [RecordDataset(data.records, encoder, tokens=data.tokens, retry_after_seconds=waits)]
 
 
 class ScienceQADataModule(ConversationDataModule):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -28,6 +30,7 @@ from rich.progress import track
 from llava_pl.data.collate import count_supervised
 from llava_pl.data.dataset import PICTURE_REASONS
 from llava_pl.data.lengths import count_words
+from llava_pl.data.store_cache import locked, sync
 from llava_pl.data.tokenization import EncodedConversation
 from llava_pl.types import IGNORE_INDEX, InputError, Record, RecordError, Sample
 
@@ -77,12 +80,36 @@ class EncodedRecords:
         """
         key = blake2b(f"{ENCODED_VERSION} {has_tokens} {encoder.fingerprint}".encode(), digest_size=12).hexdigest()
         folder = store.path / f"encoded-{key}"
-        if not folder.exists():
-            with _building(folder) as temporary:
-                _write(temporary, _encode(store, encoder, has_tokens, num_workers))
-        num_tokens, num_supervised, num_words = np.load(folder / _COUNTS, mmap_mode="r")
-        bad = {index: (reason, message) for index, reason, message in json.loads((folder / _BAD).read_text())}
-        return cls(num_tokens, num_supervised, num_words, bad, TokenCache(folder) if has_tokens else None)
+        if (found := cls._open(folder, store, has_tokens=has_tokens)) is not None:
+            return found
+        try:
+            with locked(folder):
+                # Another process may have done it while this one waited.
+                if (found := cls._open(folder, store, has_tokens=has_tokens)) is not None:
+                    return found
+                with _building(folder) as temporary:
+                    _write(temporary, _encode(store, encoder, has_tokens, num_workers))
+        except OSError as error:
+            raise InputError(
+                f"{folder.parent}: cannot store what the records are encoded to ({error.strerror or error}); make "
+                "room, switch data.cache_tokens off, or set data.cache_dir to another folder"
+            ) from error
+        found = cls._open(folder, store, has_tokens=has_tokens)
+        assert found is not None, "it was written by this process"
+        return found
+
+    @classmethod
+    def _open(cls, folder: Path, store: RecordStore, *, has_tokens: bool) -> EncodedRecords | None:
+        """Return what lies in a folder; None if nothing is there or it is damaged."""
+        try:
+            num_tokens, num_supervised, num_words = np.load(folder / _COUNTS, mmap_mode="r")
+            entries = json.loads((folder / _BAD).read_text(encoding="utf-8"))
+            bad = {index: (reason, message) for index, reason, message in entries}
+            tokens = TokenCache(folder) if has_tokens else None
+        except (OSError, EOFError, ValueError, TypeError):
+            return None
+        is_whole = len(num_tokens) == len(store) and (tokens is None or (tokens.is_whole and len(tokens) == len(store)))
+        return cls(num_tokens, num_supervised, num_words, bad, tokens) if is_whole else None
 
 
 class TokenCache(Sequence[EncodedConversation]):
@@ -100,6 +127,11 @@ class TokenCache(Sequence[EncodedConversation]):
 
     def __reduce__(self) -> tuple[type[TokenCache], tuple[Path]]:
         return TokenCache, (self._folder,)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its files are as long as they say."""
+        return len(self._ids) == len(self._is_supervised) == (int(self._ends[-1]) if len(self._ends) else 0)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -143,9 +175,20 @@ def _encode(store: RecordStore, encoder: SampleEncoder, has_tokens: bool, num_wo
     if num_workers == 0 or len(starts) < 4:
         yield from show(map(encode, starts))
         return
-    # One thread each: those of OpenMP do not survive a fork.
-    with ProcessPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(num_workers, initializer=_start_worker, initargs=(os.getpid(),)) as pool:
         yield from show(pool.map(encode, starts))
+
+
+def _start_worker(parent: int) -> None:
+    torch.set_num_threads(1)  # the threads of OpenMP do not survive a fork
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    """End this worker when the process that started it is gone: a killed one tells nobody."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _encode_range(store: RecordStore, encoder: SampleEncoder, has_tokens: bool, start: int) -> _Part:
@@ -191,21 +234,17 @@ _NOTHING = EncodedConversation(torch.empty(0, dtype=torch.int64), torch.empty(0,
 
 @contextmanager
 def _building(folder: Path) -> Iterator[Path]:
-    """Hand out a folder that gets its name when everything is in it; another process may have been faster."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    """Hand out a folder that gets its name when everything is in it; what a killed process left there is removed."""
+    temporary = folder.with_name(f".{folder.name}.building")
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
         yield temporary
-        for path in temporary.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        if not folder.exists():
-            temporary.rename(folder)
-    except OSError as error:
-        raise InputError(
-            f"{folder.parent}: cannot store what the records are encoded to ({error.strerror or error}); make room, "
-            "switch data.cache_tokens off, or set data.cache_dir to another folder"
-        ) from error
+        for path in (*temporary.iterdir(), temporary):
+            sync(path)
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+        temporary.rename(folder)
+        sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

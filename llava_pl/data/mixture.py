@@ -7,6 +7,7 @@ hold for each record (the records themselves, their tokens, their lengths) is pu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from llava_pl.types import InputError
 
 T = TypeVar("T")
 
-MOST_REPEATS = 1_000_000
+MOST_REPEATS = 1000
 
 
 class SourceConfig(TypedDict):
@@ -44,7 +45,7 @@ class Mixture:
         seed: Of the draw of a fraction.
 
     Raises:
-        InputError: Two sources have the same name, or one is held less than never.
+        InputError: Two sources have the same name, or nothing of one is held.
     """
 
     def __init__(
@@ -54,12 +55,17 @@ class Mixture:
         if len(set(self.labels)) < len(self.labels):
             raise InputError(f"data.records: expected names that differ, found {', '.join(self.labels)}; give a name")
         for label, times in zip(labels, repeats, strict=True):
-            if not 0 < times < MOST_REPEATS:
-                raise InputError(f"data.records: {label}: repeats: expected a number above 0, found {times}")
+            if not 0 < times <= MOST_REPEATS:
+                raise InputError(
+                    f"data.records: {label}: repeats: expected more than 0 and at most {MOST_REPEATS}, found {times}"
+                )
         self._places = [
             _draw(left, times, np.random.default_rng([seed, number]))
             for number, (left, times) in enumerate(zip(places, repeats, strict=True))
         ]
+        for label, drawn in zip(labels, self._places, strict=True):
+            if not len(drawn) and len(labels) > 1:
+                raise InputError(f"data.records: {label}: an epoch holds none of its records; leave the source out")
         self._ends = np.cumsum([len(drawn) for drawn in self._places])
 
     def __len__(self) -> int:
@@ -89,9 +95,9 @@ class Mixture:
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     @property
-    def counts(self) -> dict[str, int]:
-        """How many entries each source has."""
-        return {label: len(drawn) for label, drawn in zip(self.labels, self._places, strict=True)}
+    def digest(self) -> bytes:
+        """What tells the records of this epoch from those of another one."""
+        return blake2b(b"".join(drawn.tobytes() + b"," for drawn in self._places), digest_size=16).digest()
 
 
 class Mixed(Sequence[T], Generic[T]):

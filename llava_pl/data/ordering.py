@@ -24,6 +24,15 @@ Grouping = Literal["none", "length", "modality_length", "balanced"]
 """
 
 
+def name_order(grouping: Grouping, seed: int) -> str:
+    """Return what decides which samples meet in a global batch, and when; a deal decides only who gets them.
+
+    >>> name_order("balanced", 3)
+    'shuffled, seed 3'
+    """
+    return f"{'shuffled' if grouping in ('none', 'balanced') else grouping}, seed {seed}"
+
+
 def shuffled_order(num_samples: int, generator: torch.Generator) -> list[int]:
     """Return the numbers below ``num_samples`` in random order, as torch's ``DistributedSampler`` draws it."""
     order: list[int] = torch.randperm(num_samples, generator=generator).tolist()

@@ -170,6 +170,19 @@ class PackedSampler(ResumableSampler):
             yield deal_packed(shared, self.lengths, num_ranks=self.num_replicas, num_micro_batches=num_micro_batches)
 
 
+def count_epochs(max_epochs: int | None, max_steps: int, sampler: ResumableSampler) -> int:
+    """Return how many epochs a trainer will begin, as far as it is bounded; at least one.
+
+    Args:
+        max_epochs: Of the trainer; -1 or None is no bound.
+        max_steps: Of the trainer; -1 is no bound.
+        sampler: Of any rank.
+    """
+    steps_per_epoch = ceil(sampler.num_samples / sampler.micro_batch_size / sampler.num_micro_batches)
+    bounds = (max_epochs or -1, ceil(max_steps / steps_per_epoch))
+    return min((bound for bound in bounds if bound > 0), default=1)
+
+
 def check_budget(
     sampler: ResumableSampler, token_budget: int, *, num_tokens: Sequence[int], epochs: Iterable[int]
 ) -> None:

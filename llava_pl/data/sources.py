@@ -112,7 +112,8 @@ def read_entries(path: str | Path, *, chunk_size: int = 2**20, advance: Advance 
         else:
             yield from _read_json_list(path, _read_text(path, chunk_size, advance))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
+        reason = error.strerror or " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: cannot be read ({reason}); check the path, or get the file again") from error
 
 
 def _read_text(path: Path, chunk_size: int, advance: Advance) -> Iterator[str]:

@@ -16,7 +16,6 @@ import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, overload
@@ -82,6 +81,7 @@ class RecordStore(Sequence[Record]):
 
     Attributes:
         source_index: int64 ``(num_records,)``, the place of each record in the source, bad entries counted.
+        bad: The entries of the source that are no records, in its order.
 
     Raises:
         InputError: No complete store of this version and content is there.
@@ -98,8 +98,10 @@ class RecordStore(Sequence[Record]):
         try:
             with pa.ipc.open_file(pa.memory_map(str(self.path / RECORDS_FILE))) as reader:
                 self._batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+            entries = json.loads((self.path / BAD_FILE).read_text(encoding="utf-8"))
+            self.bad = [BadRecord(**entry | {"images": tuple(entry["images"])}) for entry in entries]
             self.source_index: NDArray[np.int64] = np.load(self.path / SOURCE_INDEX_FILE, mmap_mode="r")
-        except (OSError, EOFError, ValueError, pa.ArrowException) as error:
+        except (OSError, EOFError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{path}: the store is damaged ({reason}); delete the folder, it is built anew") from error
         # First record of each batch, and after the last one the number of all.
@@ -146,9 +148,3 @@ class RecordStore(Sequence[Record]):
         if index < len(self) and self.source_index[index] == place:
             return self[index]
         return self.bad[place - index]  # as many good ones as the index says stand before it
-
-    @cached_property
-    def bad(self) -> list[BadRecord]:
-        """The entries of the source that are no records, in its order."""
-        entries = json.loads((self.path / BAD_FILE).read_text(encoding="utf-8"))
-        return [BadRecord(**entry | {"images": tuple(entry["images"])}) for entry in entries]

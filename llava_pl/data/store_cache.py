@@ -49,11 +49,11 @@ def open_store(source: Source | str | Path, cache_dir: str | Path | None = None)
     path = source.path.absolute()
     name = blake2b(os.fsencode(path) + source.variant.encode(), digest_size=8).hexdigest()
     folder = Path(cache_dir or default_cache_dir()) / f"{path.stem}-{name}"
-    if (store := _reopen(folder, source)) is not None:
-        return store
     try:
+        if (store := _reopen(folder, source)) is not None:
+            return store
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with locked(folder):
             # Another process may have built it while this one waited; what it wrote down is what the files are now.
             store = _reopen(folder, source, may_hash=False)
             return _build(folder, source) if store is None else store
@@ -93,8 +93,8 @@ def _reopen(folder: Path, source: Source, *, may_hash: bool = True) -> RecordSto
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the right to build a store; the system takes it back from a process that is killed."""
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the right to build a folder; the system takes it back from a process that is killed."""
     with folder.with_name(f".{folder.name}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,20 +117,20 @@ def _build(folder: Path, source: Source) -> RecordStore:
             raise InputError(f"{source.path}: changed while it was read; start again when it is complete")
         Manifest(STORE_VERSION, str(source.path.absolute()), stats, content.result(), num_records).write(temporary)
         for path in (*temporary.iterdir(), temporary):
-            _sync(path)
+            sync(path)
         if folder.exists():
             retired = folder.with_name(f".{folder.name}.retired")
             shutil.rmtree(retired, ignore_errors=True)
             folder.rename(retired)
             shutil.rmtree(retired, ignore_errors=True)
         temporary.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return RecordStore(folder)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Return when a file or folder has reached the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

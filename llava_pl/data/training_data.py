@@ -190,11 +190,11 @@ class TrainingData:
 
     @property
     def content(self) -> str:
-        """Hash of what an epoch holds: the contents of its sources, what is left out of them, and their repeats."""
+        """Hash of what an epoch holds: the contents of its sources, how they are read, and which records are drawn."""
         digest = blake2b(digest_size=16)
         for source, store in zip(self.sources, self._stores, strict=True):
-            digest.update(f"{source.repeats} {store.content} ".encode())
-        digest.update(self._left_out.tobytes())
+            digest.update(f"{source.source.variant} {store.content} ".encode())
+        digest.update(self.mixture.digest)
         return digest.hexdigest()
 
     def describe(self) -> list[str]:

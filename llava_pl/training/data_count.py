@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from llava_pl.data.ordering import name_order
 from llava_pl.data.sampler import ResumableSampler
 from llava_pl.data.training_data import GivenRecords, TrainingData
 from llava_pl.types import Batch, InputError
@@ -58,10 +59,11 @@ class DataCount(Callback):
         rank_zero_info(f"data: order {order} of {sampler.num_dataset:,} samples in epoch {epoch}")
         if data.content is None or getattr(trainer, "fast_dev_run", False):
             return
-        found: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
-        orders = {**found.get("orders", {}), str(epoch): order}
+        orders = {**self._read_orders(data.content), str(epoch): order}
         report = {"content": data.content, "sources": data.describe(), "orders": orders}
-        self._path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(self._path)
 
     def on_train_batch_end(
         self,
@@ -127,13 +129,14 @@ class DataCount(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what the run has learned from so far, and the hash of the data that it goes through."""
-        checkpoint[_STATE] = {"content": _data(trainer).content, "counts": self._totals(trainer)}
+        content, order = _data(trainer).content, _order(trainer)
+        checkpoint[_STATE] = {"content": content, "order": order, "counts": self._totals(trainer)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on counting.
 
         Raises:
-            InputError: The run went through other data: its place in it means nothing here.
+            InputError: The run went through other data or another order: its place in it means nothing here.
         """
         state = checkpoint.get(_STATE)
         if state is None or trainer.state.fn != "fit":
@@ -145,7 +148,21 @@ class DataCount(Callback):
                 f"{content[:8]}); resume with the same records, repeats and quarantine, or start anew with "
                 "--model.init_from"
             )
+        if state["order"] != _order(trainer):
+            raise InputError(
+                f"ckpt_path: the run took its samples in another order (expected {state['order']}, found "
+                f"{_order(trainer)}); "
+                "resume with the same data.seed and data.grouping, or start anew with --model.init_from"
+            )
         self._before = state["counts"]
+
+    def _read_orders(self, content: str) -> dict[str, str]:
+        """Return the orders of earlier epochs, as far as they are of the same data."""
+        try:
+            report = json.loads(self._path.read_text(encoding="utf-8"))
+            return dict(report["orders"]) if report["content"] == content else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
 
     def _totals(self, trainer: Trainer) -> list[list[int]]:
         """Return a row for each source, over the whole world: samples learned from, then left out by reason."""
@@ -157,6 +174,11 @@ def _data(trainer: Trainer) -> TrainingData | GivenRecords:
     data = trainer.datamodule.train_data  # type: ignore[attr-defined]
     assert isinstance(data, TrainingData | GivenRecords)  # the command line takes no data module but ours
     return data
+
+
+def _order(trainer: Trainer) -> str:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    return name_order(data.grouping, data.seed)
 
 
 def _sum_over_ranks(trainer: Trainer, counts: Tensor) -> Tensor:

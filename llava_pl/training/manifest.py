@@ -56,8 +56,11 @@ def _find_damage(path: Path, num_bytes: int, _: int) -> str | None:
         return "found another or an incomplete file"
     try:
         expected = json.loads(manifest_path(path).read_text())
+        expected = {"bytes": expected["bytes"], "sha256": expected["sha256"]}
     except FileNotFoundError:
         return None
+    except (ValueError, KeyError, TypeError):
+        return f"{manifest_path(path).name} beside it is damaged"
     if expected["bytes"] != num_bytes:
         return f"found {num_bytes:,} bytes, {expected['bytes']:,} were written"
     digest = hashlib.sha256()

@@ -3,7 +3,12 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,24 +163,59 @@ def test_process_killed_while_encoding_leaves_nothing_that_is_opened(store, enco
     with pytest.raises(KeyboardInterrupt):
         EncodedRecords.of(store, encoder)
     monkeypatch.undo()
-    assert list(store.path.glob("*encoded*")) == []
+    assert [path.name for path in store.path.glob("*encoded*") if path.is_dir()] == []
     assert EncodedRecords.of(store, encoder).num_tokens.tolist() == [8, 11, 1, 8]
 
 
-def test_two_processes_that_encode_at_once(store, encoder, monkeypatch):
-    """The second one finds the work done when it wants to put its own there."""
-    write = module._write
+@pytest.mark.parametrize("name", ["counts.npy", "bad.json", "ends.npy", "ids.bin", "is_supervised.bin"])
+@pytest.mark.parametrize("harm", ["cut", "gone", "empty"])
+def test_what_was_harmed_is_made_again(store, encoder, name, harm):
+    EncodedRecords.of(store, encoder, has_tokens=True)
+    (path,) = store.path.glob(f"encoded-*/{name}")
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size - 4 if harm == "cut" else 0])
+    found = EncodedRecords.of(store, encoder, has_tokens=True)
+    assert found.num_tokens.tolist() == [8, 11, 1, 8]
+    assert torch.equal(found.tokens[3].input_ids, encoder.tokenize(store[3]).input_ids)
 
-    def overtaken(folder, parts):
-        monkeypatch.setattr(module, "_write", write)
-        EncodedRecords.of(store, encoder)
-        folder.mkdir(exist_ok=True)
-        write(folder, parts)
 
-    monkeypatch.setattr(module, "_write", overtaken)
-    monkeypatch.setattr(module.os, "getpid", iter([1, 2, 3]).__next__)
+def test_what_a_killed_process_left_is_removed(store, encoder):
+    EncodedRecords.of(store, encoder)
+    (folder,) = [path for path in store.path.glob("encoded-*") if path.is_dir()]
+    left = folder.with_name(f".{folder.name}.building")
+    left.mkdir()
+    (left / "ids.bin").write_bytes(b"torn")
+    (folder / "counts.npy").unlink()
     assert EncodedRecords.of(store, encoder).num_tokens.tolist() == [8, 11, 1, 8]
-    assert len(list(store.path.glob("*encoded*"))) == 1
+    assert not left.exists()
+
+
+WORKER = """
+import multiprocessing, os, signal, sys, time
+from llava_pl.data.encoded import _start_worker
+from concurrent.futures import ProcessPoolExecutor
+pool = ProcessPoolExecutor(1, initializer=_start_worker, initargs=(os.getpid(),))
+print(pool.submit(os.getpid).result(), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_a_killed_process():
+    result = subprocess.run([sys.executable, "-c", WORKER], capture_output=True, text=True, check=False)
+    worker = Path(f"/proc/{int(result.stdout)}")
+    deadline = time.monotonic() + 30
+    while worker.exists() and "Z" not in (worker / "stat").read_text().split()[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_of_two_processes_one_encodes_and_the_other_waits(store, encoder, calls):
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: EncodedRecords.of(store, encoder), range(2)))
+    assert [one.num_tokens.tolist() for one in found] == [[8, 11, 1, 8]] * 2
+    assert calls == [0]
 
 
 def test_full_disk(store, encoder, monkeypatch):
@@ -189,7 +229,7 @@ def test_full_disk(store, encoder, monkeypatch):
         f"{store.path}: cannot store what the records are encoded to (No space left on device); make room, switch "
         "data.cache_tokens off, or set data.cache_dir to another folder"
     )
-    assert list(store.path.glob("*encoded*")) == []
+    assert [path.name for path in store.path.glob("*encoded*") if path.is_dir()] == []
 
 
 @pytest.mark.parametrize("has_tokens", [False, True])

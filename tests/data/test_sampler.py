@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DistributedSampler
 
-from llava_pl.data.sampler import EachOnceSampler, PackedSampler, ResumableSampler, check_budget
+from llava_pl.data.sampler import EachOnceSampler, PackedSampler, ResumableSampler, check_budget, count_epochs
 from llava_pl.types import InputError
 
 LENGTHS = [4, -9, 2, 7, -1, 5, 8, -3, 6, 10]
@@ -220,6 +220,16 @@ def test_positions_are_those_of_what_is_read(world, size, steps, grouping, is_pa
     check_budget(sampler, max(found), num_tokens=lengths, epochs=[0])
     with pytest.raises(InputError, match=f"data.token_budget: expected at most {max(found) - 1} positions"):
         check_budget(sampler, max(found) - 1, num_tokens=lengths, epochs=[0])
+
+
+@pytest.mark.parametrize(
+    ("max_epochs", "max_steps", "expected"),
+    [(3, -1, 3), (None, -1, 1), (-1, -1, 1), (-1, 10, 4), (-1, 9, 3), (2, 10, 2), (9, 1, 1)],
+)
+def test_epochs_that_a_trainer_will_begin(max_epochs, max_steps, expected):
+    """Twenty samples on two ranks, two at a time, two times a step: three steps an epoch."""
+    sampler = ResumableSampler(range(20), num_replicas=2, rank=0, micro_batch_size=2, num_micro_batches=2)
+    assert count_epochs(max_epochs, max_steps, sampler) == expected
 
 
 def test_every_epoch_keeps_the_budget():

@@ -246,7 +246,7 @@ def test_a_waiting_process_says_so(source, cache, capsys):
     path = open_store(source, cache).path
     shutil.rmtree(path)
     with ThreadPoolExecutor(1) as pool:
-        with store_cache._locked(path):
+        with store_cache.locked(path):
             waiting = pool.submit(open_store, source, cache)
             with pytest.raises(TimeoutError):
                 waiting.result(timeout=0.2)

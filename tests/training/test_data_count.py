@@ -29,7 +29,7 @@ def trainer_of(world_size=1, content="c" * 32):
     return SimpleNamespace(
         world_size=world_size,
         strategy=strategy,
-        datamodule=SimpleNamespace(train_data=TwoSources(content)),
+        datamodule=SimpleNamespace(train_data=TwoSources(content), grouping="balanced", seed=0),
         is_global_zero=True,
         state=SimpleNamespace(fn="fit"),
         train_dataloader=None,
@@ -103,6 +103,21 @@ def test_other_data_is_refused(counter, content, is_refused):
     assert str(caught.value) == (
         "ckpt_path: the run went through other training data (expected content cccccccc, found dddddddd); resume with "
         "the same records, repeats and quarantine, or start anew with --model.init_from"
+    )
+
+
+def test_another_order_is_refused(counter):
+    checkpoint, trainer = {}, trainer_of()
+    counter.on_train_start(trainer, None)
+    counter.on_save_checkpoint(trainer, None, checkpoint)
+    trainer.datamodule.grouping = "none"
+    counter.on_load_checkpoint(trainer, None, checkpoint)
+    trainer.datamodule.seed = 1
+    with pytest.raises(InputError) as caught:
+        counter.on_load_checkpoint(trainer, None, checkpoint)
+    assert str(caught.value) == (
+        "ckpt_path: the run took its samples in another order (expected shuffled, seed 0, found shuffled, seed 1); "
+        "resume with the same data.seed and data.grouping, or start anew with --model.init_from"
     )
 
 

@@ -241,13 +241,7 @@ class ConversationDataModule(LightningDataModule):
         """Return the loader of training batches, in an order that seed and epoch alone decide."""
         if not self.train_records:
             raise InputError("data: no records to train on; give the data module a training file")
-        trainer, num_ranks, rank, num_micro_batches = self.trainer, 1, 0, 1
-        if trainer:
-            num_ranks, rank, num_micro_batches = (
-                trainer.world_size,
-                trainer.global_rank,
-                trainer.accumulate_grad_batches,
-            )
+        trainer = self.trainer
         dataset = RecordDataset(
             self.train_records,
             self.make_encoder(),

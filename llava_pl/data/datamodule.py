@@ -14,7 +14,7 @@ from llava_pl.data.question_dataset import ImageSource, QuestionDataset
 from llava_pl.data.scienceqa import PromptFormat, evaluation_question, read_scienceqa, training_source
 from llava_pl.data.sources import Source
 from llava_pl.data.training_data import TrainingSource
-from llava_pl.types import InputError, Sample
+from llava_pl.types import InputError, RecordError, Sample
 
 
 class LlavaDataModule(ConversationDataModule):
@@ -47,6 +47,8 @@ class LlavaDataModule(ConversationDataModule):
         """Return the files to train on."""
         if self._records is None:
             return []
+        if self._records == "":
+            raise InputError("data.records: expected a file, found an empty name; give a path, or null for none")
         sources: list[TrainingSource] = []
         for file in self._records if isinstance(self._records, list) else [str(self._records)]:
             config = SourceConfig(path=file) if isinstance(file, str) else file
@@ -63,7 +65,10 @@ class LlavaDataModule(ConversationDataModule):
         if stage == "fit":
             self.open_train_data()
         if self._val_records is not None and not self.val_datasets:
-            data = self._open([TrainingSource("val", Source.of(self._val_records))])
+            try:
+                data = self._open([TrainingSource("val", Source.of(self._val_records))])
+            except RecordError as error:  # no quarantine is for these
+                raise InputError(f"data.val_records: {error}") from error
             encoder, waits = self.make_encoder(), RETRY_AFTER_SECONDS
             self.val_datasets = [RecordDataset(data.records, encoder, tokens=data.tokens, retry_after_seconds=waits)]
 

@@ -207,11 +207,12 @@ def check_budget(
     sampler.set_epoch(own_epoch)
     if largest[0] > token_budget:
         factor = ceil(largest[0] / token_budget)
+        others = "" if isinstance(sampler, PackedSampler) else ", or choose data.is_packed true"
         raise InputError(
             f"data.token_budget: expected at most {token_budget:,} positions in a micro batch, found one of "
             f"{largest[0]:,} in epoch {-largest[1]}; divide data.batch_size ({sampler.micro_batch_size}) by about "
             f"{factor} and multiply trainer.accumulate_grad_batches ({sampler.num_micro_batches}) by as much, which "
-            "keeps the global batch, or choose data.is_packed true or grouping balanced"
+            f"keeps the global batch{others}"
         )
 
 

@@ -310,6 +310,17 @@ def test_a_bad_record_that_the_quarantine_does_not_name_stops_the_run(tiny_parts
     assert "record 3 (id 3)" in error_of(lambda: make_llava(tiny_parts, records))
 
 
+def test_bad_validation_records_are_named_as_such(tiny_parts, records, tmp_path):
+    spoil(records, at_3=None)
+    found = error_of(lambda: make_llava(tiny_parts, records, records=None, val_records=records))
+    assert found.startswith(f"data.val_records: {records}: record 3 (id 3): ")
+
+
+def test_no_name_is_no_file(tiny_parts, records):
+    found = error_of(lambda: make_llava(tiny_parts, records, records=""))
+    assert found == "data.records: expected a file, found an empty name; give a path, or null for none"
+
+
 def test_every_record_can_be_asked_for(tiny_parts, records):
     spoil(records, at_3=None)
     options = settings_of(tiny_parts) | {"image_folder": records.parent}

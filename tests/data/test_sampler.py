@@ -246,6 +246,6 @@ def test_every_epoch_keeps_the_budget():
     assert str(caught.value) == (
         f"data.token_budget: expected at most 12 positions in a micro batch, found one of 14 in epoch "
         f"{sizes.index(14)}; divide data.batch_size (2) by about 2 and multiply trainer.accumulate_grad_batches (1) by "
-        "as much, which keeps the global batch, or choose data.is_packed true or grouping balanced"
+        "as much, which keeps the global batch, or choose data.is_packed true"
     )
     assert sampler.epoch == 1

@@ -69,12 +69,22 @@ class Plan:
 
     @classmethod
     def read(cls, run_dir: str | Path) -> Plan | None:
-        """Return the plan of a run, or None if it has no ledger."""
+        """Return the plan of a run, or None if it has no ledger.
+
+        Raises:
+            InputError: The file is damaged.
+        """
         path = _plan_path(run_dir)
         if not path.exists():
             return None
-        content = json.loads(path.read_text())
-        return cls(**{**content, "segments": tuple(Segment(**segment) for segment in content["segments"])})
+        try:
+            content = json.loads(path.read_text())
+            return cls(**{**content, "segments": tuple(Segment(**segment) for segment in content["segments"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"ledger: {path}: damaged, expected what a run wrote there; move the folder {path.parent} away to go "
+                "on without the proof of the steps before"
+            ) from error
 
     def write(self, run_dir: str | Path) -> None:
         """Write the plan of a run, whole or not at all."""

@@ -147,3 +147,11 @@ def test_what_cannot_be_proven(tmp_path):
     ledger_path(tmp_path, 1).unlink()
     with pytest.raises(InputError, match=r"rank-1.bin: no such file; the run had 2 ranks"):
         verify_ledger(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"num_samples": 3}'])
+def test_damaged_plan_is_one_line(tmp_path, content):
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / "ledger" / "plan.json").write_text(content)
+    with pytest.raises(InputError, match=r"plan\.json: damaged, expected what a run wrote there; move the folder "):
+        verify_ledger(tmp_path)

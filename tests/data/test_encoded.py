@@ -17,9 +17,7 @@ from PIL import Image
 
 from llava_pl.data import encoded as module
 from llava_pl.data.anyres import Tiling, default_pinpoints
-from llava_pl.data.dataset import SampleEncoder
 from llava_pl.data.encoded import EncodedRecords, TokenCache
-from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.store import RecordStore
 from llava_pl.data.store_cache import open_store
@@ -41,17 +39,6 @@ def store(tmp_path) -> RecordStore:
     ]
     (tmp_path / "records.json").write_text(json.dumps(entries))
     return open_store(tmp_path / "records.json", tmp_path / "cache")
-
-
-@pytest.fixture
-def encoder(tiny_parts, tmp_path) -> SampleEncoder:
-    return SampleEncoder(
-        tokenizer=load_tokenizer(tiny_parts / "decoder"),
-        image_transform=ImageTransform.from_pretrained(tiny_parts / "encoder"),
-        image_folder=tmp_path,
-        num_image_tokens=4,
-        template="plain",
-    )
 
 
 @pytest.fixture

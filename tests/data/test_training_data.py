@@ -8,23 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from llava_pl.data.dataset import SampleEncoder
-from llava_pl.data.image import ImageTransform
-from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.sources import Source
 from llava_pl.data.training_data import Entries, GivenRecords, TrainingData, TrainingSource
 from llava_pl.types import BadRecord, RecordError
-
-
-@pytest.fixture
-def encoder(tiny_parts, tmp_path) -> SampleEncoder:
-    return SampleEncoder(
-        tokenizer=load_tokenizer(tiny_parts / "decoder"),
-        image_transform=ImageTransform.from_pretrained(tiny_parts / "encoder"),
-        image_folder=tmp_path,
-        num_image_tokens=4,
-        template="plain",
-    )
 
 
 def entry(name: str, answer: str = "Hi") -> dict:

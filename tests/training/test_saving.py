@@ -2,7 +2,6 @@
 
 import errno
 import signal
-import threading
 import time
 from functools import partial
 from types import SimpleNamespace
@@ -127,20 +126,6 @@ class At(Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == self.batch:
             self.action()
-
-
-@pytest.fixture
-def gate(monkeypatch):
-    """Writing begins when it is set."""
-    event = threading.Event()
-
-    class Gated(checkpoint_io._HashingFile):
-        def write(self, data):
-            assert event.wait(timeout=60)
-            return super().write(data)
-
-    monkeypatch.setattr(checkpoint_io, "_HashingFile", Gated)
-    return event
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 from llava_pl.data.anyres import choose_tiling
 from llava_pl.data.collate import collate
 from llava_pl.data.dataset import PackedDataset, RecordDataset, SampleEncoder
+from llava_pl.data.eval_loader import make_eval_loader
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
-from llava_pl.data.loader import StepLoader, make_eval_loader
+from llava_pl.data.loader import StepLoader
 from llava_pl.data.ordering import Grouping
 from llava_pl.data.packing import pack
 from llava_pl.data.question_dataset import QuestionDataset
@@ -146,8 +147,7 @@ class ConversationDataModule(LightningDataModule):
         self._legacy_tokenizer = legacy_tokenizer
         self._max_length = max_length
         self._on_too_long: OnTooLong = on_too_long
-        self._bad_records = bad_records
-        self._quarantine = quarantine
+        self._bad_records, self._quarantine = bad_records, quarantine
         self._cache_dir, self._cache_tokens = cache_dir, cache_tokens
         self.encoder: SampleEncoder | None = None
 

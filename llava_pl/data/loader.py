@@ -1,4 +1,4 @@
-"""Batches to optimizer steps: each micro batch learns how many tokens its whole step supervises. Batches to answer."""
+"""Batches to optimizer steps: each micro batch learns how many tokens its whole step supervises."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from math import inf
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from llava_pl.data.sampler import EachOnceSampler, ResumableSampler
+from llava_pl.data.sampler import ResumableSampler
 from llava_pl.types import Batch, InputError, Sample
 
 
@@ -126,36 +126,3 @@ def _end_with_parent() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
-
-
-def make_eval_loader(
-    dataset: Dataset[Sample],
-    *,
-    batch_size: int,
-    num_replicas: int,
-    rank: int,
-    num_workers: int,
-    collate_fn: Any,  # noqa: ANN401
-) -> DataLoader[Sample]:
-    """Return the loader of one rank in evaluation: every sample once over all ranks, in order.
-
-    Args:
-        dataset: What is evaluated.
-        batch_size: Samples in a batch at most; fewer where ranks would otherwise have unequally many batches.
-        num_replicas: R, the ranks.
-        rank: This one.
-        num_workers: Processes that prepare samples.
-        collate_fn: Samples to a batch, as torch's ``DataLoader`` takes it.
-    """
-    sampler = None
-    if num_replicas > 1:
-        sampler = EachOnceSampler(dataset, num_replicas=num_replicas, rank=rank)
-        batch_size = sampler.fit_batch_size(batch_size)
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        collate_fn=collate_fn,
-        num_workers=num_workers,
-        pin_memory=torch.cuda.is_available(),
-    )

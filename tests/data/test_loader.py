@@ -12,7 +12,7 @@ import subprocess
 import pytest
 import torch
 
-from llava_pl.data.loader import StepLoader, make_eval_loader
+from llava_pl.data.loader import StepLoader
 from llava_pl.data.sampler import ResumableSampler
 from llava_pl.types import InputError
 
@@ -161,15 +161,3 @@ def test_random_state_is_left_alone():
     before = torch.get_rng_state()
     list(loader(lambda: 1))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-EVALUATED = {
-    1: [[[1, 2, 30, 4], [500, 6, 7, 80], [9, 10]]],
-    2: [[[1, 30, 500, 7], [9]], [[2, 4, 6, 80], [10]]],
-}
-
-
-@pytest.mark.parametrize(("num_replicas", "batches"), EVALUATED.items())
-def test_evaluation_reads_every_sample_once(num_replicas, batches):
-    options = {"batch_size": 4, "num_replicas": num_replicas, "num_workers": 0, "collate_fn": list}
-    assert [list(make_eval_loader(COUNTS, rank=rank, **options)) for rank in range(num_replicas)] == batches

@@ -29,6 +29,11 @@ class Decoder(Protocol):
         """V, the ids that it can read."""
         ...
 
+    @property
+    def embedding(self) -> nn.Module:
+        """The table of word embeddings."""
+        ...
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """Return the word embeddings ``(B, T, D)`` of ids ``(B, T)``."""
         ...

@@ -93,14 +93,21 @@ class LlavaModel(nn.Module):
         else:
             image_features = self.encode_images(pixel_values, grids)
         inputs_embeds = splice(inputs_embeds, image_features, is_image)
-        idle = [] if pixel_values is not None else list(self.projector.parameters())
-        if self.image_newline is not None and not grids:
-            idle.append(self.image_newline)
+        # A zero gradient, not None: Adam's momentum goes on moving the projector as in the original, and DDP does not
+        # wait forever for a rank without pictures.
+        idle = self._idle_parameters(has_pictures=pixel_values is not None, has_tiles=bool(grids))
         if idle and self.training:
-            # A zero gradient, not None: Adam's momentum goes on moving the projector as in the original, and DDP does
-            # not wait forever for a rank without pictures.
             inputs_embeds = inputs_embeds + 0.0 * sum(p.sum() for p in idle)
         return inputs_embeds
+
+    def _idle_parameters(self, *, has_pictures: bool, has_tiles: bool) -> list[nn.Parameter]:
+        """Return the trained parameters that a batch does not reach, for want of pictures or of tiles."""
+        idle: list[nn.Parameter] = []
+        if not has_pictures:
+            idle += [*self.vision_encoder.parameters(), *self.projector.parameters()]
+        if self.image_newline is not None and not has_tiles:
+            idle.append(self.image_newline)
+        return [parameter for parameter in idle if parameter.requires_grad]
 
     def forward(
         self,

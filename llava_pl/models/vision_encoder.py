@@ -70,6 +70,11 @@ class VisionEncoder(nn.Module):
         """P, the image tokens per picture."""
         return count_image_tokens(self.model.config, self.select_feature)
 
+    @property
+    def unused_parameters(self) -> list[nn.Parameter]:
+        """Those that no patch feature depends on: CLIP's last norm, which is for its pooled output alone."""
+        return list(self.model.post_layernorm.parameters())
+
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Return the patch features.
 

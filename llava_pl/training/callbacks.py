@@ -23,13 +23,12 @@ class PlanTable(Callback):
         if not trainer.is_global_zero:
             return
         config: Any = pl_module.optim_config
-        rates = {} if config.projector_learning_rate is None else {"projector": config.projector_learning_rate}
         table = Table(title=f"stage {pl_module.stage}")
         table.add_column("part")
         for column in ("trainable", "total", "dtype", "learning rate"):
             table.add_column(column, justify="right")
         for row in summarize_parts(pl_module.model):  # type: ignore[arg-type]
-            rate = f"{rates.get(row.part, config.learning_rate):g}" if row.num_trainable else "frozen"
+            rate = f"{config.of(row.part)[0]:g}" if row.num_trainable else "frozen"
             table.add_row(row.part, f"{row.num_trainable:,}", f"{row.num_parameters:,}", row.dtypes, rate)
         Console().print(table)
 

@@ -20,11 +20,11 @@ from llava_pl.models.vision_encoder import count_image_tokens
 from llava_pl.training.answering import ScoreQuestions
 from llava_pl.training.checkpoint import check_trained, keep_trained, load_initial_weights
 from llava_pl.training.normalization import LossNormalization, normalize_loss
-from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule
+from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule, check_rates
 from llava_pl.training.parts import DTYPES, DecoderConfig, VisionEncoderConfig, build_model
 from llava_pl.training.resplit import resplit
 from llava_pl.training.schedule import count_optimizer_steps, is_step_complete
-from llava_pl.training.stages import PLANS, Stage, apply_plan
+from llava_pl.training.stages import PLANS, Stage, TrainablePlan, apply_plan
 from llava_pl.types import Batch, InputError, LossOutput
 
 
@@ -32,10 +32,11 @@ class LlavaModule(LightningModule):
     """LLaVA in training and evaluation.
 
     Args:
-        stage: "align" trains the projector alone, "finetune" projector and decoder.
+        stage: "align" trains the projector alone, "finetune" projector and decoder, unless `trainable` says else.
         vision_encoder: The frozen encoder.
         decoder: The language model.
-        optim: Learning rates, weight decay and warm-up.
+        optim: The optimizer, its rates and their schedule.
+        trainable: How each part is trained, in place of what the stage implies.
         projector: Kind of projector: "linear", "mlp{N}x_gelu" or "identity".
         has_newline: Learn, with the projector, the embedding that ends each row of a tiled picture; true exactly if
             data.image_aspect is anyres, from which the command line takes it.
@@ -55,6 +56,7 @@ class LlavaModule(LightningModule):
         vision_encoder: VisionEncoderConfig,
         decoder: DecoderConfig,
         optim: OptimConfig,
+        trainable: TrainablePlan | None = None,
         projector: str = "mlp2x_gelu",
         has_newline: bool = False,
         init_from: str | None = None,
@@ -76,6 +78,7 @@ class LlavaModule(LightningModule):
         vision_encoder = VisionEncoderConfig(**vision_encoder) if isinstance(vision_encoder, dict) else vision_encoder
         decoder = DecoderConfig(**decoder) if isinstance(decoder, dict) else decoder
         optim = OptimConfig(**optim) if isinstance(optim, dict) else optim
+        trainable = TrainablePlan(**trainable) if isinstance(trainable, dict) else trainable
         generation = GenerationConfig(**generation) if isinstance(generation, dict) else generation
         # Plain values only: a checkpoint with dataclasses inside could not be read with weights_only=True.
         self.save_hyperparameters(
@@ -84,6 +87,7 @@ class LlavaModule(LightningModule):
                 "vision_encoder": asdict(vision_encoder),
                 "decoder": asdict(decoder),
                 "optim": asdict(optim),
+                "trainable": None if trainable is None else asdict(trainable),
                 "projector": projector,
                 "has_newline": has_newline,
                 "init_from": init_from,
@@ -97,6 +101,8 @@ class LlavaModule(LightningModule):
         self.vision_encoder_config = vision_encoder
         self.decoder_config = decoder
         self.optim_config = optim
+        self.plan = PLANS[stage] if trainable is None else trainable
+        check_rates(optim, self.plan)
         self.projector_kind = projector
         self.has_newline = has_newline
         self.init_from = init_from
@@ -125,7 +131,7 @@ class LlavaModule(LightningModule):
             frozen_dtype=self.frozen_dtype,
             has_newline=self.has_newline,
         )
-        apply_plan(model, PLANS[self.stage])
+        apply_plan(model, self.plan)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 # Half-precision weights would round small updates away; autocast takes care of the speed.
@@ -187,8 +193,9 @@ class LlavaModule(LightningModule):
         return {"texts": generate_answers(self.model, batch, data.tokenizer, self.generation, stop=data.stop)}
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's own union of many forms
-        """Return AdamW and its schedule, one step of it for each optimizer step."""
-        optimizer = build_optimizer(self.model, self.optim_config)
+        """Return the optimizer and its schedule, one step of it for each optimizer step."""
+        # Lightning cannot clip what a fused update unscales by itself.
+        optimizer = build_optimizer(self.model, self.optim_config, allows_fused=self.trainer.precision != "16-mixed")
         schedule = build_schedule(
             optimizer, num_steps=count_optimizer_steps(self.trainer), warmup_share=self.optim_config.warmup_share
         )

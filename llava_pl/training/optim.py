@@ -1,17 +1,34 @@
-"""Optimizer groups and learning-rate schedule, as the original builds them."""
+"""Optimizer groups and learning-rate schedule, by default as the original builds them."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import import_module
 from math import ceil, cos, pi
 from typing import Any
 
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from llava_pl.models.llava import LlavaModel
+from llava_pl.training.stages import PARTS, Part, TrainablePlan, parameters_by_part
 from llava_pl.types import InputError
+
+
+@dataclass(frozen=True)
+class PartOptim:
+    """How the weights of one part are updated, where it differs from the others.
+
+    Args:
+        learning_rate: Peak learning rate.
+        weight_decay: Of matrices and embeddings.
+    """
+
+    learning_rate: float | None = None
+    weight_decay: float | None = None
 
 
 @dataclass(frozen=True)
@@ -20,62 +37,137 @@ class OptimConfig:
 
     Args:
         learning_rate: Peak learning rate.
-        projector_learning_rate: Peak learning rate of the projector, where it differs.
         weight_decay: Of matrices and embeddings; norms and biases never decay.
-        betas: Decay of AdamW's averages.
-        eps: Added to AdamW's denominator.
+        betas: Decay of the averages of Adam and its kin.
+        eps: Added to their denominator.
         warmup_share: Share of all steps in which the rate rises from zero.
+        optimizer: Class of the optimizer, such as torch.optim.SGD or bitsandbytes.optim.PagedAdamW8bit.
+        options: What else the class takes, by name.
+        vision_encoder: What differs for the vision encoder.
+        projector: What differs for the projector.
+        decoder: What differs for the decoder.
+        embeddings: What differs for the word embeddings.
     """
 
     learning_rate: float
-    projector_learning_rate: float | None = None
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     warmup_share: float = 0.03
+    optimizer: str = "torch.optim.AdamW"
+    options: dict[str, Any] = field(default_factory=dict)
+    vision_encoder: PartOptim = PartOptim()
+    projector: PartOptim = PartOptim()
+    decoder: PartOptim = PartOptim()
+    embeddings: PartOptim = PartOptim()
 
     def __post_init__(self) -> None:
-        """Refuse values that AdamW or the schedule cannot work with."""
-        rates = [self.learning_rate, self.weight_decay, self.eps, self.projector_learning_rate or 0.0]
+        """Take parts as plain values, too, and refuse what no optimizer or the schedule can work with."""
+        for part in PARTS:
+            if isinstance(given := getattr(self, part), dict):
+                object.__setattr__(self, part, PartOptim(**given))
+        rates = [self.eps]
+        for each in (self, *(getattr(self, part) for part in PARTS)):
+            rates += [each.learning_rate or 0.0, each.weight_decay or 0.0]
         if min(rates) < 0 or not all(0 <= beta < 1 for beta in self.betas) or not 0 <= self.warmup_share <= 1:
             raise InputError(
                 "model.optim: expected rates, decay and eps of at least 0, betas in [0, 1), warmup_share in [0, 1], "
                 f"found {self}"
             )
 
+    def of(self, part: Part) -> tuple[float, float]:
+        """Return the learning rate and the weight decay of a part.
 
-def build_parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Return AdamW's groups of trainable parameters: decay or not, and with a rate of its own the projector's apart.
+        >>> OptimConfig(learning_rate=1.0, projector=PartOptim(learning_rate=0.5)).of("projector")
+        (0.5, 0.0)
+        """
+        own: PartOptim = getattr(self, part)
+        return (
+            self.learning_rate if own.learning_rate is None else own.learning_rate,
+            self.weight_decay if own.weight_decay is None else own.weight_decay,
+        )
+
+
+def check_rates(config: OptimConfig, plan: TrainablePlan) -> None:
+    """Check that values are given for parts that learn.
+
+    Raises:
+        InputError: A frozen part has a rate or a decay of its own.
+    """
+    for part in PARTS:
+        if getattr(config, part) != PartOptim() and not plan.trains(part):
+            raise InputError(
+                f"model.optim.{part}: found values of its own, but the part is frozen; train it with "
+                f"model.trainable.{part}, or leave them out"
+            )
+
+
+def build_parameter_groups(model: LlavaModel, config: OptimConfig) -> list[dict[str, Any]]:
+    """Return the groups of trainable parameters: decay or not, parts with values of their own apart.
 
     LLaVA: parameters of norm layers and biases do not decay, everything else does (CLIP's class embedding, a vector,
     too). Unlike LLaVA, the newline embedding of tiled pictures has the projector's rate. Empty groups are left out.
     Each group has a `name` for the log.
     """
     no_decay = set(_norm_parameters(model))
-    groups: dict[str, dict[str, Any]] = {}
+    part_of = {name: part for part, parameters in parameters_by_part(model).items() for name in parameters}
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
+        part = part_of[name]
+        rate, decay = config.of(part)
+        prefix = "" if getattr(config, part) == PartOptim() else f"{part}_"
         decays = name not in no_decay and "bias" not in name
-        is_apart = config.projector_learning_rate is not None and name.startswith(("projector.", "image_newline"))
-        group_name = ("projector_" if is_apart else "") + ("decay" if decays else "no_decay")
-        group = groups.setdefault(
-            group_name,
-            {
-                "name": group_name,
-                "params": [],
-                "lr": config.projector_learning_rate if is_apart else config.learning_rate,
-                "weight_decay": config.weight_decay if decays else 0.0,
-            },
-        )
-        group["params"].append(parameter)
-    order = ("decay", "no_decay", "projector_decay", "projector_no_decay")
-    return [groups[name] for name in order if name in groups]
+        group = {
+            "name": prefix + ("decay" if decays else "no_decay"),
+            "params": [],
+            "lr": rate,
+            "weight_decay": decay if decays else 0.0,
+        }
+        groups.setdefault((prefix, decays), group)["params"].append(parameter)
+    order = [(prefix, decays) for prefix in ("", *(f"{part}_" for part in PARTS)) for decays in (True, False)]
+    return [groups[key] for key in order if key in groups]
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
-    """Return AdamW over the trainable parameters."""
-    return AdamW(build_parameter_groups(model, config), lr=config.learning_rate, betas=config.betas, eps=config.eps)
+def build_optimizer(model: LlavaModel, config: OptimConfig, *, allows_fused: bool = True) -> Optimizer:
+    """Return the optimizer over the trainable parameters.
+
+    Args:
+        model: What learns.
+        config: Class and settings; `betas` and `eps` go to classes that take them.
+        allows_fused: Whether the update may be a single kernel where weights lie on a GPU.
+
+    Raises:
+        InputError: There is no such class, or it does not take the settings.
+    """
+    make = _find_optimizer(config.optimizer)
+    takes = inspect.signature(make).parameters
+    shared = {name: getattr(config, name) for name in ("betas", "eps") if name in takes}
+    groups = build_parameter_groups(model, config)
+    if "weight_decay" not in takes and any(group["weight_decay"] for group in groups):
+        raise InputError(f"model.optim.weight_decay: {config.optimizer} knows no weight decay; set it to 0")
+    if allows_fused and make in (Adam, AdamW) and all(p.is_cuda for group in groups for p in group["params"]):
+        shared["fused"] = True
+    try:
+        optimizer: Optimizer = make(groups, **{"lr": config.learning_rate, **shared, **config.options})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model.optim: {config.optimizer} refuses its settings: {error}") from error
+    return optimizer
+
+
+def _find_optimizer(path: str) -> Any:  # noqa: ANN401  classes of optimizers differ in what they take
+    package, _, name = path.rpartition(".")
+    try:
+        found = getattr(import_module(package), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"model.optim.optimizer: expected the full name of a class, such as torch.optim.AdamW, found {path!r} "
+            f"({error}); check its spelling, and that its package is installed"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Optimizer)):
+        raise InputError(f"model.optim.optimizer: expected a torch Optimizer, found {path!r}; name a class of one")
+    return found
 
 
 def build_schedule(optimizer: Optimizer, *, num_steps: int, warmup_share: float) -> LambdaLR:

@@ -45,7 +45,7 @@ SHARED = {
     "model.vision_encoder.select_feature": "patch",  # train.py: mm_vision_select_feature
     "model.loss_normalization": "micro_batch",
     "model.frozen_dtype": "bfloat16",  # train.py: torch_dtype under --bf16
-    "model.optim.projector_learning_rate": None,  # no --mm_projector_lr
+    "model.optim.projector.learning_rate": None,  # no --mm_projector_lr
     "model.optim.weight_decay": 0.0,  # --weight_decay 0.
     "model.optim.warmup_share": 0.03,  # --warmup_ratio 0.03
     "data.init_args.image_start_end": False,  # --mm_use_im_start_end False

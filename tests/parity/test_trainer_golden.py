@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from llava_pl import LlavaModule
 from llava_pl.data.collate import collate
 from llava_pl.export.original import read_original_config
-from llava_pl.training.optim import OptimConfig
+from llava_pl.training.optim import OptimConfig, PartOptim
 from llava_pl.training.parts import DecoderConfig, VisionEncoderConfig
 from llava_pl.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, Sample
 
@@ -67,7 +67,7 @@ def run(request, golden_path, tmp_path_factory):
         loss_normalization="micro_batch",
         optim=OptimConfig(
             learning_rate=arguments["learning_rate"],
-            projector_learning_rate=arguments["mm_projector_lr"],
+            projector=PartOptim(learning_rate=arguments["mm_projector_lr"]),
             weight_decay=arguments["weight_decay"],
             warmup_share=arguments["warmup_ratio"],
         ),

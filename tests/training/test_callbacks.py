@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from llava_pl.models.llava import LlavaModel
 from llava_pl.training import callbacks
 from llava_pl.training.callbacks import PlanTable, ScoreTable, Throughput
-from llava_pl.training.optim import OptimConfig
+from llava_pl.training.optim import OptimConfig, PartOptim
 from llava_pl.training.stages import PLANS, apply_plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no.*")
@@ -25,8 +25,15 @@ def rows_of(printed: str, mark: str = "\u2502") -> list[list[str]]:
     return [[cell.strip() for cell in line.strip(mark).split(mark)] for line in lines]
 
 
+class Decoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(5, 2)
+        self.head = nn.Linear(10, 10)
+
+
 def show_plan(stage, rank=0, **optim):
-    model = LlavaModel(nn.Linear(3, 5), nn.Linear(999, 2), nn.Linear(10, 10).to(torch.bfloat16))
+    model = LlavaModel(nn.Linear(3, 5), nn.Linear(999, 2), Decoder().to(torch.bfloat16))
     apply_plan(model, PLANS[stage])
     module = SimpleNamespace(stage=stage, model=model, optim_config=OptimConfig(learning_rate=1e-3, **optim))
     PlanTable().on_train_start(SimpleNamespace(is_global_zero=rank == 0), module)
@@ -40,16 +47,18 @@ def test_plan_of_align(capsys):
         ["vision_encoder", "0", "20", "float32", "frozen"],
         ["projector", "2,000", "2,000", "float32", "0.001"],
         ["decoder", "0", "110", "bfloat16", "frozen"],
+        ["embeddings", "0", "10", "bfloat16", "frozen"],
     ]
 
 
 @pytest.mark.parametrize(("rate", "shown"), [(None, "0.001"), (2e-5, "2e-05"), (0.0, "0")])
 def test_plan_of_finetune_shows_the_projector_s_own_rate(capsys, rate, shown):
-    show_plan("finetune", projector_learning_rate=rate)
+    show_plan("finetune", projector=PartOptim(learning_rate=rate))
     assert rows_of(capsys.readouterr().out) == [
         ["vision_encoder", "0", "20", "float32", "frozen"],
         ["projector", "2,000", "2,000", "float32", shown],
         ["decoder", "110", "110", "bfloat16", "0.001"],
+        ["embeddings", "10", "10", "bfloat16", "0.001"],
     ]
 
 

@@ -10,24 +10,25 @@ from transformers import get_cosine_schedule_with_warmup
 from llava_pl import load_pretrained
 from llava_pl.training.optim import (
     OptimConfig,
+    PartOptim,
     build_optimizer,
     build_parameter_groups,
     build_schedule,
+    check_rates,
     schedule_factor,
 )
-from llava_pl.training.stages import PLANS, apply_plan
+from llava_pl.training.stages import PARTS, PLANS, TrainablePlan, apply_plan
 
 
 @pytest.mark.parametrize("case", ["finetune", "finetune_projector_lr", "align", "freeze_projector"])
 def test_groups_equal_the_original_s(golden_path, case):
     expected = json.loads((golden_path / "optimizer" / "expected.json").read_text())["cases"][case]
     model = load_pretrained(golden_path / "model" / "llava-mlp2x").model
-    apply_plan(model, PLANS["align" if case == "align" else "finetune"])
-    if case == "freeze_projector":
-        model.projector.requires_grad_(False)
+    plans = {"align": PLANS["align"], "freeze_projector": TrainablePlan(projector="frozen", decoder="full")}
+    apply_plan(model, plans.get(case, PLANS["finetune"]))
     config = OptimConfig(
         learning_rate=expected["learning_rate"],
-        projector_learning_rate=expected["mm_projector_lr"],
+        projector=PartOptim(learning_rate=expected["mm_projector_lr"]),
         weight_decay=expected["weight_decay"],
     )
     names = {
@@ -48,14 +49,20 @@ def test_groups_equal_the_original_s(golden_path, case):
     assert sum(len(group["params"]) for group in optimizer.param_groups) == sum(p.requires_grad for p in names)
 
 
+class ToyDecoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(2, 2)
+        self.norm = nn.LayerNorm(2)
+        self.rms = nn.RMSNorm(2)
+
+
 class Toy(nn.Module):
     def __init__(self):
         super().__init__()
+        self.vision_encoder = nn.Linear(2, 2).requires_grad_(False)
         self.projector = nn.Linear(2, 2)
-        self.embedding = nn.Parameter(torch.zeros(2))
-        self.norm = nn.LayerNorm(2)
-        self.rms = nn.RMSNorm(2)
-        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+        self.decoder = ToyDecoder()
 
 
 def names_of(model, groups):
@@ -67,8 +74,8 @@ def test_norms_and_biases_do_not_decay():
     model = Toy()
     groups = build_parameter_groups(model, OptimConfig(learning_rate=1.0, weight_decay=0.1))
     assert names_of(model, groups) == {
-        "decay": ["embedding", "projector.weight"],
-        "no_decay": ["projector.bias", "norm.weight", "norm.bias", "rms.weight"],
+        "decay": ["projector.weight", "decoder.embedding.weight"],
+        "no_decay": ["projector.bias", "decoder.norm.weight", "decoder.norm.bias", "decoder.rms.weight"],
     }
     assert [(group["lr"], group["weight_decay"]) for group in groups] == [(1.0, 0.1), (1.0, 0.0)]
 
@@ -76,10 +83,10 @@ def test_norms_and_biases_do_not_decay():
 def test_newline_goes_with_the_projector():
     model = Toy()
     model.image_newline = nn.Parameter(torch.zeros(2))
-    config = OptimConfig(learning_rate=1.0, projector_learning_rate=0.5, weight_decay=0.1)
+    config = OptimConfig(learning_rate=1.0, projector=PartOptim(learning_rate=0.5), weight_decay=0.1)
     assert names_of(model, build_parameter_groups(model, config)) == {
-        "decay": ["embedding"],
-        "no_decay": ["norm.weight", "norm.bias", "rms.weight"],
+        "decay": ["decoder.embedding.weight"],
+        "no_decay": ["decoder.norm.weight", "decoder.norm.bias", "decoder.rms.weight"],
         "projector_decay": ["image_newline", "projector.weight"],
         "projector_no_decay": ["projector.bias"],
     }
@@ -87,11 +94,11 @@ def test_newline_goes_with_the_projector():
 
 def test_projector_with_a_rate_of_its_own():
     model = Toy()
-    config = OptimConfig(learning_rate=1.0, projector_learning_rate=0.5, weight_decay=0.1)
+    config = OptimConfig(learning_rate=1.0, projector=PartOptim(learning_rate=0.5), weight_decay=0.1)
     groups = build_parameter_groups(model, config)
     assert names_of(model, groups) == {
-        "decay": ["embedding"],
-        "no_decay": ["norm.weight", "norm.bias", "rms.weight"],
+        "decay": ["decoder.embedding.weight"],
+        "no_decay": ["decoder.norm.weight", "decoder.norm.bias", "decoder.rms.weight"],
         "projector_decay": ["projector.weight"],
         "projector_no_decay": ["projector.bias"],
     }
@@ -99,8 +106,62 @@ def test_projector_with_a_rate_of_its_own():
 
 
 def test_a_projector_rate_of_zero_is_a_rate():
-    groups = build_parameter_groups(Toy(), OptimConfig(learning_rate=1.0, projector_learning_rate=0.0))
+    groups = build_parameter_groups(Toy(), OptimConfig(learning_rate=1.0, projector=PartOptim(learning_rate=0.0)))
     assert [group["lr"] for group in groups] == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_every_part_may_have_a_rate_and_a_decay_of_its_own():
+    model = Toy()
+    model.vision_encoder.requires_grad_(True)
+    own = {part: PartOptim(number / 8, number / 4) for number, part in enumerate(PARTS, start=1)}
+    groups = build_parameter_groups(model, OptimConfig(learning_rate=1.0, weight_decay=0.1, **own))
+    assert [(group["name"], group["lr"], group["weight_decay"]) for group in groups] == [
+        ("vision_encoder_decay", 0.125, 0.25), ("vision_encoder_no_decay", 0.125, 0.0),
+        ("projector_decay", 0.25, 0.5), ("projector_no_decay", 0.25, 0.0),
+        ("decoder_no_decay", 0.375, 0.0), ("embeddings_decay", 0.5, 1.0),
+    ]  # fmt: skip
+
+
+def test_values_of_a_frozen_part_are_refused():
+    config = OptimConfig(learning_rate=1.0, decoder=PartOptim(weight_decay=0.0))
+    check_rates(config, PLANS["finetune"])
+    with pytest.raises(ValueError, match=r"model\.optim\.decoder: found values of its own, but the part is frozen"):
+        check_rates(config, PLANS["align"])
+
+
+def test_a_part_may_come_as_plain_values():
+    assert OptimConfig(1.0, projector={"learning_rate": 0.5, "weight_decay": None}).projector == PartOptim(0.5)
+
+
+def test_any_optimizer_by_its_name():
+    config = OptimConfig(0.5, optimizer="torch.optim.SGD", options={"momentum": 0.9, "nesterov": True})
+    optimizer = build_optimizer(Toy(), config)
+    assert type(optimizer) is torch.optim.SGD
+    assert {(group["lr"], group["momentum"], group["nesterov"]) for group in optimizer.param_groups} == {
+        (0.5, 0.9, True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"optimizer": "AdamW"}, r"model\.optim\.optimizer: expected the full name of a class.*found 'AdamW'"),
+        ({"optimizer": "torch.optim.AdamX"}, r"model\.optim\.optimizer: .*'torch\.optim\.AdamX'.*check its spelling"),
+        ({"optimizer": "no_such_package.Adam"}, r"model\.optim\.optimizer: .*that its package is installed"),
+        ({"optimizer": "torch.nn.Linear"}, r"model\.optim\.optimizer: expected a torch Optimizer"),
+        ({"optimizer": "torch.optim.Rprop", "weight_decay": 0.1}, r"model\.optim\.weight_decay: .*no weight decay"),
+        ({"options": {"momentum": 0.9}}, r"model\.optim: torch\.optim\.AdamW refuses its settings: .*momentum"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_made_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        build_optimizer(Toy(), OptimConfig(learning_rate=1.0, **wrong))
+
+
+@pytest.mark.gpu
+def test_adamw_is_fused_on_a_gpu():
+    assert build_optimizer(Toy().cuda(), OptimConfig(1.0)).defaults["fused"]
+    assert not build_optimizer(Toy().cuda(), OptimConfig(1.0), allows_fused=False).defaults["fused"]
 
 
 def test_settings_of_adam():
@@ -130,7 +191,7 @@ def test_schedule_equals_transformers(num_steps, warmup_share, num_warmup):
 
 
 def test_schedule_keeps_the_ratio_of_the_groups():
-    optimizer = build_optimizer(Toy(), OptimConfig(learning_rate=1.0, projector_learning_rate=0.25))
+    optimizer = build_optimizer(Toy(), OptimConfig(learning_rate=1.0, projector=PartOptim(learning_rate=0.25)))
     schedule = build_schedule(optimizer, num_steps=8, warmup_share=0.5)
     for expected in (0.0, 0.25, 0.5):
         assert [group["lr"] for group in optimizer.param_groups] == [expected, expected, expected / 4, expected / 4]

@@ -7,7 +7,15 @@ from llava_pl.export.parts import load_decoder, load_vision_encoder
 from llava_pl.models.anyres import build_newline
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector
-from llava_pl.training.stages import PARTS, PLANS, PartSummary, TrainablePlan, apply_plan, summarize_parts
+from llava_pl.training.stages import (
+    PARTS,
+    PLANS,
+    PartSummary,
+    TrainablePlan,
+    apply_plan,
+    parameters_by_part,
+    summarize_parts,
+)
 
 
 @pytest.fixture
@@ -21,7 +29,27 @@ def tiled_model(model) -> LlavaModel:
     return LlavaModel(model.vision_encoder, model.projector, model.decoder, build_newline(32))
 
 
-TRAINED = {"align": {"projector"}, "finetune": {"projector", "decoder"}}
+TABLE = "decoder.model.model.embed_tokens.weight"
+MODULES = PARTS[:3]
+TRAINED = {"align": {"projector"}, "finetune": {"projector", "decoder", "embeddings"}}
+
+
+def trained_names(model) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def names_of(model, parts) -> set[str]:
+    """Return the parameters of some parts, told by their names alone."""
+    return {
+        name
+        for name, _ in model.named_parameters()
+        if ("embeddings" if name == TABLE else name.partition(".")[0]) in parts
+    }
+
+
+def learning_names_of(model, parts) -> set[str]:
+    """Return those of them that can learn: nothing depends on the encoder's last norm."""
+    return {name for name in names_of(model, parts) if "post_layernorm" not in name}
 
 
 def test_every_stage_is_looked_at():
@@ -33,16 +61,27 @@ def test_every_stage_is_looked_at():
 def test_plan_sets_every_parameter_and_the_mode_of_every_module(model, stage, before):
     model.requires_grad_(before).train(before)
     apply_plan(model, PLANS[stage])
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert trained == {name for name, _ in model.named_parameters() if name.partition(".")[0] in TRAINED[stage]}
-    for part in PARTS:
+    assert trained_names(model) == names_of(model, TRAINED[stage])
+    for part in MODULES:
         modes = {module.training for module in model.get_submodule(part).modules()}
         assert modes == {part in TRAINED[stage]}, part
 
 
 def test_parts_are_the_whole_model(model):
-    assert tuple(name for name, _ in model.named_children()) == PARTS
-    assert {name.partition(".")[0] for name, _ in model.named_parameters()} == set(PARTS)
+    assert tuple(name for name, _ in model.named_children()) == MODULES
+    parts = parameters_by_part(model)
+    assert tuple(parts) == PARTS
+    assert {part: set(named) for part, named in parts.items()} == {part: names_of(model, {part}) for part in PARTS}
+    assert parts["embeddings"].keys() == {TABLE}
+
+
+def test_a_tied_head_goes_with_the_embeddings(model):
+    config = model.decoder.model.config
+    config.tie_word_embeddings = True
+    model.decoder.model.tie_weights()
+    apply_plan(model, TrainablePlan(decoder="full", embeddings="frozen"))
+    assert not model.decoder.head.weight.requires_grad
+    assert trained_names(model) == names_of(model, {"projector", "decoder"})
 
 
 def test_newline_is_trained_with_the_projector(tiled_model):
@@ -55,25 +94,49 @@ def test_newline_is_trained_with_the_projector(tiled_model):
 def test_plans_can_be_changed_from_one_to_the_other(model):
     for stage in ("finetune", "align", "finetune"):
         apply_plan(model, PLANS[stage])
-        assert {part for part in PARTS if next(model.get_submodule(part).parameters()).requires_grad} == TRAINED[stage]
+        assert trained_names(model) == names_of(model, TRAINED[stage])
 
 
-def test_a_plan_of_one_s_own(model):
-    apply_plan(model, TrainablePlan(vision_encoder="full", projector="frozen", decoder="frozen"))
-    assert {name.partition(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {"vision_encoder"}
-    assert (model.vision_encoder.training, model.projector.training, model.decoder.training) == (True, False, False)
+@pytest.mark.parametrize(
+    ("plan", "trained"),
+    [
+        ({"vision_encoder": "full", "projector": "frozen"}, {"vision_encoder"}),
+        ({"decoder": "full"}, {"projector", "decoder", "embeddings"}),
+        ({"decoder": "full", "embeddings": "frozen"}, {"projector", "decoder"}),
+        ({"projector": "frozen", "embeddings": "full"}, {"embeddings"}),
+    ],
+)
+def test_a_plan_of_one_s_own(model, plan, trained):
+    apply_plan(model, TrainablePlan(**plan))
+    assert trained_names(model) == learning_names_of(model, trained)
+    assert [model.get_submodule(part).training for part in MODULES] == [part in trained for part in MODULES]
 
 
 def test_summary(model):
     apply_plan(model, PLANS["align"])
     model.vision_encoder.to(torch.bfloat16)
-    numbers = {part: sum(p.numel() for p in model.get_submodule(part).parameters()) for part in PARTS}
+    numbers = {part: sum(p.numel() for p in model.get_submodule(part).parameters()) for part in MODULES}
     assert numbers["projector"] == (16 + 1) * 32 + (32 + 1) * 32
+    num_embeddings = model.decoder.num_embeddings * 32
     assert summarize_parts(model) == [
         PartSummary("vision_encoder", 0, numbers["vision_encoder"], "bfloat16"),
         PartSummary("projector", numbers["projector"], numbers["projector"], "float32"),
-        PartSummary("decoder", 0, numbers["decoder"], "float32"),
+        PartSummary("decoder", 0, numbers["decoder"] - num_embeddings, "float32"),
+        PartSummary("embeddings", 0, num_embeddings, "float32"),
     ]
     model.decoder.model.lm_head.to(torch.float16)
     model.projector = torch.nn.Identity()
-    assert [row.dtypes for row in summarize_parts(model)] == ["bfloat16", "-", "float16, float32"]
+    assert [row.dtypes for row in summarize_parts(model)] == ["bfloat16", "-", "float16, float32", "float32"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"decoder": "ful"}, r"model\.trainable\.decoder: expected one of frozen, full, found 'ful'"),
+        ({"embeddings": "lora"}, r"model\.trainable\.embeddings: expected one of frozen, full, found 'lora'"),
+        ({"projector": "frozen"}, r"model\.trainable: every part is frozen; train at least one"),
+    ],
+)
+def test_plans_that_mean_nothing_are_refused(plan, message):
+    with pytest.raises(ValueError, match=message):
+        TrainablePlan(**plan)

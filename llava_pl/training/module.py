@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from llava_pl.evaluation.generation import GenerationConfig, generate_answers
 from llava_pl.evaluation.parsing import Parser
+from llava_pl.export.build import DTYPES, DecoderConfig, VisionEncoderConfig, build_model
 from llava_pl.export.parts import read_vision_config
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.vision_encoder import count_image_tokens
@@ -21,7 +22,6 @@ from llava_pl.training.answering import ScoreQuestions
 from llava_pl.training.checkpoint import check_trained, keep_trained, load_initial_weights
 from llava_pl.training.normalization import LossNormalization, normalize_loss
 from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule, check_rates
-from llava_pl.training.parts import DTYPES, DecoderConfig, VisionEncoderConfig, build_model
 from llava_pl.training.resplit import resplit
 from llava_pl.training.schedule import count_optimizer_steps, is_step_complete
 from llava_pl.training.stages import PLANS, Stage, TrainablePlan, apply_plan

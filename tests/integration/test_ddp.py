@@ -43,7 +43,7 @@ from lightning.pytorch.callbacks import Callback
 from llava_pl import LlavaDataModule, LlavaModule
 from llava_pl.evaluation.questions import QuestionScores
 from llava_pl.training.optim import OptimConfig
-from llava_pl.training.parts import DecoderConfig, VisionEncoderConfig
+from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
 from llava_pl.types import Question
 
 parts, folder, world_size, aspect = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]

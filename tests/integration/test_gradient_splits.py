@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from llava_pl import LlavaDataModule, LlavaModule
+from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
 from llava_pl.training.optim import OptimConfig
-from llava_pl.training.parts import DecoderConfig, VisionEncoderConfig
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*eval mode at the start of training.*"),  # frozen parts are meant to be

@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 
 from llava_pl import LlavaModule
 from llava_pl.data.collate import collate
+from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
 from llava_pl.export.original import read_original_config
 from llava_pl.training.optim import OptimConfig, PartOptim
-from llava_pl.training.parts import DecoderConfig, VisionEncoderConfig
 from llava_pl.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, Sample
 
 # The largest difference seen was 1.1e-5, in a loss of the finetune run. The required tolerance is 2e-5.

@@ -12,8 +12,8 @@ from PIL import Image
 
 from llava_pl import LlavaDataModule, LlavaModule
 from llava_pl.evaluation.generation import GenerationConfig
+from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
 from llava_pl.training.optim import OptimConfig
-from llava_pl.training.parts import DecoderConfig, VisionEncoderConfig
 from llava_pl.training.stages import PARTS, TrainablePlan, parameters_by_part
 from llava_pl.types import InputError
 

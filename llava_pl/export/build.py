@@ -1,4 +1,4 @@
-"""Configuration to model: each part from its own place on disk, then the weights of an earlier stage over them."""
+"""Configuration to model: each part from its own place on disk, the projector fresh."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from llava_pl.training.parts import DTYPES, DecoderConfig, VisionEncoderConfig, build_model
+from llava_pl.export.build import DTYPES, DecoderConfig, VisionEncoderConfig, build_model
 from llava_pl.types import InputError
 
 

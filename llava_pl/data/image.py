@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import ExifTags, Image, ImageOps
 
@@ -203,8 +203,7 @@ class ImageTransform:
         Raises:
             InputError: Neither file can be read, or they do not describe a CLIP encoder of square pictures.
         """
-        expected = f"image transform of {path}: expected preprocessor_config.json of a CLIP encoder of square pictures"
-        step = "check the path of the vision encoder"
+        where = f"image transform of {path}"
         try:
             config_path = Path(path) / "config.json"
             if config_path.is_file() and not any(config_path.parent.glob("*processor_config.json")):
@@ -215,14 +214,30 @@ class ImageTransform:
             else:
                 settings, _ = CLIPImageProcessorPil.get_image_processor_dict(path)
         except (OSError, ValueError, AttributeError) as error:  # AttributeError: JSON, but no object
-            raise InputError(f"{expected}, found none that can be read ({type(error).__name__}); {step}") from error
+            raise _unknown_settings(where, f"none that can be read ({type(error).__name__})") from error
+        return cls.from_settings(settings, aspect=aspect, where=where)
+
+    @classmethod
+    def from_settings(
+        cls, settings: dict[str, Any], *, aspect: Literal["pad", "square"] = "pad", where: str
+    ) -> ImageTransform:
+        """Return the transform that the content of a ``preprocessor_config.json`` describes.
+
+        Args:
+            settings: Of transformers 5 or older.
+            aspect: As in the constructor.
+            where: What an error begins with.
+
+        Raises:
+            InputError: They do not describe a CLIP encoder of square pictures.
+        """
         # Files of transformers before 4.26 name the type by another key, if at all.
         kind = str(settings.get("image_processor_type") or settings.get("feature_extractor_type", "CLIP"))
         processor = CLIPImageProcessorPil.from_dict(settings)
         crop = processor.crop_size
         if not kind.upper().startswith("CLIP") or not processor.do_center_crop or crop["height"] != crop["width"]:
             found = f"type {kind}, do_center_crop {processor.do_center_crop}, crop_size {dict(crop)}"
-            raise InputError(f"{expected}, found {found}; {step}")
+            raise _unknown_settings(where, found)
         transform = cls(crop["height"], aspect, image_mean=processor.image_mean, image_std=processor.image_std)
         transform._follow(processor)
         return transform
@@ -250,6 +265,13 @@ class ImageTransform:
         # Unlike LLaVA: pictures 1 or 3 pixels high work. There the processor takes the height for the channels: it
         # refuses the former and garbles the latter.
         return self._clip_pixels(picture, self.pad_colour if self.aspect == "pad" else None)
+
+
+def _unknown_settings(where: str, found: str) -> InputError:
+    return InputError(
+        f"{where}: expected preprocessor_config.json of a CLIP encoder of square pictures, found {found}; "
+        "check the path of the vision encoder"
+    )
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

@@ -5,6 +5,7 @@ Original spellings (`mm_projector`, `mm_vision_tower`, ...) live in this file al
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any, Literal, cast, get_args
 from torch import Tensor
 
 from llava_pl.data.json_files import read_json
+from llava_pl.data.settings import DataSettings
+from llava_pl.export.assemble import ModelSpec
 from llava_pl.models.vision_encoder import SelectFeature
 from llava_pl.types import InputError
 
@@ -20,6 +23,9 @@ PROJECTOR_FILE = "mm_projector.bin"
 PROJECTOR_PREFIX = "model.mm_projector."
 VISION_PREFIX = "model.vision_tower.vision_tower."
 NEWLINE_NAME = "model.image_newline"
+TOWER_FOLDER = "vision_tower"
+"""Where an exported folder keeps its encoder; the original reads it from a folder of its own, never from the model's
+weights."""
 EMBEDDING_NAME = "model.embed_tokens.weight"
 
 
@@ -36,6 +42,7 @@ class OriginalConfig:
         decoder: The settings of the LLaMA decoder.
         pinpoints: With "anyres", the sizes (width, height) that pictures are brought to before they are cut.
         has_own_encoder: The vision tower was trained too (LLaVA-1.6): the model's file holds its weights.
+        has_marks: Start and end marks stand around image slots.
     """
 
     vision_encoder: str
@@ -46,6 +53,7 @@ class OriginalConfig:
     decoder: dict[str, Any]
     pinpoints: tuple[tuple[int, int], ...] = ()
     has_own_encoder: bool = False
+    has_marks: bool = False
 
 
 def is_original(folder: Path) -> bool:
@@ -87,6 +95,7 @@ def read_original_config(folder: Path) -> OriginalConfig:
         decoder={key: value for key, value in config.items() if not key.startswith(("mm_", "image_", "model_type"))},
         pinpoints=_read_pinpoints(config, path) if aspect == "anyres" else (),
         has_own_encoder=bool(config.get("unfreeze_mm_vision_tower")),
+        has_marks=bool(config.get("mm_use_im_start_end")),
     )
 
 
@@ -119,6 +128,66 @@ def decoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: tensor
         for name, tensor in weights.items()
         if not name.startswith((PROJECTOR_PREFIX, VISION_PREFIX)) and name != NEWLINE_NAME
+    }
+
+
+def original_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a model's tensors under the original's names, without those of the encoder."""
+    names = {"projector.": PROJECTOR_PREFIX, "decoder.model.": "", "image_newline": NEWLINE_NAME}
+    return {
+        new + name.removeprefix(old): tensor
+        for name, tensor in weights.items()
+        for old, new in names.items()
+        if name.startswith(old)
+    }
+
+
+def original_config(spec: ModelSpec, settings: DataSettings, tower: str, dtype: str) -> dict[str, Any]:
+    """Return the `config.json` from which the original's code builds a model.
+
+    Args:
+        spec: The model.
+        settings: How its pictures are prepared.
+        tower: Folder of its encoder, cut to the layers that run.
+        dtype: Name of its dtype.
+
+    Raises:
+        InputError: The original's code has no such decoder or projector.
+    """
+    decoder = dict(spec.decoder)
+    if decoder.pop("model_type") != "llama":
+        raise InputError(
+            f"format llava: expected a decoder of LLaMA, found {spec.decoder['model_type']}; use format hf"
+        )
+    if not re.fullmatch(r"linear|identity|mlp\d+x_gelu", spec.projector):
+        raise InputError(
+            f"format llava: expected projector linear, mlp{{N}}x_gelu or identity, found {spec.projector!r}"
+        )
+    rope = dict(decoder.pop("rope_parameters", None) or {})
+    kind = rope.pop("rope_type", "default")
+    if kind not in ("default", "linear", "dynamic"):
+        raise InputError(f"format llava: its code knows no rotary embedding {kind!r}; use format hf")
+    is_tiled = settings.image_aspect == "anyres"
+    return {
+        **decoder,
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "model_type": "llava_llama",
+        "torch_dtype": dtype,
+        "rope_theta": rope.get("rope_theta", 10000.0),
+        "rope_scaling": None if kind == "default" else {"type": kind, "factor": rope["factor"]},
+        "mm_vision_tower": tower,
+        "mm_hidden_size": spec.vision_encoder["hidden_size"],
+        "mm_vision_select_layer": -1,
+        "mm_vision_select_feature": spec.select_feature,
+        "mm_projector_type": spec.projector,
+        "mm_patch_merge_type": "spatial_unpad" if is_tiled else "flat",
+        "mm_use_im_start_end": settings.image_start_end,
+        "mm_use_im_patch_token": False,
+        "use_mm_proj": True,
+        "image_aspect_ratio": settings.image_aspect,
+        **({"image_grid_pinpoints": [list(pair) for pair in settings.grid_pinpoints or ()]} if is_tiled else {}),
+        "tokenizer_padding_side": "right",
+        "tokenizer_model_max_length": settings.max_length or 2048,
     }
 
 

@@ -1,15 +1,19 @@
-"""Weight files to named tensors, without ever running what a file brings along.
+"""Weight files to named tensors and back, without ever running what a file brings along.
 
-In: a folder or file in safetensors or torch format, whole or in shards. Out: a dictionary of tensors on the CPU.
+In: a folder or file in safetensors or torch format, whole or in shards. Out: a dictionary of tensors on the CPU, or
+safetensors files.
 """
 
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -23,6 +27,8 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+
+MAX_SHARD_BYTES = 5_000_000_000
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -62,6 +68,45 @@ def read_torch_file(path: Path) -> Any:  # noqa: ANN401  a checkpoint holds nest
     except Exception as error:  # on damaged files torch raises anything from EOFError to struct.error
         found = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise InputError(f"{path}: cannot be read as a torch file ({found}); fetch it again") from error
+
+
+def write_weights(weights: Mapping[str, Tensor], folder: Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+    """Write tensors as `model.safetensors`, or as shards with an index where one file would be too large.
+
+    Raises:
+        InputError: A tensor is empty or not finite.
+    """
+    check_weights(weights, folder)
+    save_torch_state_dict(dict(weights), folder, max_shard_size=max_shard_bytes, metadata={"format": "pt"})
+    for path in folder.glob("*.safetensors"):  # written for the owner alone, whatever the umask
+        path.chmod(folder.stat().st_mode & 0o666)
+
+
+def check_weights(weights: Mapping[str, Tensor], where: str | Path) -> None:
+    """Check that every tensor holds numbers, and nothing but numbers.
+
+    Raises:
+        InputError: A tensor is empty, as a sharded run that was not gathered leaves them, or holds NaN or infinity.
+    """
+    for name, tensor in weights.items():
+        if tensor.numel() == 0:
+            raise InputError(f"{where}: tensor {name!r} is empty, shape {tuple(tensor.shape)}; save the weights again")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{where}: tensor {name!r} holds NaN or infinity; such a model gives no answers")
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return file_digest(file, sha256).hexdigest()
+
+
+def hash_weights(path: str | Path) -> str | None:
+    """Return one hash of the weights files in a folder, None of a hub name, whose files lie elsewhere."""
+    files = sorted(file for file in Path(path).glob("*") if file.suffix in (".safetensors", ".bin"))
+    if not files:
+        return None
+    return sha256("".join(f"{file.name} {hash_file(file)}\n" for file in files).encode()).hexdigest()
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:

@@ -36,6 +36,7 @@ def test_settings(tmp_path):
         select_feature="cls_patch",
         aspect="pad",
         decoder={"hidden_size": 64, "vocab_size": 256},
+        has_marks=True,
     )
 
 

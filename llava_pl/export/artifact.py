@@ -1,0 +1,100 @@
+"""This project's own folder: a whole model, merged and self-contained, under the names that it has in memory.
+
+In, out: a `Pretrained` and a folder of `config.json`, `model.safetensors`, tokenizer and picture settings and
+`manifest.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llava_pl.data.anyres import Tiling
+from llava_pl.data.image import ImageTransform
+from llava_pl.data.json_files import read_json, read_json_object
+from llava_pl.data.settings import DataSettings
+from llava_pl.export.assemble import ModelSpec, assemble, describe, tensors_of
+from llava_pl.export.manifest import LAYOUT_VERSION, check_tensors, origin_of, read_manifest, write_manifest
+from llava_pl.export.pretrained import Pretrained
+from llava_pl.export.tokenizer_files import find_tokenizer, read_sentencepiece, write_tokenizer
+from llava_pl.export.weights import MAX_SHARD_BYTES, read_weights, write_weights
+from llava_pl.types import InputError
+
+MODEL_TYPE = "llava_pl"
+
+
+def is_artifact(folder: Path) -> bool:
+    """Whether a folder is one of this project; its name plays no part."""
+    path = folder / "config.json"
+    config = read_json(path) if path.is_file() else None
+    return isinstance(config, dict) and config.get("model_type") == MODEL_TYPE
+
+
+def read_spec(folder: Path) -> tuple[ModelSpec, DataSettings]:
+    """Return what a folder's `config.json` says of the model and of its data.
+
+    Raises:
+        InputError: It is of a later layout, or does not say all that is needed.
+    """
+    path = folder / "config.json"
+    config = read_json_object(path)
+    if config.get("layout_version") != LAYOUT_VERSION:
+        found = config.get("layout_version")
+        raise InputError(f"{path}: expected layout_version {LAYOUT_VERSION}, found {found!r}; update llava_pl")
+    try:
+        spec = ModelSpec(**config["model"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected a field 'model' with the settings of every part ({error})") from error
+    return spec, DataSettings.from_plain(config.get("data"), f"{path}: data")
+
+
+def read_artifact(folder: Path, *, dtype: torch.dtype | None = None) -> Pretrained:
+    """Return the model of a folder.
+
+    Args:
+        folder: Of any name.
+        dtype: Of the weights; as on disk when None.
+
+    Raises:
+        InputError: A file is missing, broken or not the one that was written, or tensors do not fit.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise InputError(f"{folder}: expected manifest.json beside config.json, found none; fetch the folder again")
+    spec, settings = read_spec(folder)
+    weights = read_weights(folder)
+    check_tensors(manifest, weights, folder)
+    model = assemble(spec, weights, folder, dtype=dtype)
+    transform = ImageTransform.from_pretrained(folder, aspect="pad" if settings.image_aspect == "pad" else "square")
+    pinpoints = settings.grid_pinpoints
+    origin = origin_of(manifest, "artifact", folder)
+    return Pretrained(
+        model=model,
+        tokenizer=find_tokenizer(folder),
+        image_transform=transform,
+        settings=settings,
+        projector=spec.projector,
+        projector_options=spec.projector_options,
+        tiling=None if pinpoints is None else Tiling(transform.image_size, model.num_image_tokens, pinpoints),
+        origin=replace(origin, sentencepiece=read_sentencepiece(folder)),
+    )
+
+
+def write_artifact(pretrained: Pretrained, folder: Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+    """Write a model and all that belongs to it into an empty folder."""
+    weights = tensors_of(pretrained.model)
+    write_weights(weights, folder, max_shard_bytes=max_shard_bytes)
+    config: dict[str, Any] = {
+        "model_type": MODEL_TYPE,
+        "layout_version": LAYOUT_VERSION,
+        "model": asdict(describe(pretrained.model, pretrained.projector, pretrained.projector_options)),
+        "data": pretrained.settings.to_plain(),
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    pretrained.image_transform.processor.save_pretrained(folder)
+    write_tokenizer(pretrained, folder)
+    write_manifest(pretrained, weights, folder, "artifact")

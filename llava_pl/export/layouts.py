@@ -1,0 +1,48 @@
+"""A path to a model that can be asked, whatever the form that it has on disk: its files decide, never its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from llava_pl.export.artifact import is_artifact, read_artifact
+from llava_pl.export.hf import is_hf, read_hf
+from llava_pl.export.original import is_original
+from llava_pl.export.original_folder import read_original
+from llava_pl.export.pretrained import Pretrained
+from llava_pl.types import InputError
+
+
+def load_pretrained(
+    path: str | Path,
+    *,
+    vision_encoder: str | Path | None = None,
+    base: str | Path | None = None,
+    dtype: torch.dtype | None = torch.float32,
+    traces: bool = False,
+) -> Pretrained:
+    """Return the model in a folder or file.
+
+    Args:
+        path: A folder that `llava-pl import` or `llava-pl export` wrote, one of llava-hf, one in the original LLaVA's
+            layout, or a checkpoint of a run.
+        vision_encoder: The encoder's folder or hub name, for folders in the original's layout that name one which is
+            elsewhere.
+        base: The language model of a folder that holds a projector or a LoRA alone.
+        dtype: Of the weights; as on disk when None.
+        traces: Also find out what a copy's manifest and certificate tell: hashes of the bases, and the base's answers.
+
+    Raises:
+        InputError: It is no LLaVA model, or a part is missing or does not fit.
+    """
+    path = Path(path).resolve()  # "." has no name to look beside
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; expected one with config.json of a LLaVA model")
+    if is_artifact(path):
+        return read_artifact(path, dtype=dtype)
+    if is_hf(path):
+        return read_hf(path, dtype=dtype)
+    if is_original(path):
+        return read_original(path, vision_encoder=vision_encoder, base=base, dtype=dtype, traces=traces)
+    raise InputError(f"{path}: expected a config.json with 'mm_vision_tower' (the original LLaVA's layout), found none")

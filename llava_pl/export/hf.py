@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
-from transformers.utils import logging
 
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.json_files import read_json, read_json_object
@@ -30,7 +29,8 @@ from llava_pl.export.hf_processor import (
     write_processor,
 )
 from llava_pl.export.manifest import check_tensors, origin_of, read_manifest, settings_of, write_manifest
-from llava_pl.export.pretrained import Pretrained
+from llava_pl.export.pretrained import BaseModel, Pretrained
+from llava_pl.export.quiet import silenced
 from llava_pl.export.tokenizer_files import find_tokenizer, read_sentencepiece
 from llava_pl.export.weights import MAX_SHARD_BYTES, read_weights, write_weights
 from llava_pl.models.vision_encoder import count_layers_to_run
@@ -94,6 +94,9 @@ def read_hf(folder: Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         raise InputError(f"{folder}: expected preprocessor_config.json or processor_config.json, found neither")
     aspect = "pad" if pictures.get("do_pad") else "square"
     settings = settings_of(manifest, folder) or DataSettings(image_aspect=aspect)
+    origin = origin_of(manifest, "hf", folder)
+    eye = BaseModel(folder.name, None, config.get("vision_feature_layer", -2))
+    bases = {"vision_encoder": eye, **origin.bases}
     return Pretrained(
         model=assemble(spec, weights, folder, dtype=dtype),
         tokenizer=tokenizer,
@@ -102,7 +105,7 @@ def read_hf(folder: Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         ),
         settings=settings,
         projector=spec.projector,
-        origin=replace(origin_of(manifest, "hf", folder), sentencepiece=read_sentencepiece(folder)),
+        origin=replace(origin, bases=bases, sentencepiece=read_sentencepiece(folder)),
     )
 
 
@@ -171,12 +174,9 @@ def inside_names(weights: Mapping[str, Tensor], where: Path) -> dict[str, Tensor
 @torch.inference_mode()
 def probe_stock(folder: Path, num_words: int) -> tuple[Tensor, ...]:
     """Return what transformers' own class, loaded from a folder, answers to the questions of `certificate.probe`."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    model: Any = LlavaForConditionalGeneration.from_pretrained(folder, dtype="auto").eval()
-    logging.set_verbosity(verbosity)
-    logging.enable_progress_bar()
+    stock: Any = LlavaForConditionalGeneration
+    with silenced():
+        model = stock.from_pretrained(folder, dtype="auto").eval()
     vision = model.config.vision_config
     has_class = model.config.vision_feature_select_strategy == "full" and vision.model_type == "clip_vision_model"
     num_image_tokens = (vision.image_size // vision.patch_size) ** 2 + has_class
@@ -223,8 +223,8 @@ def _read_spec(config: Mapping[str, Any], path: Path, weights: Mapping[str, Tens
             f"{path}: expected one vision_feature_layer, strategy default or full and a projector of gelu with biases, "
             f"found {layer}, {strategy} and {kinds}"
         )
-    text, vision = {"model_type": "llama", **config["text_config"]}, {"model_type": "clip_vision_model"}
-    vision |= config["vision_config"]
+    text: dict[str, Any] = {"model_type": "llama", **config["text_config"]}
+    vision: dict[str, Any] = {"model_type": "clip_vision_model", **config["vision_config"]}
     if "vocab_size" not in text:  # llava-hf leaves defaults out
         text["vocab_size"] = len(weights[TABLES[0]]) if TABLES[0] in weights else 32000
     vision["num_hidden_layers"] = count_layers_to_run(vision.get("num_hidden_layers", 12), layer)

@@ -62,7 +62,7 @@ def write_manifest(
         "vocabulary": pretrained.model.decoder.num_embeddings,
         "trained": list(origin.trained),
         "data": pretrained.settings.to_plain(),
-        "data_sha256": origin.data_sha256,
+        "data_hash": origin.data_hash,
         **(extra or {}),
         "files": {
             path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": hash_file(path)}
@@ -130,7 +130,7 @@ def origin_of(manifest: Mapping[str, Any] | None, layout: Layout, folder: Path) 
         bases = {part: BaseModel(**base) for part, base in manifest["base_models"].items()}
     except (TypeError, AttributeError) as error:
         raise InputError(f"{folder / MANIFEST_FILE}: base_models: expected name and sha256 of each part") from error
-    return Origin(layout, bases, tuple(manifest["trained"]), manifest.get("data_sha256"))
+    return Origin(layout, bases, tuple(manifest["trained"]), manifest.get("data_hash"))
 
 
 def settings_of(manifest: Mapping[str, Any] | None, folder: Path) -> DataSettings | None:

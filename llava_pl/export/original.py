@@ -23,6 +23,9 @@ PROJECTOR_FILE = "mm_projector.bin"
 PROJECTOR_PREFIX = "model.mm_projector."
 VISION_PREFIX = "model.vision_tower.vision_tower."
 NEWLINE_NAME = "model.image_newline"
+ORIGINAL_NAMES = (("projector.", PROJECTOR_PREFIX), ("image_newline", NEWLINE_NAME), ("decoder.model.", ""))
+"""Beginnings of names in this project, and in the original's files; on the way back the first that fits counts."""
+
 TOWER_FOLDER = "vision_tower"
 """Where an exported folder keeps its encoder; the original reads it from a folder of its own, never from the model's
 weights."""
@@ -133,13 +136,21 @@ def decoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def original_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a model's tensors under the original's names, without those of the encoder."""
-    names = {"projector.": PROJECTOR_PREFIX, "decoder.model.": "", "image_newline": NEWLINE_NAME}
     return {
         new + name.removeprefix(old): tensor
         for name, tensor in weights.items()
-        for old, new in names.items()
+        for old, new in ORIGINAL_NAMES
         if name.startswith(old)
     }
+
+
+def own_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors that `original_weights` has named under the names that they have here."""
+    own = {}
+    for name, tensor in weights.items():
+        old, new = next((old, new) for old, new in ORIGINAL_NAMES if name.startswith(new))
+        own[old + name.removeprefix(new)] = tensor
+    return own
 
 
 def original_config(spec: ModelSpec, settings: DataSettings, tower: str, dtype: str) -> dict[str, Any]:

@@ -36,6 +36,19 @@ class BaseModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapters:
+    """A LoRA, as peft has it.
+
+    Args:
+        config: How it is scaled and where it sits: peft's settings as plain values, the layers by their whole names.
+        weights: Its tensors by the names that they have in the model.
+    """
+
+    config: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
 class Origin:
     """Where a model comes from, as its manifest tells.
 
@@ -43,17 +56,22 @@ class Origin:
         layout: The form on disk that it was read from.
         bases: The models that it was made from, by part.
         trained: Names of the tensors that training changed, empty where nobody knows.
-        data_sha256: Hash of the training data, where it is known.
+        data_hash: Of the training data, where it is known.
         base_answers: What the base said to the questions of `certificate.probe` before the trained tensors were put
             in; empty without a base.
+        live_answers: What the model said as it was trained, its adapters beside its weights; empty where it never had
+            any.
+        adapters: The LoRA that was merged into the model, None without one.
         sentencepiece: The tokenizer's own file, which the original's code reads.
     """
 
     layout: Layout
     bases: Mapping[str, BaseModel] = field(default_factory=dict)
     trained: tuple[str, ...] = ()
-    data_sha256: str | None = None
+    data_hash: str | None = None
     base_answers: tuple[Tensor, ...] = ()
+    live_answers: tuple[Tensor, ...] = ()
+    adapters: Adapters | None = None
     sentencepiece: bytes | None = None
 
 

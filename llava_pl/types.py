@@ -31,6 +31,9 @@ IMAGE_TOKEN_INDEX = -200
 IMAGE_SLOT = "<image>"
 """The mark in a prompt that stands for one picture."""
 
+IMAGE_PATCH = "<im_patch>"
+"""A mark that `mm_use_im_patch_token` adds to the vocabulary; no prompt holds it."""
+
 IMAGE_START = "<im_start>"
 IMAGE_END = "<im_end>"
 """Marks put around each image slot by models trained with `mm_use_im_start_end`."""

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
+from transformers import BitsAndBytesConfig
 
+from llava_pl.data.llama_tokenizer import load_tokenizer
+from llava_pl.data.special_tokens import add_image_tokens
 from llava_pl.export.parts import load_decoder, load_vision_encoder
 from llava_pl.models.anyres import build_newline
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector
+from llava_pl.models.quantization import Quantization, check_quantized, prepare_quantized, require_bitsandbytes
 from llava_pl.models.vision_encoder import SelectFeature
+from llava_pl.models.vocabulary import add_rows
+from llava_pl.types import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -38,10 +44,27 @@ class DecoderConfig:
     Args:
         path: Folder or hub name of a decoder of the LLaMA family, or a folder in the original LLaVA's layout.
         attention: Implementation of attention, as transformers names it ("flash_attention_2" needs the extra [flash]).
+        quantization: How the linear layers of its blocks are held (needs the extra [qlora]): "nf4" or "fp4" in 4 bits
+            (Dettmers et al. 2023), "int8" in 8, or "none". Head and embeddings are never quantized.
+        double_quantization: Quantize the scales of 4-bit weights, too.
+        compute_dtype: Dtype that 4-bit weights are multiplied in.
     """
 
     path: str
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    quantization: Quantization = "none"
+    double_quantization: bool = False
+    compute_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+
+    def __post_init__(self) -> None:
+        """Refuse unknown words and settings that contradict each other."""
+        for name, choices in (("quantization", get_args(Quantization)), ("compute_dtype", tuple(DTYPES))):
+            if (found := getattr(self, name)) not in choices:
+                raise InputError(f"model.decoder.{name}: expected one of {', '.join(choices)}, found {found!r}")
+        if self.double_quantization and self.quantization not in ("nf4", "fp4"):
+            raise InputError(
+                f"model.decoder.double_quantization: is for nf4 and fp4, found quantization {self.quantization}"
+            )
 
 
 def build_model(
@@ -51,15 +74,21 @@ def build_model(
     *,
     frozen_dtype: torch.dtype,
     has_newline: bool = False,
+    has_image_marks: bool = False,
+    has_patch_token: bool = False,
+    device: torch.device | str = "cpu",
 ) -> LlavaModel:
     """Return the model with pre-trained encoder and decoder and a fresh projector.
 
     Args:
         vision_encoder: Where the encoder comes from.
         projector: Kind of projector.
-        decoder: Where the decoder comes from.
+        decoder: Where the decoder comes from, and the tokenizer beside it.
         frozen_dtype: Dtype that weights are read in; trained parts are raised to float32 afterwards.
         has_newline: Whether pictures are tiled, so that the model needs a newline embedding.
+        has_image_marks: Whether image slots have start and end marks, which need rows in the decoder.
+        has_patch_token: Whether the tokenizer is given ``<im_patch>``, which needs one.
+        device: Where a quantized decoder is quantized; everything else is built on the CPU.
     """
     encoder = load_vision_encoder(
         vision_encoder.path,
@@ -67,7 +96,38 @@ def build_model(
         select_feature=vision_encoder.select_feature,
         dtype=frozen_dtype,
     )
-    language = load_decoder(decoder.path, dtype=frozen_dtype, attn_implementation=decoder.attention)
+    language = load_decoder(
+        decoder.path,
+        dtype=frozen_dtype,
+        attn_implementation=decoder.attention,
+        quantization=_quantization_config(decoder),
+        device=device,
+    )
+    if decoder.quantization != "none":
+        prepare_quantized(language.model)
+    new_token_ids: list[int] = []
+    if has_image_marks or has_patch_token:
+        tokenizer = load_tokenizer(decoder.path)
+        new_token_ids = add_image_tokens(tokenizer, image_patch_token=has_patch_token, image_start_end=has_image_marks)
+        add_rows(language, new_token_ids)
     bridge = build_projector(projector, vision_width=encoder.width, decoder_width=language.width)
     newline = build_newline(language.width) if has_newline else None
-    return LlavaModel(encoder, bridge, language, newline)
+    model = LlavaModel(encoder, bridge, language, newline, new_token_ids)
+    if decoder.quantization != "none":
+        check_quantized(model, language, plain=[language.head, language.embedding])
+    return model
+
+
+def _quantization_config(decoder: DecoderConfig) -> BitsAndBytesConfig | None:
+    if decoder.quantization == "none":
+        return None
+    require_bitsandbytes(f"model.decoder.quantization: {decoder.quantization}")
+    options: dict[str, Any] = {"load_in_8bit": True}
+    if decoder.quantization != "int8":
+        options = {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": decoder.quantization,
+            "bnb_4bit_use_double_quant": decoder.double_quantization,
+            "bnb_4bit_compute_dtype": DTYPES[decoder.compute_dtype],
+        }
+    return BitsAndBytesConfig(**options)  # type: ignore[no-untyped-call]

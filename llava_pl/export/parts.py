@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    BitsAndBytesConfig,
     CLIPVisionConfig,
     CLIPVisionModel,
     LlamaConfig,
@@ -59,14 +60,28 @@ def load_vision_encoder(
 
 
 def load_decoder(
-    path: str | Path, *, dtype: torch.dtype = torch.float32, attn_implementation: str = "sdpa"
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    attn_implementation: str = "sdpa",
+    quantization: BitsAndBytesConfig | None = None,
+    device: torch.device | str = "cpu",
 ) -> CausalDecoder:
     """Return the language model of a transformers folder or hub name, or of a folder in the original's layout.
+
+    Args:
+        path: The folder or name.
+        dtype: Of the weights, of those that stay in 16 or 32 bits if it is quantized.
+        attn_implementation: As transformers names it.
+        quantization: How its linear layers are quantized; None leaves them alone.
+        device: Where they are quantized, and then lie; one that is not quantized lies on the CPU.
 
     Raises:
         InputError: No such model, or tensors are missing.
     """
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
+    if quantization is not None:
+        options |= {"quantization_config": quantization, "device_map": {"": device}}
     if is_original(Path(path)):
         return build_original_decoder(Path(path), read_weights(path), **options)
     _read_config(path, "decoder.path")
@@ -74,20 +89,20 @@ def load_decoder(
 
 
 def build_original_decoder(
-    path: Path, weights: Mapping[str, Tensor], *, dtype: torch.dtype = torch.float32, attn_implementation: str = "sdpa"
+    path: Path,
+    weights: Mapping[str, Tensor],
+    **options: Any,  # noqa: ANN401  as for transformers' from_pretrained
 ) -> CausalDecoder:
     """Return the language model that a folder in the original's layout describes.
 
     Args:
         path: The folder, for its settings.
         weights: All of its tensors; the decoder's are picked out.
-        dtype: Of the decoder's weights.
-        attn_implementation: As transformers names it.
+        **options: `dtype` and whatever else transformers' `from_pretrained` takes.
 
     Raises:
         InputError: Tensors are missing or left over.
     """
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
     config = LlamaConfig.from_dict(read_original_config(path).decoder)
     state = decoder_weights(weights)
     field = f"decoder.path: {path}"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from llava_pl.models.adapters import plain_table
 from llava_pl.models.attention import PACKED_SDPA, sequence_ends
 from llava_pl.types import InputError
 
@@ -84,16 +85,16 @@ class CausalDecoder(nn.Module):
     @property
     def width(self) -> int:
         """D, the width of an embedding."""
-        return self.embedding.embedding_dim
+        return plain_table(self.embedding).embedding_dim
 
     @property
     def num_embeddings(self) -> int:
         """V, the ids that it can read."""
-        return self.embedding.num_embeddings
+        return plain_table(self.embedding).num_embeddings
 
     @property
     def embedding(self) -> nn.Embedding:
-        """The table of word embeddings, weight ``(V, D)``."""
+        """The table of word embeddings, weight ``(V, D)``; peft's layer around it while new rows learn alone."""
         return cast("nn.Embedding", self.model.get_input_embeddings())
 
     @property

@@ -43,6 +43,7 @@ class LlavaModel(nn.Module):
         projector: Patch features to image features.
         decoder: Embeddings to hidden states and logits; a module such as `CausalDecoder`.
         image_newline: Embedding ``(D,)`` that ends each row of a tiled picture; None in a model without tiles.
+        new_token_ids: Ids whose word embeddings were made for this model, and came with no decoder.
     """
 
     image_newline: nn.Parameter | None
@@ -53,12 +54,14 @@ class LlavaModel(nn.Module):
         projector: nn.Module,
         decoder: Decoder,
         image_newline: nn.Parameter | None = None,
+        new_token_ids: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.vision_encoder = vision_encoder
         self.projector = projector
         self.decoder = decoder
         self.register_parameter("image_newline", image_newline)
+        self.new_token_ids = tuple(new_token_ids)
 
     @property
     def num_image_tokens(self) -> int:

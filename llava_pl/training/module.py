@@ -16,15 +16,16 @@ from llava_pl.evaluation.generation import GenerationConfig, generate_answers
 from llava_pl.evaluation.parsing import Parser
 from llava_pl.export.build import DTYPES, DecoderConfig, VisionEncoderConfig, build_model
 from llava_pl.export.parts import read_vision_config
+from llava_pl.models.adapters import LoraConfig
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.vision_encoder import count_image_tokens
 from llava_pl.training.answering import ScoreQuestions
-from llava_pl.training.checkpoint import check_trained, keep_trained, load_initial_weights
+from llava_pl.training.checkpoint import check_lora, check_trained, keep_trained, load_initial_weights
 from llava_pl.training.normalization import LossNormalization, normalize_loss
 from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule, check_rates
 from llava_pl.training.resplit import resplit
 from llava_pl.training.schedule import count_optimizer_steps, is_step_complete
-from llava_pl.training.stages import PLANS, Stage, TrainablePlan, apply_plan
+from llava_pl.training.stages import PLANS, Stage, TrainablePlan, add_planned_adapters, apply_plan, check_plan
 from llava_pl.types import Batch, InputError, LossOutput
 
 
@@ -40,6 +41,10 @@ class LlavaModule(LightningModule):
         projector: Kind of projector: "linear", "mlp{N}x_gelu" or "identity".
         has_newline: Learn, with the projector, the embedding that ends each row of a tiled picture; true exactly if
             data.image_aspect is anyres, from which the command line takes it.
+        has_image_marks: Give the decoder rows for the marks around image slots, if its tokenizer lacks them; the
+            command line takes it from data.image_start_end.
+        has_patch_token: Give it a row for <im_patch> likewise; the command line takes it from data.image_patch_token.
+        lora: The adapters of the parts that `trainable` trains by LoRA.
         init_from: Trained weights to start from: a checkpoint of an earlier run, an original `mm_projector.bin` or
             LLaVA folder.
         loss_normalization: "global" weighs every supervised token of the global batch alike, "micro_batch" is the
@@ -59,6 +64,9 @@ class LlavaModule(LightningModule):
         trainable: TrainablePlan | None = None,
         projector: str = "mlp2x_gelu",
         has_newline: bool = False,
+        has_image_marks: bool = False,
+        has_patch_token: bool = False,
+        lora: LoraConfig | None = None,
         init_from: str | None = None,
         loss_normalization: LossNormalization = "global",
         frozen_dtype: Literal["float32", "bfloat16", "float16"] = "float32",
@@ -79,6 +87,7 @@ class LlavaModule(LightningModule):
         decoder = DecoderConfig(**decoder) if isinstance(decoder, dict) else decoder
         optim = OptimConfig(**optim) if isinstance(optim, dict) else optim
         trainable = TrainablePlan(**trainable) if isinstance(trainable, dict) else trainable
+        lora = LoraConfig(**lora) if isinstance(lora, dict) else lora
         generation = GenerationConfig(**generation) if isinstance(generation, dict) else generation
         # Plain values only: a checkpoint with dataclasses inside could not be read with weights_only=True.
         self.save_hyperparameters(
@@ -90,6 +99,9 @@ class LlavaModule(LightningModule):
                 "trainable": None if trainable is None else asdict(trainable),
                 "projector": projector,
                 "has_newline": has_newline,
+                "has_image_marks": has_image_marks,
+                "has_patch_token": has_patch_token,
+                "lora": None if lora is None else asdict(lora),
                 "init_from": init_from,
                 "loss_normalization": loss_normalization,
                 "frozen_dtype": frozen_dtype,
@@ -102,9 +114,18 @@ class LlavaModule(LightningModule):
         self.decoder_config = decoder
         self.optim_config = optim
         self.plan = PLANS[stage] if trainable is None else trainable
+        check_plan(
+            self.plan,
+            lora=lora,
+            is_quantized=decoder.quantization != "none",
+            has_new_tokens=has_image_marks or has_patch_token,
+        )
         check_rates(optim, self.plan)
         self.projector_kind = projector
         self.has_newline = has_newline
+        self.has_image_marks = has_image_marks
+        self.has_patch_token = has_patch_token
+        self.lora = (lora or LoraConfig()) if self.plan.lora_parts else None
         self.init_from = init_from
         self.loss_normalization: LossNormalization = loss_normalization
         self.frozen_dtype = DTYPES[frozen_dtype]
@@ -130,14 +151,18 @@ class LlavaModule(LightningModule):
             self.decoder_config,
             frozen_dtype=self.frozen_dtype,
             has_newline=self.has_newline,
+            has_image_marks=self.has_image_marks,
+            has_patch_token=self.has_patch_token,
+            device="cpu" if self._trainer is None else self._trainer.strategy.root_device,
         )
-        apply_plan(model, self.plan)
+        add_planned_adapters(model, self.plan, self.lora)
+        apply_plan(model, self.plan, lora_bias="none" if self.lora is None else self.lora.bias)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 # Half-precision weights would round small updates away; autocast takes care of the speed.
                 parameter.data = parameter.data.float()
         if self.init_from is not None:
-            load_initial_weights(model, self.init_from)
+            load_initial_weights(model, self.init_from, lora=self.lora)
         self._check_vocabulary(model)
         self.model = model
 
@@ -224,6 +249,8 @@ class LlavaModule(LightningModule):
         """Check that the weights fit before Lightning copies them; a run may go on with other ranks."""
         self.configure_model()  # not yet called on the way through load_from_checkpoint
         is_resumed = self._trainer is not None and self._trainer.state.fn == "fit"
+        if self.lora is not None:
+            check_lora(checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}), self.lora, where="checkpoint")
         check_trained(checkpoint["state_dict"], self.model, "model.", is_resumed=is_resumed)
         if is_resumed:
             resplit(checkpoint, self.trainer)

@@ -5,17 +5,22 @@ In: a `TrainablePlan`, as the configuration states it or as a stage implies. Out
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from torch import nn
 
+from llava_pl.models.adapters import LoraBias, LoraConfig, add_adapters, lora_parameters, new_rows
+from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
 from llava_pl.types import InputError
 
 Stage = Literal["align", "finetune"]
 Part = Literal["vision_encoder", "projector", "decoder", "embeddings"]
-Tuning = Literal["frozen", "full"]
+Tuning = Literal["frozen", "full", "lora"]
+ProjectorTuning = Literal["frozen", "full"]
+EmbeddingTuning = Literal["frozen", "new_tokens", "full"]
 PARTS: tuple[Part, ...] = get_args(Part)
 """In data-flow order. Every parameter belongs to exactly one of them; see `parameters_by_part`."""
 
@@ -25,28 +30,30 @@ class TrainablePlan:
     """How each part of the model is trained.
 
     Args:
-        vision_encoder: "frozen" or "full".
+        vision_encoder: "frozen", "full" or "lora".
         projector: "frozen" or "full"; the newline embedding of tiled pictures goes with it.
-        decoder: "frozen" or "full"; its head goes with it, unless it is tied to the embeddings.
-        embeddings: The table of word embeddings: "frozen" or "full"; by default "full" with a full decoder.
+        decoder: "frozen", "full" or "lora"; its head goes with a full one, unless it is tied to the embeddings.
+        embeddings: The table of word embeddings: "frozen", "full", or "new_tokens" for the rows of the image marks
+            alone; by default "full" with a full decoder.
 
     Raises:
         InputError: An unknown word, or a plan that trains nothing.
     """
 
     vision_encoder: Tuning = "frozen"
-    projector: Tuning = "full"
+    projector: ProjectorTuning = "full"
     decoder: Tuning = "frozen"
-    embeddings: Tuning | None = None
+    embeddings: EmbeddingTuning | None = None
 
     def __post_init__(self) -> None:
         """Fill in the default of the embeddings, and refuse what means nothing."""
         if self.embeddings is None:
             object.__setattr__(self, "embeddings", "full" if self.decoder == "full" else "frozen")
+        words = {"projector": ProjectorTuning, "embeddings": EmbeddingTuning}
         for part in PARTS:
-            if (found := getattr(self, part)) not in get_args(Tuning):
-                choices = ", ".join(get_args(Tuning))
-                raise InputError(f"model.trainable.{part}: expected one of {choices}, found {found!r}")
+            choices = get_args(words.get(part, Tuning))
+            if (found := getattr(self, part)) not in choices:
+                raise InputError(f"model.trainable.{part}: expected one of {', '.join(choices)}, found {found!r}")
         if not any(self.trains(part) for part in PARTS):
             raise InputError("model.trainable: every part is frozen; train at least one")
 
@@ -54,12 +61,41 @@ class TrainablePlan:
         """Whether anything of a part learns."""
         return bool(getattr(self, part) != "frozen")
 
+    @property
+    def lora_parts(self) -> list[Literal["vision_encoder", "decoder"]]:
+        """The parts that are trained by adapters."""
+        parts: tuple[Literal["vision_encoder", "decoder"], ...] = ("vision_encoder", "decoder")
+        return [part for part in parts if getattr(self, part) == "lora"]
+
 
 # LLaVA, section 4.2: stage 1 trains the projector alone, stage 2 projector and decoder; the encoder never trains.
 PLANS: dict[Stage, TrainablePlan] = {
     "align": TrainablePlan(projector="full"),
     "finetune": TrainablePlan(projector="full", decoder="full", embeddings="full"),
 }
+
+
+def check_plan(plan: TrainablePlan, *, lora: LoraConfig | None, is_quantized: bool, has_new_tokens: bool) -> None:
+    """Check that a plan and the settings beside it mean something together, before anything is loaded.
+
+    Raises:
+        InputError: They contradict each other.
+    """
+    if lora is not None and not plan.lora_parts:
+        raise InputError(
+            "model.lora: found settings, but no part has adapters; set model.trainable.decoder to lora, or leave them "
+            "out"
+        )
+    if is_quantized and plan.decoder == "full":
+        raise InputError(
+            "model.decoder.quantization: quantized weights cannot be trained in full; set model.trainable.decoder to "
+            "lora or frozen, or the quantization to none"
+        )
+    if plan.embeddings == "new_tokens" and not has_new_tokens:
+        raise InputError(
+            "model.trainable.embeddings: found new_tokens, but no token is new; add some with data.image_start_end or "
+            "data.image_patch_token, or choose frozen or full"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +123,57 @@ def parameters_by_part(model: LlavaModel) -> dict[Part, dict[str, nn.Parameter]]
     return parts
 
 
-def apply_plan(model: LlavaModel, plan: TrainablePlan) -> None:
+def add_planned_adapters(model: LlavaModel, plan: TrainablePlan, lora: LoraConfig | None) -> None:
+    """Put the adapters that a plan trains into encoder and decoder, and into no other part.
+
+    Raises:
+        InputError: A target of `lora` is no layer of a part, or no token is new.
+    """
+    token_ids = model.new_token_ids if plan.embeddings == "new_tokens" else ()
+    if plan.embeddings == "new_tokens" and not token_ids:
+        raise InputError(
+            "model.trainable.embeddings: found new_tokens, but the decoder's tokenizer knows the image marks already; "
+            "choose frozen or full"
+        )
+    if plan.vision_encoder == "lora":
+        add_adapters(model.vision_encoder.model, lora, left_out=model.vision_encoder.unused_parameters)
+    if plan.decoder == "lora" or token_ids:
+        decoder = cast("CausalDecoder", model.decoder)
+        adapters = lora if plan.decoder == "lora" else None
+        add_adapters(decoder.model, adapters, left_out=decoder.head.parameters(), token_ids=token_ids)
+
+
+def apply_plan(model: LlavaModel, plan: TrainablePlan, *, lora_bias: LoraBias = "none") -> None:
     """Set ``requires_grad`` of every parameter, and train or eval mode of every part.
 
     A frozen part stays in eval mode: dropout in a part that cannot learn would only be noise.
+
+    Args:
+        model: With the adapters that the plan asks for.
+        plan: How each part is trained.
+        lora_bias: Which biases learn in a part that is trained by LoRA.
     """
     for part, parameters in parameters_by_part(model).items():
+        chosen = {id(parameter) for parameter in _learners(model, part, plan, lora_bias)}
         for parameter in parameters.values():
-            parameter.requires_grad_(plan.trains(part))
+            parameter.requires_grad_(id(parameter) in chosen)
         if part != "embeddings":  # a table, whose mode changes nothing
             model.get_submodule(part).train(plan.trains(part))
     if plan.trains("vision_encoder"):
         # DDP would wait forever for the gradients of these.
         for parameter in model.vision_encoder.unused_parameters:
             parameter.requires_grad_(False)
+
+
+def _learners(model: LlavaModel, part: Part, plan: TrainablePlan, lora_bias: LoraBias) -> Iterable[nn.Parameter]:
+    """Return what learns in a part; parameters of other parts among them do not count."""
+    tuning = getattr(plan, part)
+    if tuning == "full":
+        return model.parameters()
+    if tuning == "lora":
+        return lora_parameters(model.get_submodule(part), lora_bias)
+    rows = new_rows(model.decoder.embedding) if tuning == "new_tokens" else None
+    return () if rows is None else (rows,)
 
 
 def summarize_parts(model: LlavaModel) -> list[PartSummary]:
@@ -112,8 +185,14 @@ def summarize_parts(model: LlavaModel) -> list[PartSummary]:
             PartSummary(
                 part=part,
                 num_trainable=sum(p.numel() for p in parameters if p.requires_grad),
-                num_parameters=sum(p.numel() for p in parameters),
+                num_parameters=sum(_count(p) for p in parameters),
                 dtypes=", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters})) or "-",
             )
         )
     return rows
+
+
+def _count(parameter: nn.Parameter) -> int:
+    """Return how many weights a parameter holds, 4-bit ones among them, of which two share a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else int(state.shape.numel())

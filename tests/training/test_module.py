@@ -13,7 +13,9 @@ from PIL import Image
 from llava_pl import LlavaDataModule, LlavaModule
 from llava_pl.evaluation.generation import GenerationConfig
 from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
+from llava_pl.models.adapters import LoraConfig, plain_name
 from llava_pl.training.optim import OptimConfig
+from llava_pl.training.seeding import SeedSteps
 from llava_pl.training.stages import PARTS, TrainablePlan, parameters_by_part
 from llava_pl.types import InputError
 
@@ -25,6 +27,8 @@ pytestmark = [
 ]
 
 NUM_RECORDS = 12
+
+LORA_PLAN = TrainablePlan(decoder="lora")
 
 
 @pytest.fixture(scope="module")
@@ -115,23 +119,36 @@ def is_plain(value) -> bool:
 
 def test_hyperparameters_are_plain_and_say_everything(setup, tiny_parts):
     module = setup.module(
-        "align", generation=GenerationConfig(max_new_tokens=7), frozen_dtype="bfloat16", trainable=TrainablePlan()
+        "align",
+        generation=GenerationConfig(max_new_tokens=7),
+        frozen_dtype="bfloat16",
+        trainable=LORA_PLAN,
+        lora=LoraConfig(rank=4, targets=["q_proj"]),
     )
     assert is_plain(dict(module.hparams))
     assert dict(module.hparams) == {
         "stage": "align",
         "vision_encoder": {"path": str(tiny_parts / "encoder"), "select_layer": -2, "select_feature": "patch"},
-        "decoder": {"path": str(tiny_parts / "decoder"), "attention": "sdpa"},
+        "decoder": {
+            "path": str(tiny_parts / "decoder"), "attention": "sdpa",
+            "quantization": "none", "double_quantization": False, "compute_dtype": "bfloat16",
+        },
         "optim": {
             "learning_rate": 1e-3, "weight_decay": 0.0, "betas": (0.9, 0.999), "eps": 1e-8, "warmup_share": 0.03,
             "optimizer": "torch.optim.AdamW", "options": {},
             **{part: {"learning_rate": None, "weight_decay": None} for part in PARTS},
         },
         "trainable": {
-            "vision_encoder": "frozen", "projector": "full", "decoder": "frozen", "embeddings": "frozen",
+            "vision_encoder": "frozen", "projector": "full", "decoder": "lora", "embeddings": "frozen",
         },
         "projector": "mlp2x_gelu",
         "has_newline": False,
+        "has_image_marks": False,
+        "has_patch_token": False,
+        "lora": {
+            "rank": 4, "alpha": 16.0, "dropout": 0.05, "bias": "none", "use_dora": False, "use_rslora": False,
+            "targets": ["q_proj"],
+        },
         "init_from": None,
         "loss_normalization": "global",
         "frozen_dtype": "bfloat16",
@@ -218,6 +235,197 @@ def test_exactly_the_tensors_of_the_plan_move_in_a_step(setup, recipe):
     moved = {name for name, p in module.model.named_parameters() if not torch.equal(p, before[name])}
     trained = {name for part in parts for name in parameters_by_part(module.model)[part]}
     assert moved == {name for name in trained if "post_layernorm" not in name}  # on which nothing depends
+
+
+LAYERS = {
+    "vision_encoder": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+    "decoder": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+}
+LORA_RECIPES = {
+    "lora": (LORA_PLAN, LoraConfig(), {"projector"}, {"decoder": LAYERS["decoder"]}),
+    "some layers": (LORA_PLAN, LoraConfig(targets=["self_attn.v_proj", "down_proj"]), {"projector"},
+                    {"decoder": ("v_proj", "down_proj")}),
+    "the encoder alone": (TrainablePlan(vision_encoder="lora", projector="frozen"), None, set(),
+                          {"vision_encoder": LAYERS["vision_encoder"]}),
+    "both": (TrainablePlan(vision_encoder="lora", decoder="lora"), LoraConfig(rank=2), {"projector"}, LAYERS),
+    "beside a full decoder": (TrainablePlan(vision_encoder="lora", decoder="full"), None,
+                              {"projector", "decoder", "embeddings"}, {"vision_encoder": LAYERS["vision_encoder"]}),
+    "beside full embeddings": (TrainablePlan(decoder="lora", embeddings="full"), None, {"projector", "embeddings"},
+                               {"decoder": LAYERS["decoder"]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", LORA_RECIPES)
+def test_exactly_the_adapters_of_the_plan_move(setup, recipe):
+    """In the first step the second factor alone, which starts at zero; in the second step both."""
+    plan, lora, parts, layers = LORA_RECIPES[recipe]
+    for num_steps, factors in ((1, "B"), (2, "AB")):
+        module = setup.module(trainable=plan, lora=lora, optim=OptimConfig(learning_rate=1e-3, warmup_share=0.0))
+        module.configure_model()
+        before = {name: parameter.clone() for name, parameter in module.model.named_parameters()}
+        setup.fit(module, setup.data(batch_size=6), max_steps=num_steps)
+        moved = {name for name, p in module.model.named_parameters() if not torch.equal(p, before[name])}
+        expected = {n for part in parts for n in parameters_by_part(module.model)[part] if "lora_" not in n}
+        for part, names in layers.items():
+            for name, _ in module.model.named_modules():
+                if name.startswith(part) and name.rpartition(".")[2] in names:
+                    expected |= {f"{name}.lora_{factor}.default.weight" for factor in factors}
+        assert moved == expected
+        assert not any("lora_" in name for name in before if name.startswith("projector") or "lm_head" in name)
+
+
+@pytest.mark.parametrize("bias", ["none", "lora_only", "all"])
+def test_biases_learn_as_lora_says(setup, bias):
+    module = setup.module(
+        trainable=TrainablePlan(vision_encoder="lora", projector="frozen"), lora=LoraConfig(bias=bias, targets=["fc1"])
+    )
+    module.configure_model()
+    trained = {name for name, p in module.model.named_parameters() if p.requires_grad}
+    biases = {plain_name(name) for name in trained if "lora_" not in name}
+    fc1 = {f"vision_encoder.model.encoder.layers.{n}.mlp.fc1.bias" for n in range(2)}
+    every = {n for n, _ in module.model.named_parameters() if n.startswith("vision") and n.endswith(".bias")}
+    every = {plain_name(name) for name in every if "post_layernorm" not in name}
+    assert biases == {"none": set(), "lora_only": fc1, "all": every}[bias]
+
+
+@pytest.mark.parametrize("lora", [LoraConfig(), LoraConfig(use_dora=True), LoraConfig(use_rslora=True, rank=2)])
+def test_adapters_start_as_the_base_model_bit_for_bit(setup, lora):
+    data = setup.data()
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    plan = TrainablePlan(vision_encoder="lora", decoder="lora")
+    logits = []
+    for settings in ({}, {"trainable": plan, "lora": lora}):
+        module = setup.module(**settings)
+        module.configure_model()
+        module.model.eval()
+        logits.append(module.model(batch["input_ids"], batch["pixel_values"], batch["attention_mask"]).logits)
+    assert torch.equal(*logits)
+
+
+def test_a_checkpoint_holds_adapters_and_projector_alone(setup):
+    module = setup.module(trainable=LORA_PLAN)
+    setup.fit(module, max_steps=2, **setup.saver())
+    content = torch.load(setup.root / "last.ckpt", weights_only=True)
+    assert all("lora_" in name or name.startswith("model.projector.") for name in content["state_dict"])
+    assert len(content["state_dict"]) == 4 + 2 * 2 * 7
+    again = LlavaModule.load_from_checkpoint(setup.root / "last.ckpt", weights_only=True)
+    assert dict(again.hparams) == dict(module.hparams)
+    for name, parameter in module.model.named_parameters():
+        assert torch.equal(again.model.get_parameter(name), parameter), name
+
+
+@pytest.mark.parametrize("lora", [LoraConfig(), LoraConfig(use_dora=True, bias="all", dropout=0.0)])
+def test_a_resumed_lora_run_equals_one_without_a_break(setup, lora):
+    plan = TrainablePlan(vision_encoder="lora", decoder="lora")
+
+    def make():
+        # Dropout is drawn from a seed for each step, as the command line does it.
+        return setup.module(trainable=plan, lora=lora), [SeedSteps(3)]
+
+    whole, callbacks = make()
+    settings = setup.saver(every_n_train_steps=4, save_top_k=-1)
+    settings["callbacks"] += callbacks
+    setup.fit(whole, max_epochs=2, **settings)
+    resumed, callbacks = make()
+    trainer = setup.fit(resumed, max_epochs=2, callbacks=callbacks, ckpt_path=setup.root / "step=4.ckpt")
+    assert trainer.global_step == 12
+    for name, parameter in whole.model.named_parameters():
+        assert torch.equal(resumed.model.get_parameter(name), parameter), name
+
+
+def test_lora_starts_from_stage_1_and_from_an_earlier_lora_run(setup):
+    first = setup.module("align")
+    setup.fit(first, max_steps=2, **setup.saver())
+    (setup.root / "last.ckpt").rename(setup.root / "stage1.ckpt")
+    second = setup.module(trainable=LORA_PLAN, init_from=str(setup.root / "stage1.ckpt"))
+    second.configure_model()
+    for name, parameter in first.model.projector.named_parameters():
+        assert torch.equal(second.model.projector.get_parameter(name), parameter)
+    setup.fit(second, max_steps=2, **setup.saver())
+    third = setup.module(trainable=LORA_PLAN, init_from=str(next(setup.root.glob("last*.ckpt"))))
+    third.configure_model()
+    for name, parameter in second.model.named_parameters():
+        assert torch.equal(third.model.get_parameter(name), parameter), name
+
+
+def test_lora_starts_from_a_decoder_that_was_trained_in_full(setup):
+    first = setup.module()
+    setup.fit(first, max_steps=2, **setup.saver())
+    path = str(setup.root / "last.ckpt")
+    second = setup.module(trainable=LORA_PLAN, init_from=path)
+    second.configure_model()
+    held = {plain_name(name): parameter for name, parameter in second.model.named_parameters()}
+    for name, parameter in first.model.named_parameters():
+        assert torch.equal(held[name], parameter), name
+    third = setup.module(trainable=LORA_PLAN, lora=LoraConfig(use_dora=True), init_from=path)
+    with pytest.raises(InputError, match=r"DoRA has measured the weights of model.decoder.path already"):
+        third.configure_model()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rank": 8}, "its adapters have rank 4, this model's 8; set model.lora.rank as in"),
+        ({"rank": 4, "alpha": 8.0}, "its adapters have alpha 16.0, this model's 8.0; set model.lora.alpha"),
+        ({"rank": 4, "use_rslora": True}, "its adapters have use_rslora False, this model's True"),
+        (
+            {"rank": 4, "targets": ["q_proj"]},
+            "24 unexpected|found .* no such parameter in this model; set model.t",
+        ),
+    ],
+)
+def test_adapters_of_another_make_are_refused_in_one_line(setup, settings, message):
+    setup.fit(setup.module(trainable=LORA_PLAN, lora=LoraConfig(rank=4)), max_steps=1, **setup.saver())
+    path, lora = setup.root / "last.ckpt", LoraConfig(**settings)
+    with pytest.raises(InputError, match=message) as raised:
+        setup.fit(setup.module(trainable=LORA_PLAN, lora=lora), max_steps=2, ckpt_path=path)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(InputError, match=message):
+        setup.module(trainable=LORA_PLAN, lora=lora, init_from=str(path)).configure_model()
+
+
+def test_adapters_are_no_start_for_a_model_without(setup):
+    setup.fit(setup.module(trainable=LORA_PLAN), max_steps=1, **setup.saver())
+    with pytest.raises(InputError, match=r"lora_A.default.weight: found .* no such parameter .*; set model.trainable"):
+        setup.module(init_from=str(setup.root / "last.ckpt")).configure_model()
+
+
+def test_a_rank_that_only_the_weights_tell_is_one_line(setup):
+    setup.fit(setup.module(trainable=LORA_PLAN, lora=LoraConfig(rank=4)), max_steps=1, **setup.saver())
+    path = setup.root / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    del content["hyper_parameters"]
+    torch.save(content, path)
+    message = r"q_proj.lora_A.default.weight: found shape .4, 32., expected shape .8, 32.; set model.lora.rank as in"
+    with pytest.raises(InputError, match=message):
+        setup.module(trainable=LORA_PLAN, lora=LoraConfig(rank=8), init_from=str(path)).configure_model()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lora": LoraConfig()}, "model.lora: found settings, but no part has adapters"),
+        ({"trainable": TrainablePlan(embeddings="new_tokens")}, "new_tokens, but no token is new"),
+    ],
+)
+def test_contradictions_are_refused_before_anything_is_loaded(settings, message):
+    with pytest.raises(InputError, match=message):
+        LlavaModule(
+            stage="finetune", vision_encoder=VisionEncoderConfig("nowhere"), decoder=DecoderConfig("nowhere"),
+            optim=OptimConfig(learning_rate=1.0), **settings,
+        )  # fmt: skip
+
+
+def test_an_encoder_that_was_trained_in_full_starts_another_run(setup):
+    """Its last norm, on which nothing depends, is in no checkpoint."""
+    plan = TrainablePlan(vision_encoder="full")
+    first = setup.module(trainable=plan)
+    setup.fit(first, max_steps=2, **setup.saver())
+    second = setup.module(trainable=plan, init_from=str(setup.root / "last.ckpt"))
+    second.configure_model()
+    for name, parameter in first.model.named_parameters():
+        assert torch.equal(second.model.get_parameter(name), parameter), name
 
 
 def test_frozen_parts_stay_in_eval_mode_after_validation(setup):

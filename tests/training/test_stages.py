@@ -132,8 +132,11 @@ def test_summary(model):
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        ({"decoder": "ful"}, r"model\.trainable\.decoder: expected one of frozen, full, found 'ful'"),
-        ({"embeddings": "lora"}, r"model\.trainable\.embeddings: expected one of frozen, full, found 'lora'"),
+        ({"decoder": "ful"}, r"model\.trainable\.decoder: expected one of frozen, full, lora, found 'ful'"),
+        (
+            {"embeddings": "lora"},
+            r"model\.trainable\.embeddings: expected one of frozen, new_tokens, full, found 'lora'",
+        ),
         ({"projector": "frozen"}, r"model\.trainable: every part is frozen; train at least one"),
     ],
 )

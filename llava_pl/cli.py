@@ -14,6 +14,8 @@ from llava_pl import __version__
 from llava_pl.types import InputError, RecordError
 
 FIT_COMMANDS = ("fit", "validate", "test", "predict")
+CARRY_COMMANDS = ("import", "export", "certify")
+COMMANDS = (*FIT_COMMANDS, *CARRY_COMMANDS, "data", "demo")
 
 HELP = """usage: llava-pl COMMAND [options]
 
@@ -24,6 +26,9 @@ commands
   validate   measure the loss on records, or answer ScienceQA's validation questions
   test       answer ScienceQA's test questions
   predict    write answers to ScienceQA's test questions without scoring them
+  import     make any form of a model one folder: the original's, llava-hf's, a checkpoint of a run
+  export     write a model as transformers, servers or the original's code read it
+  certify    ask two forms of a model the same questions
   data       look at a record as training sees it, check all of them, prove what a run has seen
   demo       the whole recipe in small: draw data, train both stages, evaluate, show pictures
 
@@ -32,6 +37,7 @@ examples
   llava-pl fit --config configs/experiment/finetune_7b.yaml --model.init_from runs/align_7b/TIME/checkpoints/last.ckpt
   llava-pl test --config configs/experiment/scienceqa_7b.yaml --config configs/strategy/single.yaml --ckpt_path FILE
   llava-pl fit --config configs/experiment/finetune_7b.yaml --print_config
+  llava-pl export runs/finetune_7b/TIME/checkpoints/last.ckpt llava-7b-hf --format hf --dtype bfloat16
 
 options
   -h, --help     show this page; COMMAND --help lists every option of a command
@@ -54,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         sys.stdout.write(f"llava_pl {__version__}\n")
         return 0
-    if words[0] not in (*FIT_COMMANDS, "data", "demo"):
-        commands = ", ".join((*FIT_COMMANDS, "data", "demo"))
+    if words[0] not in COMMANDS:
+        commands = ", ".join(COMMANDS)
         sys.stderr.write(f"llava-pl: error: unknown command {words[0]!r}; expected one of {commands}\n")
         return 2
     try:
@@ -78,6 +84,10 @@ def _run(words: list[str]) -> int:
         from llava_pl.app.data_commands import main as run_data
 
         return run_data(words[1:])
+    if words[0] in CARRY_COMMANDS:
+        from llava_pl.app.carry_commands import main as run_carry
+
+        return run_carry(words[0], words[1:])
     if words[0] == "demo":
         # Before torch is imported: by default its threads wait by spinning, which on two cores beside any other
         # process is twenty times slower (7 pictures a second, with this 40; on a quiet machine 137 and 113).

@@ -11,12 +11,12 @@ from llava_pl.export.certificate import Comparison
 from llava_pl.export.pretrained import Layout, Pretrained
 
 LOADING = {
-    "artifact": '''```python
+    "artifact": """```python
 from llava_pl import load_pretrained
 
 llava = load_pretrained("FOLDER")
-```''',
-    "hf": '''```python
+```""",
+    "hf": """```python
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 model = LlavaForConditionalGeneration.from_pretrained("FOLDER", dtype="auto")
@@ -26,9 +26,9 @@ prompt = processor.apply_chat_template([{"role": "user", "content": content}], a
 inputs = processor(text=prompt, images=picture, return_tensors="pt")
 ```
 
-The chat template writes the begin mark; the tokenizer adds none, so a prompt without the template needs one by hand.''',
-    "llava": '''With the original LLaVA's code, as a model path; `mm_vision_tower` in `config.json` is the absolute path of
-`vision_tower/` here and is to be changed when this folder moves. Its loader looks for "llava" in the model's name.''',
+The chat template writes the begin mark; the tokenizer adds none. A prompt without the template needs one by hand.""",
+    "llava": """With the original LLaVA's code, as a model path. `mm_vision_tower` in `config.json` is the absolute path
+of `vision_tower/` here; change it when this folder moves. Its loader looks for "llava" in the model's name.""",
     "projector": """With `pretrain_mm_mlp_adapter` of the original LLaVA's code, `model.init_from` of llava_pl, or
 `llava-pl import FOLDER NEW --base LANGUAGE_MODEL`.""",
     "lora": """With the original LLaVA's code as a LoRA model path and its base, with peft's `PeftModel.from_pretrained`

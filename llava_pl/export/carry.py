@@ -19,23 +19,27 @@ from transformers import AutoProcessor
 
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.export.artifact import write_artifact
-from llava_pl.export.assemble import assemble, describe, tensors_of
 from llava_pl.export.card import make_card
 from llava_pl.export.certificate import Comparison, check_differs, check_same, coarsest_dtype, compare, probe
-from llava_pl.export.hf import OUTSIDE_NAMES, inside_names, probe_stock, write_hf
+from llava_pl.export.hf import OUTSIDE_NAMES, probe_stock, write_hf
 from llava_pl.export.hf_processor import find_difference
-from llava_pl.export.layouts import load_pretrained
+from llava_pl.export.layouts import load_pretrained, needs_base
+from llava_pl.export.lora_folder import write_lora
 from llava_pl.export.manifest import MANIFEST_FILE, versions
-from llava_pl.export.original import ORIGINAL_NAMES, PROJECTOR_FILE, own_weights
-from llava_pl.export.original_folder import write_original, write_projector
+from llava_pl.export.original import ORIGINAL_NAMES
+from llava_pl.export.original_writing import write_original, write_projector
 from llava_pl.export.pretrained import Layout, Pretrained
 from llava_pl.export.quiet import silenced
-from llava_pl.export.weights import MAX_SHARD_BYTES, hash_file, read_weights
+from llava_pl.export.weights import MAX_SHARD_BYTES, hash_file
 from llava_pl.types import InputError
 
 CERTIFICATE_FILE = "certificate.json"
 
 Say = Callable[[str], None]
+
+
+def _say_nothing(line: str) -> None:
+    """Keep a step to itself."""
 
 
 def carry(
@@ -46,7 +50,7 @@ def carry(
     dtype: torch.dtype | None = None,
     merge_lora: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
-    say: Say = lambda line: None,
+    say: Say = _say_nothing,
 ) -> list[Comparison]:
     """Write a model in some form, and return how what was written compares with it.
 
@@ -66,8 +70,8 @@ def carry(
     check_target(target)
     if pretrained.origin.adapters is not None and layout in ("hf", "llava") and not merge_lora:
         raise InputError(
-            f"{target}: the model was trained by LoRA, which format {layout} has no place for; add --merge-lora to make "
-            "it part of the weights, or write it alone with --format lora"
+            f"{target}: the model was trained by LoRA, which format {layout} has no place for; add --merge-lora to "
+            "make it part of the weights, or write it alone with --format lora"
         )
     live = pretrained.origin.live_answers or probe(pretrained.model)
     if dtype is not None:
@@ -134,7 +138,7 @@ def open_source(
 
 
 def certify(
-    a: Path, b: Path, *, base: str | None = None, vision_encoder: str | None = None
+    a: Path, b: Path, *, base: str | None = None, vision_encoder: str | None = None, unsafe: bool = False
 ) -> tuple[list[Comparison], bool]:
     """Return how the answers of two models differ, and whether they are one up to rounding.
 
@@ -143,13 +147,14 @@ def certify(
         b: Any form.
         base: The language model of those that are a projector or a LoRA alone.
         vision_encoder: The encoder of those that name one which is elsewhere.
+        unsafe: Read checkpoints that hold pickled objects.
 
     Raises:
         InputError: As `load_pretrained`, or the models do not take the same questions.
     """
     answers, dtypes = [], []
     for path in (a, b):  # one after the other: at 7B a model is 14 GB
-        model = _open_for(path, base, vision_encoder).model
+        model = _open_for(path, base, vision_encoder, unsafe=unsafe).model
         answers.append(probe(model))
         dtypes.append(coarsest_dtype(model))
     rows = compare(*answers)
@@ -167,14 +172,10 @@ def check_target(target: Path) -> None:
         raise InputError(f"{target}: exists already; choose another place, or remove it first")
 
 
-def _open_for(path: Path, base: str | None, vision_encoder: str | None) -> Pretrained:
-    try:
-        return load_pretrained(path, base=base, vision_encoder=vision_encoder, dtype=None)
-    except InputError:
-        if base is None:
-            raise
-        # The base is for the other one, which is no whole model.
-        return load_pretrained(path, vision_encoder=vision_encoder, dtype=None)
+def _open_for(path: Path, base: str | None, vision_encoder: str | None, *, unsafe: bool) -> Pretrained:
+    """Return one of two models, of which a base may be for the other alone."""
+    base = base if needs_base(path) else None
+    return load_pretrained(path, base=base, vision_encoder=vision_encoder, dtype=None, unsafe=unsafe)
 
 
 def _write(pretrained: Pretrained, folder: Path, layout: Layout, *, home: Path, max_shard_bytes: int) -> None:
@@ -186,28 +187,30 @@ def _write(pretrained: Pretrained, folder: Path, layout: Layout, *, home: Path, 
         write_original(pretrained, folder, home=home, max_shard_bytes=max_shard_bytes)
     elif layout == "projector":
         write_projector(pretrained, folder)
+    elif layout == "lora":
+        write_lora(pretrained, folder)
     else:
-        raise InputError(f"{folder}: no such form as {layout!r}")
+        raise InputError(f"{home}: {layout} is a form that is read, and never written by hand")
 
 
 def _ask_again(pretrained: Pretrained, folder: Path, layout: Layout) -> Sequence[Tensor]:
     """Return what the written model answers, read by those who will read it."""
     if layout == "hf":
         with silenced():
-            processor: Any = AutoProcessor.from_pretrained(folder)
+            processor: Any = AutoProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
         if difference := find_difference(pretrained, processor):
-            raise InputError(f"{folder}: the stock processor that was written does not ask as training did: {difference}")
+            raise InputError(f"{folder}: AutoProcessor does not ask as training did: {difference}")
         return probe_stock(folder, pretrained.model.decoder.num_embeddings)
-    if layout == "projector":
-        written = own_weights(read_weights(folder / PROJECTOR_FILE))
-        return probe(_with(pretrained, written, folder))
-    again = load_pretrained(folder, dtype=None)
-    return probe(again.model)
-
-
-def _with(pretrained: Pretrained, weights: Mapping[str, Tensor], folder: Path) -> Any:  # noqa: ANN401
-    spec = describe(pretrained.model, pretrained.projector, pretrained.projector_options)
-    return assemble(spec, {**tensors_of(pretrained.model), **weights}, folder)
+    if layout not in ("projector", "lora"):
+        return probe(load_pretrained(folder, dtype=None).model)
+    bases = pretrained.origin.bases
+    decoder, encoder = (bases[part].path if part in bases else None for part in ("decoder", "vision_encoder"))
+    if decoder is None or encoder is None:
+        raise InputError(f"{folder}: format {layout} needs the models that it belongs to; export from a checkpoint")
+    # The bases have another dtype on disk, maybe, than in the run.
+    is_exact = any(parameter.dtype == torch.float32 for parameter in pretrained.model.parameters())
+    dtype = torch.float32 if is_exact else coarsest_dtype(pretrained.model)
+    return probe(load_pretrained(folder, base=decoder, vision_encoder=encoder, dtype=dtype).model)
 
 
 _KEY_MAPS: Mapping[str, Sequence[tuple[str, str]]] = {

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -92,7 +92,7 @@ def read_hf(folder: Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     pictures = read_processor_settings(folder)
     if pictures is None:
         raise InputError(f"{folder}: expected preprocessor_config.json or processor_config.json, found neither")
-    aspect = "pad" if pictures.get("do_pad") else "square"
+    aspect: Literal["pad", "square"] = "pad" if pictures.get("do_pad") else "square"
     settings = settings_of(manifest, folder) or DataSettings(image_aspect=aspect)
     origin = origin_of(manifest, "hf", folder)
     eye = BaseModel(folder.name, None, config.get("vision_feature_layer", -2))

@@ -8,9 +8,11 @@ import torch
 
 from llava_pl.export.artifact import is_artifact, read_artifact
 from llava_pl.export.hf import is_hf, read_hf
+from llava_pl.export.lora_folder import is_lora, read_lora
 from llava_pl.export.original import is_original
-from llava_pl.export.original_folder import read_original
+from llava_pl.export.original_folder import is_projector, read_original
 from llava_pl.export.pretrained import Pretrained
+from llava_pl.export.run_checkpoint import read_checkpoint
 from llava_pl.types import InputError
 
 
@@ -21,6 +23,7 @@ def load_pretrained(
     base: str | Path | None = None,
     dtype: torch.dtype | None = torch.float32,
     traces: bool = False,
+    unsafe: bool = False,
 ) -> Pretrained:
     """Return the model in a folder or file.
 
@@ -32,17 +35,27 @@ def load_pretrained(
         base: The language model of a folder that holds a projector or a LoRA alone.
         dtype: Of the weights; as on disk when None.
         traces: Also find out what a copy's manifest and certificate tell: hashes of the bases, and the base's answers.
+        unsafe: Read a checkpoint that holds pickled objects, which can run any code.
 
     Raises:
         InputError: It is no LLaVA model, or a part is missing or does not fit.
     """
     path = Path(path).resolve()  # "." has no name to look beside
+    if path.is_file():
+        return read_checkpoint(path, dtype=dtype, traces=traces, unsafe=unsafe)
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; expected one with config.json of a LLaVA model")
     if is_artifact(path):
         return read_artifact(path, dtype=dtype)
     if is_hf(path):
         return read_hf(path, dtype=dtype)
+    if is_lora(path):
+        return read_lora(path, base=base, vision_encoder=vision_encoder, dtype=dtype, traces=traces)
     if is_original(path):
         return read_original(path, vision_encoder=vision_encoder, base=base, dtype=dtype, traces=traces)
     raise InputError(f"{path}: expected a config.json with 'mm_vision_tower' (the original LLaVA's layout), found none")
+
+
+def needs_base(path: Path) -> bool:
+    """Whether a path is a folder that is no model without the language model that it belongs to."""
+    return path.is_dir() and (is_lora(path) or (is_original(path) and is_projector(path)))

@@ -16,7 +16,6 @@ from typing import Any
 
 from torch import Tensor
 
-from llava_pl import __version__
 from llava_pl.data.json_files import read_json_object
 from llava_pl.data.settings import DataSettings
 from llava_pl.export.pretrained import BaseModel, Layout, Origin, Pretrained
@@ -32,8 +31,8 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json")
 
 def versions() -> dict[str, str]:
     """Return the versions of what reads and writes models."""
-    packages = ("torch", "transformers", "safetensors", "tokenizers", "peft")
-    return {"llava_pl": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}
+    packages = ("llava_pl", "torch", "transformers", "safetensors", "tokenizers", "peft")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def write_manifest(
@@ -58,7 +57,7 @@ def write_manifest(
         "layout_version": LAYOUT_VERSION,
         "made_from": origin.layout,
         "made_with": versions(),
-        "base_models": {part: asdict(base) for part, base in origin.bases.items()},
+        "base_models": {part: _plain_base(base) for part, base in origin.bases.items()},
         "vocabulary": pretrained.model.decoder.num_embeddings,
         "trained": list(origin.trained),
         "data": pretrained.settings.to_plain(),
@@ -138,6 +137,10 @@ def settings_of(manifest: Mapping[str, Any] | None, folder: Path) -> DataSetting
     return (
         None if manifest is None else DataSettings.from_plain(manifest.get("data"), f"{folder / MANIFEST_FILE}: data")
     )
+
+
+def _plain_base(base: BaseModel) -> dict[str, Any]:
+    return {name: value for name, value in asdict(base).items() if name != "path"}
 
 
 def _check_file(path: Path, name: str, said: object) -> None:

@@ -28,11 +28,13 @@ class BaseModel:
         name: Hub name, or the name of its folder.
         sha256: Of its weights files, None where they were not at hand.
         select_layer: Of an encoder, which of its hidden states the model uses.
+        path: Where it was found on this machine, which no file tells.
     """
 
     name: str
     sha256: str | None = None
     select_layer: int | None = None
+    path: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

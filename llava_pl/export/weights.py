@@ -52,14 +52,18 @@ def has_weights(folder: Path) -> bool:
     return any((folder / name).is_file() for name in WEIGHT_FILES)
 
 
-def read_torch_file(path: Path) -> Any:  # noqa: ANN401  a checkpoint holds nested containers of plain values
+def read_torch_file(path: Path, *, unsafe: bool = False) -> Any:  # noqa: ANN401  nested containers of plain values
     """Return the content of a torch file, read with ``weights_only=True``.
+
+    Args:
+        path: The file.
+        unsafe: Let the file run what code it wants; only ever because the user has said so.
 
     Raises:
         InputError: The file is broken, or wants to run code.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=not unsafe)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path") from error
     except pickle.UnpicklingError as error:

@@ -20,6 +20,7 @@ from llava_pl.models.adapters import LoraConfig
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.vision_encoder import count_image_tokens
 from llava_pl.training.answering import ScoreQuestions
+from llava_pl.training.carried import describe_run
 from llava_pl.training.checkpoint import check_lora, check_trained, keep_trained, load_initial_weights
 from llava_pl.training.normalization import LossNormalization, normalize_loss
 from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule, check_rates
@@ -242,7 +243,9 @@ class LlavaModule(LightningModule):
         self.log_dict({f"lr/{group['name']}": float(group["lr"]) for group in optimizer.param_groups})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trained weights alone."""
+        """Keep the trained weights alone, and how the model is to be asked."""
+        if (carried := describe_run(getattr(self._trainer, "datamodule", None))) is not None:
+            checkpoint["carried"] = carried
         checkpoint["state_dict"] = keep_trained(checkpoint["state_dict"], self.model, "model.")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,0 +1,140 @@
+"""`llava-pl import`, `export` and `certify`: words in, exit status out.
+
+Help pages are answered without torch; what needs it is imported when a command runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llava_pl.app.data_commands import OneLineArguments
+
+if TYPE_CHECKING:
+    from llava_pl.export.certificate import Comparison
+
+FORMATS = ("hf", "llava", "lora", "projector")
+DTYPES = ("float32", "bfloat16", "float16")
+
+FORMS = """forms that are read, told apart by their files and never by their names
+  a folder that `import` or `export` wrote
+  llava-hf's folders, with the tensor names of transformers 4 or 5
+  the original LLaVA's folders: a whole model; its stage 1 or its LoRA, which need --base
+  a checkpoint of `llava-pl fit`, whose base models are where its configuration says
+
+What is written is read back and asked fixed questions with no, one and two pictures before it appears under its name.
+If its answers are not those of the model that it was made from, nothing is left behind.
+"""
+
+
+def main(command: str, words: Sequence[str]) -> int:
+    """Run a command and return its exit status.
+
+    Args:
+        command: "import", "export" or "certify".
+        words: What follows it.
+
+    Raises:
+        InputError: A path or an option is wrong, or what was written is not what was to be carried.
+    """
+    return {"import": _import, "export": _export, "certify": _certify}[command](words)
+
+
+def _import(words: Sequence[str]) -> int:
+    parser = _parser("import", "SRC DST", "Make any form of a model a folder with all that belongs to it, merged.")
+    parser.add_argument("source", type=Path, metavar="SRC", help="folder or file to read")
+    parser.add_argument("target", type=Path, metavar="DST", help="folder to make")
+    _add_writing(parser)
+    return _carry(parser.parse_args(words), "artifact", merge_lora=True)
+
+
+def _export(words: Sequence[str]) -> int:
+    parser = _parser("export", "CKPT DST --format FORMAT", "Write a model as other programs read it.")
+    parser.add_argument("source", type=Path, metavar="CKPT", help="checkpoint of a run, or any other form")
+    parser.add_argument("target", type=Path, metavar="DST", help="folder to make")
+    parser.add_argument(
+        "--format",
+        required=True,
+        choices=FORMATS,
+        help="hf: transformers, vLLM, SGLang; llava: the original's code; lora, projector: its partial folders",
+    )
+    parser.add_argument("--merge-lora", action="store_true", help="make a LoRA part of the weights (hf and llava)")
+    _add_writing(parser)
+    options = parser.parse_args(words)
+    return _carry(options, options.format, merge_lora=options.merge_lora)
+
+
+def _certify(words: Sequence[str]) -> int:
+    parser = _parser("certify", "A B", "Ask two forms of a model the same questions; status 1 if they are not one.")
+    parser.add_argument("a", type=Path, metavar="A", help="folder or file")
+    parser.add_argument("b", type=Path, metavar="B", help="folder or file")
+    _add_reading(parser)
+    options = parser.parse_args(words)
+
+    from llava_pl.export.carry import certify
+
+    rows, is_same = certify(
+        options.a, options.b, base=options.base, vision_encoder=options.vision_encoder, unsafe=options.unsafe
+    )
+    _print_rows(rows)
+    _say("the same model, up to rounding" if is_same else "not the same model")
+    return 0 if is_same else 1
+
+
+def _carry(options: argparse.Namespace, layout: str, *, merge_lora: bool) -> int:
+    from llava_pl.export.build import DTYPES as TORCH_DTYPES
+    from llava_pl.export.carry import carry, check_target, open_source
+
+    check_target(options.target)  # before minutes of reading
+    _say(f"reading {options.source}")
+    pretrained = open_source(
+        options.source,
+        base=options.base,
+        vision_encoder=options.vision_encoder,
+        tokenizer=options.tokenizer,
+        unsafe=options.unsafe,
+    )
+    dtype = None if options.dtype is None else TORCH_DTYPES[options.dtype]
+    rows = carry(pretrained, options.target, layout, dtype=dtype, merge_lora=merge_lora, say=_say)  # type: ignore[arg-type]
+    _print_rows(rows)
+    _say(f"wrote {options.target}")
+    return 0
+
+
+def _parser(command: str, places: str, description: str) -> argparse.ArgumentParser:
+    return OneLineArguments(
+        prog=f"llava-pl {command}",
+        usage=f"llava-pl {command} {places} [options]",
+        description=description,
+        epilog=FORMS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base", metavar="MODEL", help="language model that a projector or a LoRA belongs to")
+    parser.add_argument("--vision-encoder", metavar="MODEL", help="encoder that a folder names and that is elsewhere")
+    parser.add_argument("--unsafe", action="store_true", help="read checkpoints with pickled objects: these run code")
+
+
+def _add_writing(parser: argparse.ArgumentParser) -> None:
+    _add_reading(parser)
+    parser.add_argument("--tokenizer", metavar="MODEL", help="tokenizer of a source that has none")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights that are written (default: as they are)")
+
+
+def _print_rows(rows: Sequence[Comparison]) -> None:
+    for row in rows:
+        _say(
+            f"{row.question:10}  logits differ by at most {row.logit_difference:.3g} of {row.logit_scale:.3g}, "
+            f"{row.token_agreement:.1%} of the words agree"
+        )
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

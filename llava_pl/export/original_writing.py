@@ -1,0 +1,89 @@
+"""A model to a folder that the original's code reads: the whole of it, or what stage 1 has learned.
+
+In: a `Pretrained`. Out: a folder in the original's layout; the way back is ``export/original_folder.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llava_pl.export.assemble import describe, plain_config, tensors_of
+from llava_pl.export.manifest import write_manifest
+from llava_pl.export.original import EMBEDDING_NAME, PROJECTOR_FILE, TOWER_FOLDER, original_config, original_weights
+from llava_pl.export.pretrained import Pretrained
+from llava_pl.export.tokenizer_files import write_tokenizer
+from llava_pl.export.weights import MAX_SHARD_BYTES, check_weights, write_weights
+from llava_pl.types import InputError
+
+
+def write_original(pretrained: Pretrained, folder: Path, *, max_shard_bytes: int = MAX_SHARD_BYTES, home: Path) -> None:
+    """Write a model so that the original's code loads it.
+
+    Args:
+        pretrained: What to write.
+        folder: Where to write it, an empty folder.
+        max_shard_bytes: A file is split above this size.
+        home: The place that the folder will have in the end: the original finds the encoder by an absolute path.
+    """
+    weights = tensors_of(pretrained.model)
+    vision = {**plain_config(pretrained.model.vision_encoder.model.config), "architectures": ["CLIPVisionModel"]}
+    if vision["model_type"] != "clip_vision_model":
+        raise InputError(f"format llava: expected an encoder of CLIP, found {vision['model_type']}; use format hf")
+    config = _whole_config(pretrained, str(home.resolve() / TOWER_FOLDER))
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    own = original_weights(weights)
+    write_weights(own, folder, max_shard_bytes=max_shard_bytes)
+    tower = folder / TOWER_FOLDER
+    tower.mkdir()
+    prefix = "vision_encoder.model."
+    write_weights(
+        {f"vision_model.{k.removeprefix(prefix)}": w for k, w in weights.items() if k.startswith(prefix)}, tower
+    )
+    (tower / "config.json").write_text(json.dumps(vision, indent=1) + "\n", encoding="utf-8")
+    pretrained.image_transform.processor.save_pretrained(tower)
+    write_tokenizer(pretrained, folder, slow=True)
+    write_manifest(pretrained, own, folder, "llava")
+
+
+def write_projector(pretrained: Pretrained, folder: Path) -> None:
+    """Write what stage 1 learned, as the original's stage 1 does: `mm_projector.bin` and `config.json`.
+
+    Raises:
+        InputError: More was trained than that.
+    """
+    weights = tensors_of(pretrained.model)
+    embedding = "decoder.model." + EMBEDDING_NAME
+    kept = {name: weights[name] for name in weights if name.startswith("projector.") or name == "image_newline"}
+    if embedding in pretrained.origin.trained:
+        kept[embedding] = weights[embedding]
+    if rest := sorted(set(pretrained.origin.trained) - kept.keys()):
+        raise InputError(f"format projector: expected a model of which no more was trained, found {rest[0]}; use llava")
+    own = original_weights(kept)
+    check_weights(own, folder)
+    config = make_config(pretrained, "projector")
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    torch.save({name: tensor.clone() for name, tensor in own.items()}, folder / PROJECTOR_FILE)
+    write_manifest(pretrained, own, folder, "projector")
+
+
+def make_config(pretrained: Pretrained, form: str) -> dict[str, Any]:
+    """Return the `config.json` of a folder that holds a part alone, and names the models that the rest comes from.
+
+    Raises:
+        InputError: These are not known.
+    """
+    tower = pretrained.origin.bases.get("vision_encoder")
+    if tower is None or tower.select_layer is None:
+        raise InputError(f"format {form}: the encoder that the model was made from is not known; use format llava")
+    config = _whole_config(pretrained, tower.name)
+    return {**config, "mm_vision_select_layer": tower.select_layer}
+
+
+def _whole_config(pretrained: Pretrained, tower: str) -> dict[str, Any]:
+    spec = describe(pretrained.model, pretrained.projector, pretrained.projector_options)
+    dtype = str(pretrained.model.decoder.embedding.weight.dtype).removeprefix("torch.")
+    return original_config(spec, pretrained.settings, tower, dtype)

@@ -1,0 +1,185 @@
+"""A training checkpoint of this project to the model that was trained: bases from disk, trained weights from the file.
+
+In: a `.ckpt` file, whose `hyper_parameters` say how the model was built and whose `carried` entry what its data was
+like. Out: a `Pretrained` whose adapters, if it has any, are part of its weights; a quantized decoder is read as it was
+before, because weights that are merged into 4 bits answer otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llava_pl.data.anyres import Tiling
+from llava_pl.data.image import ImageTransform
+from llava_pl.data.llama_tokenizer import load_tokenizer
+from llava_pl.data.settings import DataSettings
+from llava_pl.data.special_tokens import add_image_tokens
+from llava_pl.export.build import DTYPES, DecoderConfig, VisionEncoderConfig, build_model
+from llava_pl.export.certificate import probe
+from llava_pl.export.lora import insert_adapters, merge_adapters
+from llava_pl.export.original import EMBEDDING_NAME, PROJECTOR_FILE, find_newline, projector_weights
+from llava_pl.export.original_folder import name_of
+from llava_pl.export.pretrained import Adapters, BaseModel, Origin, Pretrained
+from llava_pl.export.tokenizer_files import find_tokenizer, read_sentencepiece
+from llava_pl.export.weights import check_weights, has_weights, hash_weights, read_torch_file, read_weights
+from llava_pl.models.adapters import LoraConfig, is_adapter, plain_name
+from llava_pl.models.llava import LlavaModel
+from llava_pl.models.vocabulary import set_rows
+from llava_pl.types import InputError
+
+NEW_ROWS = ".trainable_tokens_delta.default"
+"""How the name of the word embeddings of new tokens ends, where these learned alone."""
+
+TABLE = "decoder.model." + EMBEDDING_NAME
+
+
+def read_checkpoint(
+    path: Path, *, dtype: torch.dtype | None = None, traces: bool = False, unsafe: bool = False
+) -> Pretrained:
+    """Return the model that a checkpoint was saved of.
+
+    Args:
+        path: The file.
+        dtype: Of the weights; that of the run when None: trained ones float32, frozen ones as `frozen_dtype` says.
+        traces: Keep hashes of the bases, and the answers that the model gave before this run and with its adapters.
+        unsafe: Read a file that holds pickled objects, which can run any code.
+
+    Raises:
+        InputError: The file is no checkpoint of this project, holds pickled objects, or does not fit its bases.
+    """
+    content = read_torch_file(path, unsafe=unsafe)
+    if not isinstance(content, dict) or not content.get("state_dict") or "hyper_parameters" not in content:
+        raise InputError(f"{path}: expected a checkpoint of llava-pl fit, with state_dict and hyper_parameters")
+    if "carried" not in content:
+        raise InputError(f"{path}: holds no settings of its data; it is of an older version: resume it for a step")
+    hyper, carried = content["hyper_parameters"], content["carried"]
+    settings = DataSettings.from_plain(carried.get("data"), f"{path}: carried.data")
+    weights = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
+    check_weights(weights, path)
+    model, bases = _build(hyper, path, traces=traces)
+    if hyper["init_from"] is not None:
+        _copy(model, _initial_weights(Path(hyper["init_from"])), hyper["init_from"])
+    base_answers = probe(model) if traces else ()
+    plain = {name: tensor for name, tensor in weights.items() if not is_adapter(name)}
+    _check_complete(model, plain, path)
+    trained = _copy(model, plain, path, keeps_dtype=True)
+    adapters = _find_adapters(hyper, weights, path)
+    live_answers: tuple[Tensor, ...] = ()
+    if adapters is not None:
+        insert_adapters(model, adapters, path)
+        live_answers = probe(model) if traces else ()
+        trained += merge_adapters(model, adapters)
+    encoder, decoder = hyper["vision_encoder"]["path"], hyper["decoder"]["path"]
+    transform = ImageTransform.from_pretrained(encoder, aspect="pad" if settings.image_aspect == "pad" else "square")
+    tokenizer = find_tokenizer(decoder)
+    if tokenizer is not None:
+        tokenizer = load_tokenizer(decoder, legacy=settings.legacy_tokenizer)
+        marks = {"image_patch_token": hyper["has_patch_token"], "image_start_end": hyper["has_image_marks"]}
+        add_image_tokens(tokenizer, **marks)
+    pinpoints = settings.grid_pinpoints
+    return Pretrained(
+        model=(model if dtype is None else model.to(dtype)).eval().requires_grad_(False),
+        tokenizer=tokenizer,
+        image_transform=transform,
+        settings=settings,
+        projector=hyper["projector"],
+        tiling=None if pinpoints is None else Tiling(transform.image_size, model.num_image_tokens, pinpoints),
+        origin=Origin(
+            layout="checkpoint",
+            bases=bases,
+            trained=tuple(trained),
+            data_hash=carried.get("data_hash"),
+            base_answers=base_answers,
+            live_answers=live_answers,
+            adapters=adapters,
+            sentencepiece=read_sentencepiece(decoder),
+        ),
+    )
+
+
+def _build(hyper: Mapping[str, Any], path: Path, *, traces: bool) -> tuple[LlavaModel, dict[str, BaseModel]]:
+    """Return the model as it was before any training of ours, and what it was built of."""
+    try:
+        encoder, decoder = VisionEncoderConfig(**hyper["vision_encoder"]), DecoderConfig(**hyper["decoder"])
+        model = build_model(
+            encoder,
+            hyper["projector"],
+            replace(decoder, quantization="none", double_quantization=False),
+            frozen_dtype=DTYPES[hyper["frozen_dtype"]],
+            has_newline=hyper["has_newline"],
+            has_image_marks=hyper["has_image_marks"],
+            has_patch_token=hyper["has_patch_token"],
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: its hyper_parameters are of another version ({error}); update llava_pl") from error
+    bases = {"vision_encoder": (encoder.path, encoder.select_layer), "decoder": (decoder.path, None)}
+    return model.eval(), {
+        part: BaseModel(name_of(place), hash_weights(place) if traces else None, layer, place)
+        for part, (place, layer) in bases.items()
+    }
+
+
+def _initial_weights(path: Path) -> dict[str, Tensor]:
+    """Return the plain tensors that a run started from, as ``model.init_from`` takes them."""
+    if path.suffix == ".ckpt":
+        content = read_torch_file(path)
+        weights = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
+        return {name: tensor for name, tensor in weights.items() if not is_adapter(name)}
+    file = path / PROJECTOR_FILE if not has_weights(path) and (path / PROJECTOR_FILE).is_file() else path
+    found = read_weights(file)
+    weights = {f"projector.{name}": tensor for name, tensor in projector_weights(found, file).items()}
+    if (newline := find_newline(found)) is not None:
+        weights["image_newline"] = newline
+    return weights
+
+
+def _copy(model: LlavaModel, weights: Mapping[str, Tensor], where: object, *, keeps_dtype: bool = False) -> list[str]:
+    """Copy tensors into the model, each exactly once, and return the names that they have there."""
+    own, taken = dict(model.named_parameters(remove_duplicate=False)), []
+    for name, tensor in weights.items():
+        plain = plain_name(name)
+        if name.endswith(NEW_ROWS):
+            if tensor.shape != (len(model.new_token_ids), model.decoder.width):
+                raise InputError(f"{where}: tensor {name!r}: expected a row for each of {model.new_token_ids}")
+            set_rows(model.decoder, model.new_token_ids, tensor)  # type: ignore[arg-type]
+            taken.append(TABLE)
+            continue
+        if plain not in own or own[plain].shape != tensor.shape:
+            expected = f"shape {tuple(own[plain].shape)}" if plain in own else "no such tensor"
+            raise InputError(f"{where}: tensor {name!r}: expected {expected} in its base, found {tuple(tensor.shape)}")
+        own[plain].data = tensor.clone() if keeps_dtype else tensor.to(own[plain].dtype)
+        taken.append(plain)
+    return taken
+
+
+def _check_complete(model: LlavaModel, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Check that a part which was trained in full is there in full; biases and embeddings may learn alone."""
+    table = {id(parameter) for parameter in model.decoder.embedding.parameters()}
+    unused = {id(parameter) for parameter in model.vision_encoder.unused_parameters}
+    names = {plain_name(name) for name in weights}
+
+    def part(name: str) -> str | None:
+        is_alone = name == TABLE or name.endswith(NEW_ROWS) or (name.endswith(".bias") and "projector" not in name)
+        return None if is_alone else name.partition(".")[0]
+
+    parts = {part(name) for name in names} - {None}
+    for name, parameter in model.named_parameters():
+        if part(name) in parts and name not in names and id(parameter) not in table | unused:
+            raise InputError(f"{path}: tensor {name!r} is missing beside others of its part; the file is not whole")
+
+
+def _find_adapters(hyper: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> Adapters | None:
+    own = {name: tensor for name, tensor in weights.items() if is_adapter(name)}
+    if not own:
+        return None
+    known = {field.name for field in fields(LoraConfig)}
+    config = hyper.get("lora") or {}
+    if not config.keys() <= known:
+        raise InputError(f"{path}: hyper_parameters.lora is of another version: {sorted(config.keys() - known)}")
+    return Adapters(config, own)

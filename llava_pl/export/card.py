@@ -46,7 +46,8 @@ def make_card(pretrained: Pretrained, layout: Layout, name: str, same: Sequence[
         same: How it compares with the model that it was made from.
     """
     settings, origin = pretrained.settings, pretrained.origin
-    bases = "".join(f"- {base.name}\n" for base in origin.bases.values())
+    # The hub takes no other names than its own.
+    bases = "".join(f"- {base.name}\n" for base in origin.bases.values() if "/" in base.name)
     worst = max((row.logit_difference for row in same), default=0.0)
     agreement = min((row.token_agreement for row in same), default=1.0)
     facts = [

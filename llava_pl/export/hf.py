@@ -93,7 +93,7 @@ def read_hf(folder: Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     if pictures is None:
         raise InputError(f"{folder}: expected preprocessor_config.json or processor_config.json, found neither")
     aspect: Literal["pad", "square"] = "pad" if pictures.get("do_pad") else "square"
-    settings = settings_of(manifest, folder) or DataSettings(image_aspect=aspect)
+    settings = settings_of(manifest, folder) or DataSettings(image_aspect=aspect, respect_exif=False)
     origin = origin_of(manifest, "hf", folder)
     eye = BaseModel(folder.name, None, config.get("vision_feature_layer", -2))
     bases = {"vision_encoder": eye, **origin.bases}

@@ -165,6 +165,7 @@ def build_parts(
         image_aspect=config.aspect,
         grid_pinpoints=config.pinpoints or None,
         image_start_end=config.has_marks,
+        respect_exif=False,  # LLaVA: its models have seen photographs as the sensor lay
     )
     is_tiled = config.aspect == "anyres"
     return Pretrained(

@@ -6,6 +6,7 @@ safetensors files.
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Mapping
 from hashlib import file_digest, sha256
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import save_torch_state_dict
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llava_pl.data.json_files import read_json
@@ -81,9 +82,14 @@ def write_weights(weights: Mapping[str, Tensor], folder: Path, *, max_shard_byte
         InputError: A tensor is empty or not finite.
     """
     check_weights(weights, folder)
-    save_torch_state_dict(dict(weights), folder, max_shard_size=max_shard_bytes, metadata={"format": "pt"})
-    for path in folder.glob("*.safetensors"):  # written for the owner alone, whatever the umask
-        path.chmod(folder.stat().st_mode & 0o666)
+    shards = split_torch_state_dict_into_shards(dict(weights), max_shard_size=max_shard_bytes)
+    for name, members in shards.filename_to_tensors.items():
+        save_file({member: weights[member].contiguous() for member in members}, folder / name, {"format": "pt"})
+        # safetensors lets the owner alone read it, whatever the umask.
+        (folder / name).chmod(folder.stat().st_mode & 0o666)
+    if shards.is_sharded:
+        index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
 def check_weights(weights: Mapping[str, Tensor], where: str | Path) -> None:

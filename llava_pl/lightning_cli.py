@@ -102,6 +102,9 @@ class LlavaCLI(LightningCLI):
         parser.add_argument("--keep_checkpoints", type=int, default=2, help="How many checkpoints stay, the newest.")
         # Pictures that are cut into tiles need a newline embedding in the model; the data module says whether they are.
         parser.link_arguments("data.init_args.image_aspect", "model.has_newline", compute_fn=lambda a: a == "anyres")
+        # Image marks need rows in the decoder.
+        parser.link_arguments("data.init_args.image_start_end", "model.has_image_marks")
+        parser.link_arguments("data.init_args.image_patch_token", "model.has_patch_token")
         parser.add_argument(
             "--save_in_background",
             type=bool,
@@ -194,7 +197,7 @@ def _option_names(parser: LightningArgumentParser) -> list[str]:
     names = [text[2:] for action in parser._actions for text in action.option_strings if text.startswith("--")]
     for module in (ConversationDataModule, LlavaDataModule, ScienceQADataModule):
         names += [f"data.init_args.{name}" for name in inspect.signature(module).parameters if name != "settings"]
-    linked = {"tokenizer", "image_processor", "num_image_tokens", "has_newline"}
+    linked = {"tokenizer", "image_processor", "num_image_tokens", "has_newline", "has_image_marks", "has_patch_token"}
     return sorted(name for name in set(names) if name.rpartition(".")[2] not in linked)
 
 

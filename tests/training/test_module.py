@@ -1,6 +1,7 @@
 """Guards: a run that trains the wrong weights, saves too little, or goes on elsewhere than where it stopped."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from PIL import Image
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from llava_pl import LlavaDataModule, LlavaModule
+from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.evaluation.generation import GenerationConfig
 from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
 from llava_pl.models.adapters import LoraConfig, plain_name
@@ -61,8 +64,11 @@ def setup(tiny_parts, records, tmp_path):
             return LlavaModule(
                 stage=stage,
                 vision_encoder=VisionEncoderConfig(str(tiny_parts / "encoder")),
-                decoder=DecoderConfig(str(tiny_parts / "decoder")),
-                **{"optim": OptimConfig(learning_rate=1e-3), **settings},
+                **{
+                    "decoder": DecoderConfig(str(tiny_parts / "decoder")),
+                    "optim": OptimConfig(learning_rate=1e-3),
+                    **settings,
+                },
             )
 
         @staticmethod
@@ -426,6 +432,112 @@ def test_an_encoder_that_was_trained_in_full_starts_another_run(setup):
     second.configure_model()
     for name, parameter in first.model.named_parameters():
         assert torch.equal(second.model.get_parameter(name), parameter), name
+
+
+MARKS = {"has_image_marks": True, "has_patch_token": True}
+NEW_IDS = [99, 100, 101]
+TABLE = "decoder.model.model.embed_tokens.token_adapter.base_layer.weight"
+ROWS = "decoder.model.model.embed_tokens.token_adapter.trainable_tokens_delta.default"
+
+
+@pytest.fixture
+def tied_setup(setup, tiny_parts, tmp_path):
+    """As `setup`, with a decoder whose head is its table of word embeddings."""
+    folder = tmp_path / "tied"
+    shutil.copytree(tiny_parts / "decoder", folder)
+    model = LlamaForCausalLM.from_pretrained(folder)
+    config = LlamaConfig.from_pretrained(folder, tie_word_embeddings=True)
+    state = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    LlamaForCausalLM.from_pretrained(None, config=config, state_dict=state).save_pretrained(folder)
+    whole = setup.module
+
+    def module(*args, **settings):
+        return whole(*args, **{"decoder": DecoderConfig(str(folder)), **settings})
+
+    setup.module = module
+    return setup
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+@pytest.mark.parametrize("plan", [TrainablePlan(embeddings="new_tokens"),
+                                  TrainablePlan(decoder="lora", embeddings="new_tokens")])  # fmt: skip
+def test_new_tokens_learn_alone(request, plan, is_tied):
+    """Also in stage align, where the original cannot; weight decay leaves the other rows alone."""
+    setup = request.getfixturevalue("tied_setup" if is_tied else "setup")
+    optim = OptimConfig(learning_rate=1e-2, weight_decay=0.1, warmup_share=0.0)
+    module = setup.module("align", trainable=plan, optim=optim, **MARKS)
+    module.configure_model()
+    before = {name: parameter.clone() for name, parameter in module.model.named_parameters()}
+    data = setup.data(batch_size=6, image_start_end=True, image_patch_token=True)
+    setup.fit(module, data, max_steps=2, **setup.saver())
+    moved = {name for name, p in module.model.named_parameters() if not torch.equal(p, before[name])}
+    expected = {ROWS, *parameters_by_part(module.model)["projector"]}
+    assert {name for name in moved if "lora_" not in name} == expected
+    assert any("lora_" in name for name in moved) == (plan.decoder == "lora")
+    rows, table = module.model.get_parameter(ROWS), module.model.get_parameter(TABLE)
+    assert torch.equal(table, before[TABLE])
+    # What the model reads: the old rows as they were, and beside them the ones that learned.
+    read = module.model.decoder.embed(torch.arange(102))
+    assert torch.equal(read[:99], before[TABLE][:99])
+    assert torch.equal(read[99:], rows)
+    mean = before[TABLE][:99].mean(dim=0)
+    assert torch.equal(before[ROWS], mean.expand(3, -1))
+    assert not any(torch.equal(row, mean) for row in rows[1:])
+    again = LlavaModule.load_from_checkpoint(setup.root / "last.ckpt", weights_only=True)
+    for name, parameter in module.model.named_parameters():
+        assert torch.equal(again.model.get_parameter(name), parameter), name
+
+
+def test_a_resumed_run_with_new_tokens_equals_one_without_a_break(setup):
+    def make():
+        plan = TrainablePlan(decoder="lora", embeddings="new_tokens")
+        return setup.module(trainable=plan, lora=LoraConfig(dropout=0.0), **MARKS), setup.data(
+            image_start_end=True, image_patch_token=True
+        )
+
+    whole, data = make()
+    setup.fit(whole, data, max_epochs=2, **setup.saver(every_n_train_steps=4, save_top_k=-1))
+    resumed, data = make()
+    setup.fit(resumed, data, max_epochs=2, ckpt_path=setup.root / "step=4.ckpt")
+    for name, parameter in whole.model.named_parameters():
+        assert torch.equal(resumed.model.get_parameter(name), parameter), name
+
+
+@pytest.mark.parametrize("plan", [TrainablePlan(decoder="lora"), TrainablePlan(decoder="full"),
+                                  TrainablePlan(decoder="lora", embeddings="new_tokens")])  # fmt: skip
+def test_new_tokens_of_stage_1_start_stage_2(setup, plan):
+    first = setup.module("align", trainable=TrainablePlan(embeddings="new_tokens"), **MARKS)
+    data = {"image_start_end": True, "image_patch_token": True}
+    setup.fit(first, setup.data(**data), max_steps=3, **setup.saver())
+    second = setup.module(trainable=plan, init_from=str(setup.root / "last.ckpt"), **MARKS)
+    second.configure_model()
+    ids = torch.arange(102)
+    assert torch.equal(second.model.decoder.embed(ids), first.model.decoder.embed(ids))
+    setup.fit(second, setup.data(**data), max_steps=1)
+
+
+def test_new_tokens_without_marks_have_no_place(setup):
+    first = setup.module("align", trainable=TrainablePlan(embeddings="new_tokens"), **MARKS)
+    setup.fit(first, setup.data(image_start_end=True, image_patch_token=True), max_steps=1, **setup.saver())
+    path = str(setup.root / "last.ckpt")
+    with pytest.raises(InputError, match=r"delta.default: found .* no such .*; check .* data.image_start_end and"):
+        setup.module(init_from=path).configure_model()
+    with pytest.raises(InputError, match=r"new tokens: found shape .3, 32., expected those of 1 tokens"):
+        setup.module(init_from=path, has_patch_token=True).configure_model()
+
+
+def test_marks_that_the_tokenizer_knows_are_not_new(setup, tiny_parts, tmp_path):
+    shutil.copytree(tiny_parts / "decoder", tmp_path / "decoder")
+    tokenizer = load_tokenizer(tmp_path / "decoder")
+    tokenizer.add_tokens(["<im_start>", "<im_end>"], special_tokens=True)
+    tokenizer.save_pretrained(tmp_path / "decoder")
+    module = setup.module(
+        decoder=DecoderConfig(str(tmp_path / "decoder")),
+        trainable=TrainablePlan(embeddings="new_tokens"),
+        has_image_marks=True,
+    )
+    with pytest.raises(InputError, match="the decoder's tokenizer knows the image marks already"):
+        module.configure_model()
 
 
 def test_frozen_parts_stay_in_eval_mode_after_validation(setup):

@@ -413,14 +413,17 @@ def test_a_rank_that_only_the_weights_tell_is_one_line(setup):
     [
         ({"lora": LoraConfig()}, "model.lora: found settings, but no part has adapters"),
         ({"trainable": TrainablePlan(embeddings="new_tokens")}, "new_tokens, but no token is new"),
+        ({"decoder": DecoderConfig("nowhere", quantization="nf4")}, "quantized weights cannot be trained in full"),
     ],
 )
 def test_contradictions_are_refused_before_anything_is_loaded(settings, message):
     with pytest.raises(InputError, match=message):
         LlavaModule(
-            stage="finetune", vision_encoder=VisionEncoderConfig("nowhere"), decoder=DecoderConfig("nowhere"),
-            optim=OptimConfig(learning_rate=1.0), **settings,
-        )  # fmt: skip
+            stage="finetune",
+            vision_encoder=VisionEncoderConfig("nowhere"),
+            optim=OptimConfig(learning_rate=1.0),
+            **{"decoder": DecoderConfig("nowhere"), **settings},
+        )
 
 
 def test_an_encoder_that_was_trained_in_full_starts_another_run(setup):
@@ -537,6 +540,70 @@ def test_marks_that_the_tokenizer_knows_are_not_new(setup, tiny_parts, tmp_path)
         has_image_marks=True,
     )
     with pytest.raises(InputError, match="the decoder's tokenizer knows the image marks already"):
+        module.configure_model()
+
+
+QUANTIZED = ["nf4", "fp4", "int8"]
+NOISE = ("Failed to load CPU gemm_4bit_forward", "inputs will be cast")
+
+
+@pytest.mark.parametrize("quantization", QUANTIZED)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_adapters_train_on_a_quantized_decoder_and_come_back(setup, tiny_parts, caplog, quantization, precision):
+    decoder = DecoderConfig(
+        str(tiny_parts / "decoder"), quantization=quantization, double_quantization=quantization != "int8"
+    )
+    settings = {"decoder": decoder, "trainable": LORA_PLAN, "frozen_dtype": "bfloat16"}
+    module = setup.module(**settings, optim=OptimConfig(learning_rate=1e-2, warmup_share=0.0))
+    module.configure_model()
+    before = {name: parameter.clone() for name, parameter in module.model.named_parameters()}
+    setup.fit(module, setup.data(batch_size=6, validates=True), max_steps=2, precision=precision, **setup.saver())
+    moved = {name for name, p in module.model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {n for n in before if n.startswith("projector") or (n.startswith("decoder") and "lora_" in n)}
+    again = LlavaModule.load_from_checkpoint(setup.root / "last.ckpt", weights_only=True)
+    data = setup.data(batch_size=6)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    answers = [
+        each.eval().model(batch["input_ids"], batch["pixel_values"], batch["attention_mask"]).logits
+        for each in (module, again)
+    ]
+    assert torch.equal(*answers)
+    assert not any(noise in message for noise in NOISE for message in caplog.messages)
+
+
+@pytest.mark.parametrize("quantization", QUANTIZED)
+def test_stage_align_works_through_a_quantized_decoder(setup, tiny_parts, quantization):
+    """The projector's gradient comes through frozen quantized layers in eval mode, also after a validation."""
+    decoder = DecoderConfig(str(tiny_parts / "decoder"), quantization=quantization, compute_dtype="float32")
+    projectors = []
+    for validates in (False, True):
+        module = setup.module("align", decoder=decoder)
+        data = setup.data(validates=validates)
+        setup.fit(module, data, max_steps=4, **({"val_check_interval": 1} if validates else {}))
+        projectors.append(module.model.projector.state_dict())
+    for name, tensor in projectors[0].items():
+        assert torch.equal(tensor, projectors[1][name]), name
+
+
+def test_a_resumed_qlora_run_equals_one_without_a_break(setup, tiny_parts):
+    def make():
+        decoder = DecoderConfig(str(tiny_parts / "decoder"), quantization="nf4")
+        return setup.module(decoder=decoder, trainable=LORA_PLAN, lora=LoraConfig(dropout=0.0))
+
+    whole = make()
+    setup.fit(whole, max_epochs=2, **setup.saver(every_n_train_steps=4, save_top_k=-1))
+    resumed = make()
+    setup.fit(resumed, max_epochs=2, ckpt_path=setup.root / "step=4.ckpt")
+    for name, parameter in whole.model.named_parameters():
+        assert torch.equal(resumed.model.get_parameter(name), parameter), name
+
+
+def test_weights_trained_in_full_are_no_start_for_a_quantized_decoder(setup, tiny_parts):
+    setup.fit(setup.module(), max_steps=1, **setup.saver())
+    decoder = DecoderConfig(str(tiny_parts / "decoder"), quantization="nf4")
+    module = setup.module(decoder=decoder, trainable=LORA_PLAN, init_from=str(setup.root / "last.ckpt"))
+    with pytest.raises(InputError, match=r"expected a quantized weight; give weights trained in full as model.decoder"):
         module.configure_model()
 
 

@@ -607,6 +607,22 @@ def test_weights_trained_in_full_are_no_start_for_a_quantized_decoder(setup, tin
         module.configure_model()
 
 
+@pytest.mark.parametrize("name", ["AdamW8bit", "PagedAdamW8bit"])
+def test_a_run_with_8_bit_optimizer_states_resumes_bit_for_bit(setup, name):
+    # By default small tensors, which are all there are here, keep states of 32 bits.
+    optim = OptimConfig(
+        learning_rate=1e-3, weight_decay=0.1, optimizer=f"bitsandbytes.optim.{name}", options={"min_8bit_size": 1}
+    )
+    whole = setup.module(optim=optim)
+    trainer = setup.fit(whole, max_epochs=2, **setup.saver(every_n_train_steps=4, save_top_k=-1))
+    states = [state["state1"].dtype for state in trainer.optimizers[0].state.values()]
+    assert set(states) == {torch.uint8}
+    resumed = setup.module(optim=optim)
+    setup.fit(resumed, max_epochs=2, ckpt_path=setup.root / "step=4.ckpt")
+    for key, parameter in whole.model.named_parameters():
+        assert torch.equal(resumed.model.get_parameter(key), parameter), key
+
+
 def test_frozen_parts_stay_in_eval_mode_after_validation(setup):
     module, modes = setup.module("align"), []
 

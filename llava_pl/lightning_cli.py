@@ -8,8 +8,9 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
@@ -100,8 +101,17 @@ class LlavaCLI(LightningCLI):
             "--save_every_n_steps", type=int | None, default=None, help="Save the run after so many optimizer steps."
         )
         parser.add_argument("--keep_checkpoints", type=int, default=2, help="How many checkpoints stay, the newest.")
+        parser.add_argument(
+            "--float32_matmul_precision",
+            type=Literal["highest", "high", "medium"],
+            default="highest",
+            help="How exactly GPUs multiply float32 matrices: high is TF32, medium bfloat16.",
+        )
         # Pictures that are cut into tiles need a newline embedding in the model; the data module says whether they are.
         parser.link_arguments("data.init_args.image_aspect", "model.has_newline", compute_fn=lambda a: a == "anyres")
+        # Image marks need rows in the decoder.
+        parser.link_arguments("data.init_args.image_start_end", "model.has_image_marks")
+        parser.link_arguments("data.init_args.image_patch_token", "model.has_patch_token")
         parser.add_argument(
             "--save_in_background",
             type=bool,
@@ -127,6 +137,7 @@ class LlavaCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder, before anything expensive is loaded."""
         config = self.config[self.config.subcommand]
+        torch.set_float32_matmul_precision(config.float32_matmul_precision)
         run_dir = config.run_dir or config.trainer.default_root_dir
         continued = None
         if given := config.get("ckpt_path"):
@@ -194,7 +205,7 @@ def _option_names(parser: LightningArgumentParser) -> list[str]:
     names = [text[2:] for action in parser._actions for text in action.option_strings if text.startswith("--")]
     for module in (ConversationDataModule, LlavaDataModule, ScienceQADataModule):
         names += [f"data.init_args.{name}" for name in inspect.signature(module).parameters if name != "settings"]
-    linked = {"tokenizer", "image_processor", "num_image_tokens", "has_newline"}
+    linked = {"tokenizer", "image_processor", "num_image_tokens", "has_newline", "has_image_marks", "has_patch_token"}
     return sorted(name for name in set(names) if name.rpartition(".")[2] not in linked)
 
 

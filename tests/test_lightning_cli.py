@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -361,3 +362,60 @@ def test_a_tokenizer_with_more_tokens_than_the_decoder_reads(config, capsys, tmp
     assert (
         f"model.decoder.path: decoder: its tokenizer knows {num_tokens + 2} tokens, its decoder {num_tokens};" in line
     )
+
+
+def test_lora_with_marks_is_trained_and_continued(config, tmp_path):
+    """What model and data must agree on comes from the data's side; a checkpoint is continued and evaluated."""
+    words = [
+        "--model.trainable.decoder",
+        "lora",
+        "--model.trainable.embeddings",
+        "new_tokens",
+        "--model.lora.rank",
+        "4",
+    ]
+    words += ["--data.init_args.image_start_end", "true", "--data.init_args.image_patch_token", "true"]
+    assert main(["fit", "--config", str(config), "--run_dir", "run", *words]) == 0
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["hyper_parameters"]["has_image_marks"]
+    assert saved["hyper_parameters"]["has_patch_token"]
+    rows = [tensor.shape for name, tensor in saved["state_dict"].items() if "trainable_tokens" in name]
+    assert rows == [(3, 32)]
+    again = ["--config", "run/config.yaml", "--run_dir", "run"]
+    assert main(["fit", *again, "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
+    assert main(["validate", *again, "--ckpt_path", "last"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.lora.rank", "4"], "model.lora: found settings, but no part has adapters"),
+        (["--model.decoder.quantization", "nf4"], "model.decoder.quantization: quantized weights cannot be trained in"),
+        (["--model.trainable.embeddings", "new_tokens"], "model.trainable.embeddings: found new_tokens, but no token"),
+        (["--model.decoder.double_quantization", "true"], "model.decoder.double_quantization: is for nf4 and fp4"),
+        (["--model.trainable.projector", "lora"], "model.trainable.projector"),
+        (["--float32_matmul_precision", "tf32"], "float32_matmul_precision"),
+    ],
+)
+def test_contradictions_are_one_line_and_leave_no_run(config, capsys, tmp_path, words, message):
+    status: int | str | None
+    try:
+        status = main(["fit", "--config", str(config), *words])
+    except SystemExit as stop:  # from the parser
+        status = stop.code
+    error = capsys.readouterr().err
+    assert status == 2
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_float32_matrices_are_multiplied_as_exactly_as_asked(config):
+    before = torch.get_float32_matmul_precision()
+    try:
+        assert main(["fit", "--config", str(config), "--float32_matmul_precision", "high"]) == 0
+        assert torch.get_float32_matmul_precision() == "high"
+        assert main(["fit", "--config", str(config)]) == 0
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision(before)

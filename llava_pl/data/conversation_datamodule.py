@@ -25,8 +25,10 @@ from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.loader import StepLoader
 from llava_pl.data.ordering import Grouping
 from llava_pl.data.packing import pack
+from llava_pl.data.quarantine import check_settings
 from llava_pl.data.question_dataset import QuestionDataset
 from llava_pl.data.sampler import PackedSampler, ResumableSampler, check_budget, count_epochs
+from llava_pl.data.special_tokens import add_image_tokens
 from llava_pl.data.store_cache import open_store
 from llava_pl.data.templates import TEMPLATES, TemplateName
 from llava_pl.data.training_data import Entries, GivenRecords, TrainingData, TrainingSource
@@ -53,7 +55,8 @@ class ConversationDataModule(LightningDataModule):
         template: How conversations are written.
         image_aspect: "pad" fills pictures to a square (LLaVA-1.5), "square" crops, "anyres" cuts into tiles (1.6).
         grid_pinpoints: With "anyres": [width, height] to bring pictures to; by default 1x2, 2x1, 2x2, 3x1, 1x3 tiles.
-        image_start_end: Put start and end marks around image slots.
+        image_start_end: Put start and end marks around image slots; a tokenizer that lacks them is given them.
+        image_patch_token: Give the tokenizer <im_patch>, too, which the original can add and never writes.
         respect_exif: Turn photographs upright; false reproduces the original.
         legacy_tokenizer: For LLaMA's tokenizer: its `legacy` setting, by default that of its folder.
         max_length: The most positions of a training sample, image tokens included.
@@ -91,6 +94,7 @@ class ConversationDataModule(LightningDataModule):
         image_aspect: Literal["pad", "square", "anyres"] = "pad",
         grid_pinpoints: list[tuple[int, int]] | None = None,
         image_start_end: bool = False,
+        image_patch_token: bool = False,
         respect_exif: bool = True,
         legacy_tokenizer: bool | None = None,
         max_length: int = 2048,
@@ -117,11 +121,7 @@ class ConversationDataModule(LightningDataModule):
         ):
             if value < least:
                 raise InputError(f"data.{name}: expected at least {least}, found {value}")
-        if (bad_records == "quarantine") != (quarantine is not None):
-            raise InputError(
-                f"data.bad_records: found {bad_records} with data.quarantine {quarantine}; expected 'quarantine' with "
-                "the file that `llava-pl data check --quarantine FILE` wrote, or 'error' without a file"
-            )
+        check_settings(bad_records, quarantine)
         if grouping not in get_args(Grouping):
             raise InputError(f"data.grouping: expected one of {', '.join(get_args(Grouping))}, found {grouping!r}")
         if is_packed and grouping not in ("none", "balanced"):
@@ -136,15 +136,13 @@ class ConversationDataModule(LightningDataModule):
         self.token_budget = token_budget
         self.train_data: TrainingData | GivenRecords = GivenRecords((), self.make_encoder)
         self.val_datasets: list[Dataset[Sample]] = []
-        self._tokenizer_path = tokenizer
-        self._image_processor = image_processor
+        self._tokenizer_path, self._image_processor = tokenizer, image_processor
         self._image_folder = Path(image_folder)
         self._template = template
         self._square_by: Literal["pad", "square"] = "pad" if image_aspect == "pad" else "square"  # tiles are squares
         self._tiling = choose_tiling(image_aspect, grid_pinpoints, image_processor, num_image_tokens)
-        self._image_start_end = image_start_end
-        self._respect_exif = respect_exif
-        self._legacy_tokenizer = legacy_tokenizer
+        self._marks = {"image_patch_token": image_patch_token, "image_start_end": image_start_end}
+        self._respect_exif, self._legacy_tokenizer = respect_exif, legacy_tokenizer
         self._max_length = max_length
         self._on_too_long: OnTooLong = on_too_long
         self._bad_records, self._quarantine = bad_records, quarantine
@@ -156,13 +154,15 @@ class ConversationDataModule(LightningDataModule):
         if self.encoder is None:
             if not self._image_folder.is_dir():
                 raise InputError(f"data.image_folder: {self._image_folder}: no such folder; check the path")
+            tokenizer = load_tokenizer(self._tokenizer_path, legacy=self._legacy_tokenizer)
+            add_image_tokens(tokenizer, **self._marks)
             self.encoder = SampleEncoder(
-                tokenizer=load_tokenizer(self._tokenizer_path, legacy=self._legacy_tokenizer),
+                tokenizer=tokenizer,
                 image_transform=ImageTransform.from_pretrained(self._image_processor, aspect=self._square_by),
                 image_folder=self._image_folder,
                 num_image_tokens=self.num_image_tokens,
                 template=self._template,
-                image_start_end=self._image_start_end,
+                image_start_end=self._marks["image_start_end"],
                 respect_exif=self._respect_exif,
                 max_length=self._max_length,
                 on_too_long=self._on_too_long,

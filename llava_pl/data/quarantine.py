@@ -19,6 +19,19 @@ MOST_SAID = 20
 """Bad records that are said one by one before a run stops."""
 
 
+def check_settings(bad_records: str, quarantine: str | Path | None) -> None:
+    """Check that a file is named exactly if records are to be left out.
+
+    Raises:
+        InputError: One is given without the other.
+    """
+    if (bad_records == "quarantine") != (quarantine is not None):
+        raise InputError(
+            f"data.bad_records: found {bad_records} with data.quarantine {quarantine}; expected 'quarantine' with "
+            "the file that `llava-pl data check --quarantine FILE` wrote, or 'error' without a file"
+        )
+
+
 def write_quarantine(path: str | Path, bad: Iterable[BadRecord]) -> None:
     """Write bad records as a quarantine file.
 

@@ -119,7 +119,8 @@ def tokenize_conversation(
         RecordError: A turn is malformed, turns do not alternate, or an answer is empty.
         InputError: The tokenizer does not know the marks of ``image_start_end``, or has no template.
     """
-    if image_start_end and has_images and not {IMAGE_START, IMAGE_END} <= tokenizer.get_vocab().keys():
+    is_known = tokenizer.backend_tokenizer.token_to_id
+    if image_start_end and has_images and None in (is_known(IMAGE_START), is_known(IMAGE_END)):
         raise InputError(
             f"image_start_end: the tokenizer does not know {IMAGE_START} and {IMAGE_END}; "
             "add them as special tokens, or switch the marks off"

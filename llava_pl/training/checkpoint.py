@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llava_pl.export.original import EMBEDDING_NAME, PROJECTOR_FILE, find_newline, is_original, projector_weights
 from llava_pl.export.weights import has_weights, read_torch_file, read_weights
-from llava_pl.models.adapters import LoraConfig, is_adapter, plain_name
+from llava_pl.models.adapters import LoraConfig, is_adapter, plain_name, plain_table
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.vocabulary import set_rows
@@ -178,6 +178,8 @@ def _take_new_rows(weights: dict[str, Tensor], model: LlavaModel, *, where: str)
         del weights[names[0]]
     if found.ndim == 2 and len(found) > max(ids):
         found = found[ids]
+    elif names == [NEW_ROWS] and found.shape == (2, model.decoder.width) and len(ids) == 3:
+        found = torch.cat([plain_table(model.decoder.embedding).weight[ids[:1]], found])
     if found.shape != (len(ids), model.decoder.width):
         raise InputError(
             f"{where}: word embeddings of new tokens: found shape {tuple(found.shape)}, expected those of "

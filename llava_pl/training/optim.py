@@ -14,6 +14,7 @@ from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from llava_pl.models.llava import LlavaModel
+from llava_pl.models.quantization import require_bitsandbytes
 from llava_pl.training.stages import PARTS, Part, TrainablePlan, parameters_by_part
 from llava_pl.types import InputError
 
@@ -158,6 +159,8 @@ def build_optimizer(model: LlavaModel, config: OptimConfig, *, allows_fused: boo
 
 def _find_optimizer(path: str) -> Any:  # noqa: ANN401  classes of optimizers differ in what they take
     package, _, name = path.rpartition(".")
+    if package.partition(".")[0] == "bitsandbytes":
+        require_bitsandbytes(f"model.optim.optimizer: {path}")
     try:
         found = getattr(import_module(package), name)
     except (ImportError, AttributeError, ValueError) as error:

@@ -79,6 +79,6 @@ def test_good_records(zoo):
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_wrong_setting_is_no_bad_record(zoo, num_workers):
-    records, encoder = load(zoo, "--data.image_start_end", "true")
-    with pytest.raises(InputError, match="image_start_end: the tokenizer does not know"):
+    records, encoder = load(zoo, "--data.template", "chat")
+    with pytest.raises(InputError, match="tokenizer has no chat template"):
         check_records(records, encoder, num_workers=num_workers)

@@ -117,5 +117,5 @@ def test_check_without_records(zoo, capsys):
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_setting_that_is_wrong_for_every_record_is_no_bad_record(zoo, capsys, workers):
-    words = ["--config", str(zoo / "config.yaml"), "--data.image_start_end", "true", "--workers", workers]
-    assert "image_start_end: the tokenizer does not know" in error_of(capsys, ["check", *words])
+    words = ["--config", str(zoo / "config.yaml"), "--data.template", "chat", "--workers", workers]
+    assert "tokenizer has no chat template" in error_of(capsys, ["check", *words])

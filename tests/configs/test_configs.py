@@ -29,7 +29,7 @@ OVERLAYS = sorted(
     for group in ("debug", "strategy", "logger")
     for path in (CONFIGS / group).glob("*.yaml")
 )
-LINK_TARGETS = {"tokenizer", "image_processor", "num_image_tokens", "has_newline"}
+LINK_TARGETS = {"tokenizer", "image_processor", "num_image_tokens", "has_newline", "has_image_marks", "has_patch_token"}
 
 # Values that no file can know, and a run's owner gives.
 GIVEN = {"finetune_task": ["--model.decoder.path", "some/decoder"]}
@@ -470,6 +470,10 @@ def test_mistake_in_a_file_is_one_line(text, names, no_run, write, capsys):
         (["--config"], ["--config"]),
         (["--data", "NoSuchModule"], ["data", "NoSuchModule"]),
         (["--model.has_newline", "true"], ["model.has_newline", "data.init_args.image_aspect"]),
+        (["--model.has_image_marks", "true"], ["model.has_image_marks", "data.init_args.image_start_end"]),
+        (["--model.lora.ranc", "3"], ["--model.lora.ranc"]),
+        (["--model.trainable.decoder", "loraa"], ["model.trainable.decoder", "frozen", "full", "lora"]),
+        (["--model.decoder.quantization", "nf3"], ["model.decoder.quantization", "nf4"]),
     ],
 )
 def test_mistake_on_the_command_line_is_one_line(words, names, no_run, capsys):

@@ -15,7 +15,7 @@ from PIL import Image
 from llava_pl.data import conversation_datamodule
 from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
 from llava_pl.data.loader import StepLoader
-from llava_pl.types import BadRecord, InputError, RecordError
+from llava_pl.types import IMAGE_TOKEN_INDEX, BadRecord, InputError, RecordError
 
 COLOURS = {"1": (255, 0, 0), "2": (0, 255, 0), "3": (0, 0, 255)}
 NUM_RECORDS = 11
@@ -408,10 +408,17 @@ def test_missing_tokenizer(tiny_parts, records, tmp_path):
     assert found.startswith(f"no tokenizer at {tmp_path / 'none'}: ")
 
 
-def test_start_and_end_marks_that_the_tokenizer_does_not_know(tiny_parts, records):
-    """Spelled out in characters, they are another prompt than the one that a checkpoint with marks knows."""
-    found = error_of(lambda: make_llava(tiny_parts, records, template="mpt", image_start_end=True))
-    assert found.startswith("image_start_end: the tokenizer does not know <im_start> and <im_end>; ")
+@pytest.mark.parametrize("has_patch_token", [False, True])
+def test_marks_that_the_tokenizer_lacks_are_tokens_of_their_own(tiny_parts, records, has_patch_token):
+    """Spelled out in characters, they would be another prompt than the one that a checkpoint with marks knows."""
+    data = make_llava(tiny_parts, records, template="mpt", image_start_end=True, image_patch_token=has_patch_token)
+    start, end = (100, 101) if has_patch_token else (99, 100)
+    assert len(data.tokenizer) == end + 1
+    sample = next(data.make_encoder().encode_record(record) for record in data.train_records if record.images)
+    ids = sample.input_ids.tolist()
+    place = ids.index(start)
+    assert ids[place : place + 6] == [start, *[IMAGE_TOKEN_INDEX] * 4, end]
+    assert not {start, end} & set(sample.labels.tolist())
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from llava_pl.export.build import DTYPES, DecoderConfig, VisionEncoderConfig, build_model
+from llava_pl.models.quantization import is_quantized
 from llava_pl.types import InputError
 
 
@@ -48,6 +49,75 @@ def test_projector_is_fresh_and_float32_while_the_rest_is_read_in_the_frozen_dty
     model = build(tiny_parts, dtype=torch.bfloat16)
     dtypes = {name.partition(".")[0]: p.dtype for name, p in model.named_parameters()}
     assert dtypes == {"vision_encoder": torch.bfloat16, "projector": torch.float32, "decoder": torch.bfloat16}
+
+
+QUANTIZED = [
+    {"quantization": "nf4"},
+    {"quantization": "nf4", "double_quantization": True, "compute_dtype": "float32"},
+    {"quantization": "fp4", "compute_dtype": "float16"},
+    {"quantization": "int8"},
+]
+
+
+@pytest.mark.parametrize("settings", QUANTIZED)
+def test_decoder_blocks_are_quantized_and_nothing_else(tiny_parts, settings):
+    vision = VisionEncoderConfig(str(tiny_parts / "encoder"))
+    decoder = DecoderConfig(str(tiny_parts / "decoder"), **settings)
+    model = build_model(vision, "linear", decoder, frozen_dtype=torch.bfloat16, has_image_marks=True)
+    quantized = {name: module for name, module in model.named_modules() if is_quantized(module)}
+    assert len(quantized) == 2 * 7
+    assert all(name.startswith("decoder.model.model.layers.") for name in quantized)
+    if settings["quantization"] != "int8":
+        state = quantized["decoder.model.model.layers.0.mlp.up_proj"].weight.quant_state
+        assert (state.quant_type, state.nested) == (
+            settings["quantization"], settings.get("double_quantization", False)
+        )  # fmt: skip
+        compute = {module.compute_dtype for module in quantized.values()}
+        assert compute == {DTYPES[settings.get("compute_dtype", "bfloat16")]}
+    # The rest of the decoder is float32 as peft prepares it; the encoder stays as it was read.
+    assert model.decoder.head.weight.dtype == model.decoder.embedding.weight.dtype == torch.float32
+    assert {parameter.dtype for parameter in model.vision_encoder.parameters()} == {torch.bfloat16}
+    assert model.projector.weight.dtype == torch.float32
+    assert model.decoder.num_embeddings == 101
+
+
+def test_a_decoder_in_the_originals_layout_is_quantized_too(golden_path):
+    vision = VisionEncoderConfig(str(golden_path / "model" / "clip-mlp2x-patch14-56"))
+    decoder = DecoderConfig(str(golden_path / "model" / "llava-mlp2x"), quantization="nf4")
+    model = build_model(vision, "mlp2x_gelu", decoder, frozen_dtype=torch.float32)
+    assert any(is_quantized(module) for module in model.decoder.modules())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"quantization": "nf3"}, r"model.decoder.quantization: expected one of none, nf4, fp4, int8, found 'nf3'"),
+        ({"quantization": "nf4", "compute_dtype": "half"}, r"model.decoder.compute_dtype: expected one of float32, "),
+        ({"quantization": "int8", "double_quantization": True}, r"is for nf4 and fp4, found quantization int8"),
+        ({"double_quantization": True}, r"is for nf4 and fp4, found quantization none"),
+    ],
+)
+def test_quantization_that_means_nothing_is_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        DecoderConfig("x", **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "ids"),
+    [
+        ({}, ()),
+        ({"has_patch_token": True}, (99,)),
+        ({"has_image_marks": True}, (99, 100)),
+        ({"has_image_marks": True, "has_patch_token": True}, (99, 100, 101)),
+    ],
+)
+def test_the_decoder_has_rows_for_what_the_data_module_adds(tiny_parts, settings, ids):
+    vision, decoder = (tiny_parts / name for name in ("encoder", "decoder"))
+    model = build_model(
+        VisionEncoderConfig(str(vision)), "linear", DecoderConfig(str(decoder)), frozen_dtype=torch.float32, **settings
+    )
+    assert model.new_token_ids == ids
+    assert model.decoder.num_embeddings == 99 + len(ids)
 
 
 def test_only_a_model_for_tiles_has_a_newline(tiny_parts):

@@ -1,4 +1,4 @@
-"""Guards: adapters where none were asked for (the encoder, the head), and names of layers that silently match nothing."""
+"""Guards: adapters where none were asked for (the head, say), and names of layers that silently match nothing."""
 
 import pytest
 import torch

@@ -17,6 +17,7 @@ import torch
 
 from llava_pl.data.collate import collate
 from llava_pl.data.llama_tokenizer import load_tokenizer
+from llava_pl.data.special_tokens import add_image_tokens
 from llava_pl.data.tokenization import EncodedConversation, encode_conversation
 from llava_pl.types import InputError, Sample
 
@@ -81,8 +82,7 @@ class Encoder:
         self.conversations = conversations
         self.template, self.legacy, self.image_start_end = run
         self.tokenizer = load_tokenizer(golden_path / "llama2_tokenizer", legacy=self.legacy)
-        if self.image_start_end:
-            self.tokenizer.add_tokens(["<im_start>", "<im_end>"], special_tokens=True)
+        add_image_tokens(self.tokenizer, image_start_end=self.image_start_end)
 
     def encode(self, name: str, *, max_length: int | None = None) -> EncodedConversation:
         # The original cuts text-only samples while tokenizing, those with a picture in the collator.

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from llava_pl.export.parts import load_decoder, load_vision_encoder
+from llava_pl.models.adapters import add_adapters, new_rows
 from llava_pl.models.anyres import build_newline
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector
+from llava_pl.models.vocabulary import add_rows
 from llava_pl.training.checkpoint import check_trained, keep_trained, load_initial_weights
 from llava_pl.training.stages import PLANS, apply_plan
 from llava_pl.types import InputError
@@ -17,11 +19,13 @@ from llava_pl.types import InputError
 PROJECTOR = ["projector.0.weight", "projector.0.bias", "projector.2.weight", "projector.2.bias"]
 
 
-def build(tiny_parts, kind="mlp2x_gelu", stage="align", seed=0, has_newline=False) -> LlavaModel:
+def build(tiny_parts, kind="mlp2x_gelu", stage="align", seed=0, has_newline=False, new_token_ids=()) -> LlavaModel:
     torch.manual_seed(seed)
     encoder, decoder = load_vision_encoder(tiny_parts / "encoder"), load_decoder(tiny_parts / "decoder")
+    add_rows(decoder, new_token_ids)
     newline = build_newline(32) if has_newline else None
-    model = LlavaModel(encoder, build_projector(kind, vision_width=16, decoder_width=32), decoder, newline)
+    projector = build_projector(kind, vision_width=16, decoder_width=32)
+    model = LlavaModel(encoder, projector, decoder, newline, new_token_ids)
     apply_plan(model, PLANS[stage])
     return model
 
@@ -177,6 +181,38 @@ def test_initial_weights_of_an_original_projector(tiny_parts, tmp_path, prefix, 
     load_initial_weights(tiled, tmp_path / name)
     assert tiled.image_newline.tolist() == list(range(32))
     assert_projector(model, {own: tensor.half().float() for own, tensor in source.projector.state_dict().items()})
+
+
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("rows", ["whole table", "new rows", "marks alone"])
+def test_initial_weights_of_an_original_projector_with_marks(tiny_parts, tmp_path, rows, learns):
+    """What `initialize_vision_tokenizer` takes: the whole table, or the rows of the two marks, its last tokens."""
+    source = build(tiny_parts, seed=7)
+    weights = {f"model.mm_projector.{own}": tensor for own, tensor in source.projector.state_dict().items()}
+    table = torch.arange(102.0)[:, None].expand(-1, 32).clone()
+    given = {"whole table": table, "new rows": table[99:], "marks alone": table[100:]}[rows]
+    torch.save({**weights, "model.embed_tokens.weight": given}, tmp_path / "mm_projector.bin")
+    ids = [99, 100, 101]
+    model = build(tiny_parts, new_token_ids=ids)
+    old = model.decoder.embed(torch.arange(99)).clone()
+    mean = old.mean(dim=0)
+    if learns:
+        add_adapters(model.decoder.model, None, token_ids=ids)
+    load_initial_weights(model, tmp_path / "mm_projector.bin")
+    assert_projector(model, source.projector.state_dict())
+    assert torch.equal(model.decoder.embed(torch.arange(99)), old)
+    patch = mean if rows == "marks alone" else table[99]
+    assert torch.equal(model.decoder.embed(torch.tensor(ids)), torch.stack([patch, *table[100:]]))
+    assert (new_rows(model.decoder.embedding) is not None) == learns
+
+
+@pytest.mark.parametrize("shape", [(1, 32), (3, 32), (50, 32), (2, 16)])
+def test_rows_of_other_tokens_are_refused(tiny_parts, tmp_path, shape):
+    weights = {f"model.mm_projector.{own}": tensor for own, tensor in build(tiny_parts).projector.state_dict().items()}
+    torch.save({**weights, "model.embed_tokens.weight": torch.zeros(shape)}, tmp_path / "mm_projector.bin")
+    found = rf"new tokens: found shape .{shape[0]}, {shape[1]}., expected those of 2 tokens, shape .2, 32., or a table"
+    with pytest.raises(InputError, match=found):
+        load_initial_weights(build(tiny_parts, new_token_ids=[99, 100]), tmp_path / "mm_projector.bin")
 
 
 def test_initial_weights_of_an_original_folder(golden_path, tiny_parts):

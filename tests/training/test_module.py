@@ -1,6 +1,7 @@
 """Guards: a run that trains the wrong weights, saves too little, or goes on elsewhere than where it stopped."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from PIL import Image
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from llava_pl import LlavaDataModule, LlavaModule
+from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.evaluation.generation import GenerationConfig
 from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
 from llava_pl.models.adapters import LoraConfig, plain_name
@@ -61,8 +64,11 @@ def setup(tiny_parts, records, tmp_path):
             return LlavaModule(
                 stage=stage,
                 vision_encoder=VisionEncoderConfig(str(tiny_parts / "encoder")),
-                decoder=DecoderConfig(str(tiny_parts / "decoder")),
-                **{"optim": OptimConfig(learning_rate=1e-3), **settings},
+                **{
+                    "decoder": DecoderConfig(str(tiny_parts / "decoder")),
+                    "optim": OptimConfig(learning_rate=1e-3),
+                    **settings,
+                },
             )
 
         @staticmethod
@@ -407,14 +413,17 @@ def test_a_rank_that_only_the_weights_tell_is_one_line(setup):
     [
         ({"lora": LoraConfig()}, "model.lora: found settings, but no part has adapters"),
         ({"trainable": TrainablePlan(embeddings="new_tokens")}, "new_tokens, but no token is new"),
+        ({"decoder": DecoderConfig("nowhere", quantization="nf4")}, "quantized weights cannot be trained in full"),
     ],
 )
 def test_contradictions_are_refused_before_anything_is_loaded(settings, message):
     with pytest.raises(InputError, match=message):
         LlavaModule(
-            stage="finetune", vision_encoder=VisionEncoderConfig("nowhere"), decoder=DecoderConfig("nowhere"),
-            optim=OptimConfig(learning_rate=1.0), **settings,
-        )  # fmt: skip
+            stage="finetune",
+            vision_encoder=VisionEncoderConfig("nowhere"),
+            optim=OptimConfig(learning_rate=1.0),
+            **{"decoder": DecoderConfig("nowhere"), **settings},
+        )
 
 
 def test_an_encoder_that_was_trained_in_full_starts_another_run(setup):
@@ -426,6 +435,192 @@ def test_an_encoder_that_was_trained_in_full_starts_another_run(setup):
     second.configure_model()
     for name, parameter in first.model.named_parameters():
         assert torch.equal(second.model.get_parameter(name), parameter), name
+
+
+MARKS = {"has_image_marks": True, "has_patch_token": True}
+NEW_IDS = [99, 100, 101]
+TABLE = "decoder.model.model.embed_tokens.token_adapter.base_layer.weight"
+ROWS = "decoder.model.model.embed_tokens.token_adapter.trainable_tokens_delta.default"
+
+
+@pytest.fixture
+def tied_setup(setup, tiny_parts, tmp_path):
+    """As `setup`, with a decoder whose head is its table of word embeddings."""
+    folder = tmp_path / "tied"
+    shutil.copytree(tiny_parts / "decoder", folder)
+    model = LlamaForCausalLM.from_pretrained(folder)
+    config = LlamaConfig.from_pretrained(folder, tie_word_embeddings=True)
+    state = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    LlamaForCausalLM.from_pretrained(None, config=config, state_dict=state).save_pretrained(folder)
+    whole = setup.module
+
+    def module(*args, **settings):
+        return whole(*args, **{"decoder": DecoderConfig(str(folder)), **settings})
+
+    setup.module = module
+    return setup
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+@pytest.mark.parametrize("plan", [TrainablePlan(embeddings="new_tokens"),
+                                  TrainablePlan(decoder="lora", embeddings="new_tokens")])  # fmt: skip
+def test_new_tokens_learn_alone(request, plan, is_tied):
+    """Also in stage align, where the original cannot; weight decay leaves the other rows alone."""
+    setup = request.getfixturevalue("tied_setup" if is_tied else "setup")
+    optim = OptimConfig(learning_rate=1e-2, weight_decay=0.1, warmup_share=0.0)
+    module = setup.module("align", trainable=plan, optim=optim, **MARKS)
+    module.configure_model()
+    before = {name: parameter.clone() for name, parameter in module.model.named_parameters()}
+    data = setup.data(batch_size=6, image_start_end=True, image_patch_token=True)
+    setup.fit(module, data, max_steps=2, **setup.saver())
+    moved = {name for name, p in module.model.named_parameters() if not torch.equal(p, before[name])}
+    expected = {ROWS, *parameters_by_part(module.model)["projector"]}
+    assert {name for name in moved if "lora_" not in name} == expected
+    assert any("lora_" in name for name in moved) == (plan.decoder == "lora")
+    rows, table = module.model.get_parameter(ROWS), module.model.get_parameter(TABLE)
+    assert torch.equal(table, before[TABLE])
+    # What the model reads: the old rows as they were, and beside them the ones that learned.
+    read = module.model.decoder.embed(torch.arange(102))
+    assert torch.equal(read[:99], before[TABLE][:99])
+    assert torch.equal(read[99:], rows)
+    mean = before[TABLE][:99].mean(dim=0)
+    assert torch.equal(before[ROWS], mean.expand(3, -1))
+    assert not any(torch.equal(row, mean) for row in rows[1:])
+    again = LlavaModule.load_from_checkpoint(setup.root / "last.ckpt", weights_only=True)
+    for name, parameter in module.model.named_parameters():
+        assert torch.equal(again.model.get_parameter(name), parameter), name
+
+
+def test_a_resumed_run_with_new_tokens_equals_one_without_a_break(setup):
+    def make():
+        plan = TrainablePlan(decoder="lora", embeddings="new_tokens")
+        return setup.module(trainable=plan, lora=LoraConfig(dropout=0.0), **MARKS), setup.data(
+            image_start_end=True, image_patch_token=True
+        )
+
+    whole, data = make()
+    setup.fit(whole, data, max_epochs=2, **setup.saver(every_n_train_steps=4, save_top_k=-1))
+    resumed, data = make()
+    setup.fit(resumed, data, max_epochs=2, ckpt_path=setup.root / "step=4.ckpt")
+    for name, parameter in whole.model.named_parameters():
+        assert torch.equal(resumed.model.get_parameter(name), parameter), name
+
+
+@pytest.mark.parametrize("plan", [TrainablePlan(decoder="lora"), TrainablePlan(decoder="full"),
+                                  TrainablePlan(decoder="lora", embeddings="new_tokens")])  # fmt: skip
+def test_new_tokens_of_stage_1_start_stage_2(setup, plan):
+    first = setup.module("align", trainable=TrainablePlan(embeddings="new_tokens"), **MARKS)
+    data = {"image_start_end": True, "image_patch_token": True}
+    setup.fit(first, setup.data(**data), max_steps=3, **setup.saver())
+    second = setup.module(trainable=plan, init_from=str(setup.root / "last.ckpt"), **MARKS)
+    second.configure_model()
+    ids = torch.arange(102)
+    assert torch.equal(second.model.decoder.embed(ids), first.model.decoder.embed(ids))
+    setup.fit(second, setup.data(**data), max_steps=1)
+
+
+def test_new_tokens_without_marks_have_no_place(setup):
+    first = setup.module("align", trainable=TrainablePlan(embeddings="new_tokens"), **MARKS)
+    setup.fit(first, setup.data(image_start_end=True, image_patch_token=True), max_steps=1, **setup.saver())
+    path = str(setup.root / "last.ckpt")
+    with pytest.raises(InputError, match=r"delta.default: found .* no such .*; check .* data.image_start_end and"):
+        setup.module(init_from=path).configure_model()
+    with pytest.raises(InputError, match=r"new tokens: found shape .3, 32., expected those of 1 tokens"):
+        setup.module(init_from=path, has_patch_token=True).configure_model()
+
+
+def test_marks_that_the_tokenizer_knows_are_not_new(setup, tiny_parts, tmp_path):
+    shutil.copytree(tiny_parts / "decoder", tmp_path / "decoder")
+    tokenizer = load_tokenizer(tmp_path / "decoder")
+    tokenizer.add_tokens(["<im_start>", "<im_end>"], special_tokens=True)
+    tokenizer.save_pretrained(tmp_path / "decoder")
+    module = setup.module(
+        decoder=DecoderConfig(str(tmp_path / "decoder")),
+        trainable=TrainablePlan(embeddings="new_tokens"),
+        has_image_marks=True,
+    )
+    with pytest.raises(InputError, match="the decoder's tokenizer knows the image marks already"):
+        module.configure_model()
+
+
+QUANTIZED = ["nf4", "fp4", "int8"]
+NOISE = ("Failed to load CPU gemm_4bit_forward", "inputs will be cast")
+
+
+@pytest.mark.parametrize("quantization", QUANTIZED)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_adapters_train_on_a_quantized_decoder_and_come_back(setup, tiny_parts, caplog, quantization, precision):
+    decoder = DecoderConfig(
+        str(tiny_parts / "decoder"), quantization=quantization, double_quantization=quantization != "int8"
+    )
+    settings = {"decoder": decoder, "trainable": LORA_PLAN, "frozen_dtype": "bfloat16"}
+    module = setup.module(**settings, optim=OptimConfig(learning_rate=1e-2, warmup_share=0.0))
+    module.configure_model()
+    before = {name: parameter.clone() for name, parameter in module.model.named_parameters()}
+    setup.fit(module, setup.data(batch_size=6, validates=True), max_steps=2, precision=precision, **setup.saver())
+    moved = {name for name, p in module.model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {n for n in before if n.startswith("projector") or (n.startswith("decoder") and "lora_" in n)}
+    again = LlavaModule.load_from_checkpoint(setup.root / "last.ckpt", weights_only=True)
+    data = setup.data(batch_size=6)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    answers = [
+        each.eval().model(batch["input_ids"], batch["pixel_values"], batch["attention_mask"]).logits
+        for each in (module, again)
+    ]
+    assert torch.equal(*answers)
+    assert not any(noise in message for noise in NOISE for message in caplog.messages)
+
+
+@pytest.mark.parametrize("quantization", QUANTIZED)
+def test_stage_align_works_through_a_quantized_decoder(setup, tiny_parts, quantization):
+    """The projector's gradient comes through frozen quantized layers in eval mode, also after a validation."""
+    decoder = DecoderConfig(str(tiny_parts / "decoder"), quantization=quantization, compute_dtype="float32")
+    projectors = []
+    for validates in (False, True):
+        module = setup.module("align", decoder=decoder)
+        data = setup.data(validates=validates)
+        setup.fit(module, data, max_steps=4, **({"val_check_interval": 1} if validates else {}))
+        projectors.append(module.model.projector.state_dict())
+    for name, tensor in projectors[0].items():
+        assert torch.equal(tensor, projectors[1][name]), name
+
+
+def test_a_resumed_qlora_run_equals_one_without_a_break(setup, tiny_parts):
+    def make():
+        decoder = DecoderConfig(str(tiny_parts / "decoder"), quantization="nf4")
+        return setup.module(decoder=decoder, trainable=LORA_PLAN, lora=LoraConfig(dropout=0.0))
+
+    whole = make()
+    setup.fit(whole, max_epochs=2, **setup.saver(every_n_train_steps=4, save_top_k=-1))
+    resumed = make()
+    setup.fit(resumed, max_epochs=2, ckpt_path=setup.root / "step=4.ckpt")
+    for name, parameter in whole.model.named_parameters():
+        assert torch.equal(resumed.model.get_parameter(name), parameter), name
+
+
+def test_weights_trained_in_full_are_no_start_for_a_quantized_decoder(setup, tiny_parts):
+    setup.fit(setup.module(), max_steps=1, **setup.saver())
+    decoder = DecoderConfig(str(tiny_parts / "decoder"), quantization="nf4")
+    module = setup.module(decoder=decoder, trainable=LORA_PLAN, init_from=str(setup.root / "last.ckpt"))
+    with pytest.raises(InputError, match=r"expected a quantized weight; give weights trained in full as model.decoder"):
+        module.configure_model()
+
+
+@pytest.mark.parametrize("name", ["AdamW8bit", "PagedAdamW8bit"])
+def test_a_run_with_8_bit_optimizer_states_resumes_bit_for_bit(setup, name):
+    # By default small tensors, which are all there are here, keep states of 32 bits.
+    optim = OptimConfig(
+        learning_rate=1e-3, weight_decay=0.1, optimizer=f"bitsandbytes.optim.{name}", options={"min_8bit_size": 1}
+    )
+    whole = setup.module(optim=optim)
+    trainer = setup.fit(whole, max_epochs=2, **setup.saver(every_n_train_steps=4, save_top_k=-1))
+    states = [state["state1"].dtype for state in trainer.optimizers[0].state.values()]
+    assert set(states) == {torch.uint8}
+    resumed = setup.module(optim=optim)
+    setup.fit(resumed, max_epochs=2, ckpt_path=setup.root / "step=4.ckpt")
+    for key, parameter in whole.model.named_parameters():
+        assert torch.equal(resumed.model.get_parameter(key), parameter), key
 
 
 def test_frozen_parts_stay_in_eval_mode_after_validation(setup):

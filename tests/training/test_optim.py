@@ -8,6 +8,7 @@ from torch import nn
 from transformers import get_cosine_schedule_with_warmup
 
 from llava_pl import load_pretrained
+from llava_pl.models import quantization
 from llava_pl.training.optim import (
     OptimConfig,
     PartOptim,
@@ -156,6 +157,29 @@ def test_any_optimizer_by_its_name():
 def test_an_optimizer_that_cannot_be_made_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         build_optimizer(Toy(), OptimConfig(learning_rate=1.0, **wrong))
+
+
+@pytest.mark.parametrize("name", ["AdamW8bit", "PagedAdamW8bit", "Lion8bit"])
+def test_optimizers_of_bitsandbytes_step_on_the_cpu(name):
+    optimizer = build_optimizer(
+        Toy(), OptimConfig(0.1, optimizer=f"bitsandbytes.optim.{name}", options={"min_8bit_size": 1})
+    )
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    before = [p.detach().clone() for p in parameters]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert {state["state1"].dtype for state in optimizer.state.values()} == {torch.uint8}
+    # Every one of these takes a whole step of the learning rate where the gradient is always the same.
+    for parameter, old in zip(parameters, before, strict=True):
+        torch.testing.assert_close(parameter, old - 0.1, rtol=0, atol=2e-3)  # eight bits hold a state to a percent
+
+
+def test_bitsandbytes_that_is_not_installed_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setattr(quantization, "find_spec", lambda name: None)
+    message = r"^model.optim.optimizer: bitsandbytes.optim.AdamW8bit: needs bitsandbytes.*'llava-pl\[qlora\]'$"
+    with pytest.raises(ValueError, match=message):
+        build_optimizer(Toy(), OptimConfig(1.0, optimizer="bitsandbytes.optim.AdamW8bit"))
 
 
 @pytest.mark.gpu

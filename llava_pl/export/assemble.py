@@ -69,13 +69,19 @@ def assemble(
     with no_init_weights():
         encoder = VisionEncoder(_build(AutoModel, eye), _check_feature(spec.select_feature, where))
         decoder = CausalDecoder(_build(AutoModelForCausalLM, language, attn_implementation="sdpa"))
+    decoder.model.tie_weights()
     projector = build_projector(spec.projector, vision_width=encoder.width, decoder_width=decoder.width)
     newline = nn.Parameter(torch.zeros(decoder.width)) if spec.has_newline else None
     model = LlavaModel(encoder, projector, decoder, newline)
     check_names(model, weights, where)
     check_weights(weights, str(where))
-    cast = {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in weights.items()}
-    model.load_state_dict(cast, strict=False, assign=True)
+    # A file holds a tied tensor under one of its names, whichever.
+    own = model.state_dict()
+    given = {own[name].data_ptr(): tensor for name, tensor in weights.items()}
+    state = {name: given[tensor.data_ptr()] for name, tensor in own.items()}
+    if dtype is not None:
+        state = {name: tensor.to(dtype) for name, tensor in state.items()}
+    model.load_state_dict(state, assign=True)
     decoder.model.tie_weights()
     return model.eval().requires_grad_(False)
 
@@ -133,7 +139,7 @@ def check_names(model: LlavaModel, weights: Mapping[str, Tensor], where: object)
                 f"{where}: tensor {name!r}: expected shape {tuple(own[name].shape)}, found {tuple(tensor.shape)}"
             )
         other = seen.setdefault(own[name].data_ptr(), name)
-        if not torch.equal(tensor, weights[other]):
+        if other != name and not torch.equal(tensor, weights[other]):
             raise InputError(f"{where}: tensors {other!r} and {name!r} are one in this model, but differ in the files")
 
 

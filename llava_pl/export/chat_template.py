@@ -50,9 +50,11 @@ CONTENT
 {%- set prompt.text = prompt.text + (GPT if add_generation_prompt else CLOSING) -%}
 """
 
-# Text after a picture is tokenized as a text of its own, which for LLaMA's newer tokenizer means: as after a space.
+# Text after a picture is tokenized as a text of its own, which for LLaMA's newer tokenizer means: as after a space. What
+# begins with a mark has no such place.
 _SPACES = """\
-{%- set prompt.text = prompt.text.replace('<image>', '<image> ').replace('<image> <image>', '<image><image>') -%}
+{%- set prompt.text = prompt.text.replace('<image>', '<image> ') -%}
+{%- set prompt.text = prompt.text.replace('<image> <image>', '<image><image>').replace('<image> <im', '<image><im') -%}
 {%- if prompt.text[-8:] == '<image> ' -%}{%- set prompt.text = prompt.text[:-1] -%}{%- endif -%}
 {%- if prompt.text[:7] != '<image>' -%}{%- set prompt.text = ' ' + prompt.text -%}{%- endif -%}
 """

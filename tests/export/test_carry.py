@@ -1,0 +1,159 @@
+"""Guards: a copy that is not the model, a half-written folder, a tuning that is lost on the way."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llava_pl import load_pretrained
+from llava_pl.export import carry as carrying
+from llava_pl.export.carry import carry, certify, open_source
+from llava_pl.export.certificate import compare, probe
+from llava_pl.export.weights import hash_file
+from llava_pl.types import InputError
+
+
+def test_every_form_holds_the_same_tensors_and_gives_the_same_logits(golden_llava, tiny_parts, tmp_path, assert_same):
+    """original -> ours -> hf -> ours -> original, bit for bit."""
+    source = open_source(golden_llava, tokenizer=str(tiny_parts / "decoder"))
+    expected, answers, place = source, probe(source.model), source
+    for name, layout in (("a", "artifact"), ("b", "hf"), ("c", "artifact"), ("d", "llava"), ("e", "artifact")):
+        rows = carry(place, tmp_path / name, layout)
+        assert all(row.logit_difference == 0.0 for row in rows), layout
+        place = open_source(tmp_path / name)
+        assert_same(place, expected)
+        assert all(torch.equal(*pair) for pair in zip(probe(place.model), answers, strict=True))
+        assert place.tokenizer.get_vocab() == source.tokenizer.get_vocab()
+        assert place.tokenizer("A b")["input_ids"] == source.tokenizer("A b")["input_ids"]
+        assert place.settings == source.settings
+        assert place.image_transform.processor.to_dict().keys() >= {"size", "crop_size"}
+    before, after = (load_file(path / "model.safetensors") for path in (golden_llava, tmp_path / "d"))
+    assert after.keys() == {name for name in before if "vision_tower" not in name}
+    for name, tensor in after.items():
+        assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_are_rounded_only_when_asked(half_llava, tmp_path, dtype):
+    carry(half_llava, tmp_path / "as_is", "artifact")
+    dtypes = {name: tensor.dtype for name, tensor in load_file(tmp_path / "as_is" / "model.safetensors").items()}
+    assert {kind for name, kind in dtypes.items() if name.startswith("projector")} == {torch.float32}
+    assert {kind for name, kind in dtypes.items() if not name.startswith("projector")} == {torch.float16}
+    rows = carry(half_llava, tmp_path / "rounded", "artifact", dtype=dtype)
+    kinds = {tensor.dtype for tensor in load_file(tmp_path / "rounded" / "model.safetensors").values()}
+    assert kinds == {dtype}
+    assert any(row.logit_difference > 0 for row in rows)
+
+
+def test_certificate_and_card_say_what_was_checked(llava, tmp_path):
+    carry(llava, tmp_path / "x", "hf")
+    certificate = json.loads((tmp_path / "x" / "certificate.json").read_text())
+    assert certificate["read_back_by"] == "transformers"
+    assert [row["question"] for row in certificate["against_live_model"]] == ["text", "one image", "two images"]
+    assert all(row["token_agreement"] == 1.0 for row in certificate["against_live_model"])
+    assert certificate["sha256"]["manifest.json"] and certificate["versions"]["torch"] == torch.__version__
+    assert ["decoder.model.", "language_model."] in certificate["key_map"]
+    assert "vicuna_v1" in (tmp_path / "x" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("layout", ["artifact", "hf", "llava"])
+def test_a_form_that_answers_otherwise_is_removed_and_said(llava, tmp_path, monkeypatch, layout):
+    write = carrying._write
+
+    def spoil(pretrained, folder, *arguments, **options):
+        write(pretrained, folder, *arguments, **options)
+        path = folder / "model.safetensors"
+        weights = load_file(path)
+        name = next(name for name in weights if name.endswith("layers.1.mlp.down_proj.weight"))
+        weights[name] = torch.zeros_like(weights[name])
+        save_file(weights, path, {"format": "pt"})
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["files"][path.name] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+        (folder / "manifest.json").write_text(json.dumps(manifest))  # so that no hash betrays it
+
+    monkeypatch.setattr(carrying, "_write", spoil)
+    with pytest.raises(InputError, match=r"x: not certified: on text the logits differ by .* nothing was kept"):
+        carry(llava, tmp_path / "x", layout)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_says_what_its_base_says_is_refused(llava, tmp_path):
+    """A merge that lost the tuning: the file is the base under another name."""
+    answers = probe(llava.model)
+    origin = replace(llava.origin, base_answers=answers, trained=("decoder.model.model.layers.0.mlp.up_proj.weight",))
+    with pytest.raises(InputError, match=r"not certified: on text .* by 0 alone, as if it had not been trained"):
+        carry(replace(llava, origin=origin), tmp_path / "x", "artifact")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_written_over(llava, tmp_path):
+    (tmp_path / "x").mkdir()
+    with pytest.raises(InputError, match="x: exists already; choose another place"):
+        carry(llava, tmp_path / "x", "artifact")
+    assert list((tmp_path / "x").iterdir()) == []
+
+
+def test_an_interrupted_export_leaves_nothing(llava, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(carrying, "_ask_again", stop)
+    with pytest.raises(KeyboardInterrupt):
+        carry(llava, tmp_path / "x", "artifact")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_certify_tells_one_from_another(make_llava, llava, tmp_path):
+    carry(llava, tmp_path / "a", "artifact")
+    carry(llava, tmp_path / "b", "hf")
+    carry(make_llava(seed=1), tmp_path / "c", "artifact")
+    assert certify(tmp_path / "a", tmp_path / "b")[1]
+    rows, is_same = certify(tmp_path / "a", tmp_path / "c")
+    assert not is_same
+    # Another projector: the same to text.
+    assert rows[0].logit_difference == 0.0 < rows[1].logit_difference
+
+
+def test_certify_takes_a_base_for_the_one_that_needs_it(golden_path, tmp_path):
+    models = golden_path / "model"
+    rows, _ = certify(models / "stage1-mlp2x", models / "llava-mlp2x", base=str(models / "llava-mlp2x"))
+    assert rows[0].logit_difference == 0.0
+
+
+@pytest.mark.parametrize("image_aspect", ["square", "anyres"])
+def test_settings_of_the_data_travel(make_llava, tmp_path, image_aspect):
+    pinpoints = ((16, 32), (32, 16)) if image_aspect == "anyres" else None
+    llava = make_llava(image_aspect=image_aspect, grid_pinpoints=pinpoints, template="v0", respect_exif=False)
+    carry(llava, tmp_path / "a", "artifact")
+    again = load_pretrained(tmp_path / "a")
+    assert again.settings == llava.settings
+    assert again.image_transform.aspect == "square"
+    carry(again, tmp_path / "b", "llava")
+    assert load_pretrained(tmp_path / "b").settings == llava.settings
+    if image_aspect == "anyres":
+        assert again.tiling.pinpoints == pinpoints
+        with pytest.raises(
+            InputError, match="format hf: expected pictures that are seen whole, found image_aspect anyres"
+        ):
+            carry(again, tmp_path / "c", "hf")
+
+
+def test_a_tuned_encoder_survives(make_llava, tmp_path, assert_same):
+    llava = make_llava()
+    with torch.no_grad():
+        for parameter in llava.model.vision_encoder.parameters():
+            parameter.add_(0.01)
+    place = llava
+    for name, layout in (("a", "artifact"), ("b", "hf"), ("c", "llava")):
+        carry(place, tmp_path / name, layout)
+        shutil.move(tmp_path / name, tmp_path / f"moved-{name}")  # and is found wherever the folder is
+        place = open_source(tmp_path / f"moved-{name}")
+        assert_same(place, llava)
+
+
+def test_answers_are_those_of_the_model_not_of_the_file_name(llava, tmp_path):
+    carry(llava, tmp_path / "x", "artifact")
+    assert compare(probe(load_pretrained(tmp_path / "x").model), probe(llava.model))[2].logit_difference == 0.0

@@ -58,9 +58,7 @@ def merge_adapters(model: LlavaModel, adapters: Adapters) -> list[str]:
                 tuner.merge()
                 part.set_submodule(name, tuner.get_base_layer())
                 changed.append(f"{prefix}{name}.weight")
-        for leftover in ("peft_config", "_hf_peft_config_loaded"):
-            if hasattr(part, leftover):
-                delattr(part, leftover)
+        vars(part).pop("peft_config", None)
     return changed
 
 

@@ -53,7 +53,11 @@ def read_checkpoint(
     Raises:
         InputError: The file is no checkpoint of this project, holds pickled objects, or does not fit its bases.
     """
-    content = read_torch_file(path, unsafe=unsafe)
+    try:
+        content = read_torch_file(path, unsafe=unsafe)
+    except InputError as error:
+        hint = "; --unsafe reads it all the same, and runs what code it holds" if "refused" in str(error) else ""
+        raise InputError(f"{error}{hint}") from error
     if not isinstance(content, dict) or not content.get("state_dict") or "hyper_parameters" not in content:
         raise InputError(f"{path}: expected a checkpoint of llava-pl fit, with state_dict and hyper_parameters")
     if "carried" not in content:

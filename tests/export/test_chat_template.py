@@ -22,8 +22,15 @@ def parts(text):
     return [{"type": "image"}] * num_pictures + [{"type": "text", "text": text.replace("<image>\n", "")}]
 
 
+KNOWN: dict[int, tuple] = {}
+"""Tokenizers with the word for pictures, which take half a second each to make."""
+
+
 def ids_of_chat(tokenizer, settings, messages, adds_spaces, is_prompt):
-    known = with_picture_word(tokenizer)
+    _, known = KNOWN.setdefault(id(tokenizer), (tokenizer, None))
+    if known is None:
+        known = with_picture_word(tokenizer)
+        KNOWN[id(tokenizer)] = (tokenizer, known)
     text = known.apply_chat_template(
         messages,
         chat_template=make_chat_template(settings, tokenizer, adds_spaces=adds_spaces),

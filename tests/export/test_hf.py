@@ -161,7 +161,7 @@ def test_names_are_a_map_without_doubles(llava):
     weights = dict.fromkeys(llava.model.state_dict(), torch.ones(1))
     assert inside_names(outside_names(weights), "x").keys() == weights.keys()
     one, two = "language_model.model.norm.weight", "model.language_model.norm.weight"
-    with pytest.raises(InputError, match="is there twice, under names of two versions"):
+    with pytest.raises(InputError, match="is there twice, under the names of two versions"):
         inside_names({one: torch.ones(1), two: torch.ones(1)}, "x")
     with pytest.raises(InputError, match="tensor 'image_newline' is none of a llava-hf model"):
         inside_names({"image_newline": torch.ones(1)}, "x")

@@ -1,0 +1,186 @@
+"""Guards: a LoRA that peft and the original read as another, or that comes back without what was trained beside it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig as PeftConfig
+from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
+
+from llava_pl import load_pretrained
+from llava_pl.export.carry import carry, certify, open_source
+from llava_pl.export.certificate import compare, probe
+from llava_pl.models.adapters import LoraConfig
+from llava_pl.training.stages import TrainablePlan
+from llava_pl.types import InputError
+
+
+@pytest.fixture(scope="module")
+def trained(run):
+    """A run that trained adapters, and its checkpoint."""
+    plan = TrainablePlan(decoder="lora")
+    return run("for_lora", trainable=plan, lora=LoraConfig(rank=2, targets=["q_proj", "down_proj"]))
+
+
+@pytest.fixture
+def folder(trained, tmp_path) -> Path:
+    carry(open_source(trained[1]), tmp_path / "x", "lora")
+    return tmp_path / "x"
+
+
+@pytest.fixture
+def theirs(golden_path, tmp_path) -> Path:
+    """A folder as the original's training with LoRA leaves it: peft's own files, and the rest beside them."""
+    models = golden_path / "model"
+    base = LlamaForCausalLM(
+        __import__("transformers").LlamaConfig.from_dict(
+            {key: value for key, value in json.loads((models / "llava-mlp2x" / "config.json").read_text()).items()
+             if not key.startswith(("mm_", "model_type"))}
+        )
+    )  # fmt: skip
+    weights = load_file(models / "llava-mlp2x" / "model.safetensors")
+    base.load_state_dict(
+        {name: tensor for name, tensor in weights.items() if "mm_" not in name and "tower" not in name}
+    )
+    base.save_pretrained(tmp_path / "base")
+    torch.manual_seed(0)
+    wrapped = get_peft_model(
+        base,
+        PeftConfig(
+            r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM", init_lora_weights=False
+        ),
+    )
+    wrapped.save_pretrained(tmp_path / "theirs")
+    rest = {name: tensor + 0.01 for name, tensor in weights.items() if "mm_projector" in name}
+    torch.save(
+        {f"base_model.model.{name}": tensor for name, tensor in rest.items()},
+        tmp_path / "theirs" / "non_lora_trainables.bin",
+    )
+    shutil.copy(models / "llava-mlp2x" / "config.json", tmp_path / "theirs" / "config.json")
+    shutil.copytree(models / "clip-mlp2x-patch14-56", tmp_path / "clip-mlp2x-patch14-56")
+    return tmp_path / "theirs"
+
+
+def test_the_original_s_folder_is_merged_as_peft_merges_it(theirs):
+    base = theirs.parent / "base"
+    found = load_pretrained(theirs, base=base)
+    expected = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(base), theirs).merge_and_unload().state_dict()
+    for name, tensor in found.model.decoder.model.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+    rest = torch.load(theirs / "non_lora_trainables.bin", weights_only=True)
+    for name, tensor in found.model.projector.state_dict().items():
+        assert torch.equal(tensor, rest[f"base_model.model.model.mm_projector.{name}"])
+    assert found.template == "vicuna_v1"
+
+
+def test_a_whole_llava_may_be_the_base(theirs, golden_llava):
+    """As of a LoRA upon LLaVA for a task; a projector that was frozen is the base's."""
+    expected = load_pretrained(theirs, base=theirs.parent / "base")
+    found = load_pretrained(theirs, base=golden_llava)
+    assert all(torch.equal(*pair) for pair in zip(probe(found.model), probe(expected.model), strict=True))
+    (theirs / "non_lora_trainables.bin").unlink()
+    found = load_pretrained(theirs, base=golden_llava)
+    own = load_pretrained(golden_llava)
+    assert torch.equal(found.model.projector[0].weight, own.model.projector[0].weight)
+    with pytest.raises(InputError, match=r"holds no projector tensor '0.weight', nor does the base"):
+        load_pretrained(theirs, base=theirs.parent / "base")
+
+
+@pytest.mark.parametrize("name", ["x", "llava-lora"])
+def test_its_name_means_nothing(theirs, name):
+    moved = theirs.rename(theirs.with_name(name))
+    assert load_pretrained(moved, base=theirs.parent / "base").origin.layout == "lora"
+
+
+def test_the_original_s_bin_file_is_read_too(theirs):
+    expected = load_pretrained(theirs, base=theirs.parent / "base")
+    torch.save(load_file(theirs / "adapter_model.safetensors"), theirs / "adapter_model.bin")
+    (theirs / "adapter_model.safetensors").unlink()
+    found = load_pretrained(theirs, base=theirs.parent / "base")
+    assert all(torch.equal(*pair) for pair in zip(probe(found.model), probe(expected.model), strict=True))
+
+
+def test_trained_saved_loaded_and_merged_it_keeps_its_answers(trained, folder, tiny_parts):
+    module, path = trained
+    parts = {"base": str(tiny_parts / "decoder"), "vision_encoder": str(tiny_parts / "encoder")}
+    found = open_source(folder, **parts)
+    assert all(
+        row.logit_difference <= 2e-6 * row.logit_scale for row in compare(probe(found.model), probe(module.model))
+    )
+    assert certify(folder, path, **parts)[1]
+    carry(found, folder.parent / "merged", "hf", merge_lora=True)
+    assert certify(folder.parent / "merged", path)[1]
+    assert json.loads((folder.parent / "merged" / "certificate.json").read_text())["against_base"]
+
+
+def test_peft_loads_what_is_written(trained, folder, tiny_parts):
+    """And the original's code with it, which asks peft."""
+    base = LlamaForCausalLM.from_pretrained(tiny_parts / "decoder")
+    loaded = PeftModel.from_pretrained(base, folder)
+    live = {n: p for n, p in trained[0].model.decoder.model.named_parameters() if "lora_" in n}
+    found = {n.removeprefix("base_model.model."): p for n, p in loaded.named_parameters() if "lora_" in n}
+    assert found.keys() == live.keys()
+    assert all(torch.equal(found[name], live[name]) for name in live)
+    assert loaded.peft_config["default"].r == 2
+    ids = torch.arange(12)[None]
+    with torch.inference_mode():
+        expected = trained[0].model(ids).logits
+        torch.testing.assert_close(loaded(ids).logits, expected, atol=1e-6, rtol=0)  # float32, logits below 1
+    rest = torch.load(folder / "non_lora_trainables.bin", weights_only=True)
+    assert rest.keys() == {f"base_model.model.model.mm_projector.{n}.{k}" for n in (0, 2) for k in ("weight", "bias")}
+
+
+def test_dora_keeps_its_lengths(run, tmp_path, tiny_parts):
+    lora = LoraConfig(rank=2, use_dora=True, targets=["q_proj"])
+    module, path = run("dora_folder", trainable=TrainablePlan(decoder="lora"), lora=lora)
+    carry(open_source(path), tmp_path / "x", "lora")
+    found = load_pretrained(tmp_path / "x", base=tiny_parts / "decoder", vision_encoder=tiny_parts / "encoder")
+    assert all(
+        row.logit_difference <= 2e-6 * row.logit_scale for row in compare(probe(found.model), probe(module.model))
+    )
+    assert "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector" in load_file(
+        tmp_path / "x" / "adapter_model.safetensors"
+    )
+    assert PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(tiny_parts / "decoder"), tmp_path / "x")
+
+
+@pytest.mark.parametrize("layout", ["hf", "llava"])
+def test_merging_is_asked_for(trained, tmp_path, layout):
+    with pytest.raises(InputError, match=f"trained by LoRA, which format {layout} has no place for; add --merge-lora"):
+        carry(open_source(trained[1]), tmp_path / "x", layout)
+    carry(open_source(trained[1]), tmp_path / "x", layout, merge_lora=True)
+
+
+def test_a_base_is_needed_and_must_be_the_right_one(folder, tiny_parts, tmp_path):
+    with pytest.raises(InputError, match="x: holds a LoRA alone; give the language model it was trained with as base="):
+        load_pretrained(folder)
+    shutil.copytree(tiny_parts / "decoder", tmp_path / "other")
+    weights = load_file(tmp_path / "other" / "model.safetensors")
+    save_file({n: t + 1 for n, t in weights.items()}, tmp_path / "other" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"x: wrong base: expected decoder \(sha256 [0-9a-f]{12}\), found .*other"):
+        load_pretrained(folder, base=tmp_path / "other", vision_encoder=tiny_parts / "encoder")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"r": 3}, r"of the adapters: expected shape \(3, 64\), found \(4, 64\); its rank or its base"),
+        ({"peft_type": "IA3"}, "expected peft_type LORA with its rank r, found 'IA3'"),
+        ({"rank_pattern": {"q_proj": 2}}, "expected one rank and scale for all layers, found rank_pattern"),
+    ],
+)
+def test_settings_that_the_tensors_contradict_are_refused(theirs, change, message):
+    path = theirs / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(InputError, match=message):
+        load_pretrained(theirs, base=theirs.parent / "base")
+
+
+def test_a_model_without_adapters_has_none_to_write(llava, tmp_path):
+    with pytest.raises(InputError, match="format lora: expected a model that was trained by LoRA, found none"):
+        carry(llava, tmp_path / "x", "lora")
+    assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,7 @@ from llava_pl.export.parts import load_decoder, load_vision_encoder
 from llava_pl.models.anyres import build_newline
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector
+from llava_pl.models.recompute import GradientCheckpointing, recompute_layers
 from llava_pl.models.vision_encoder import SelectFeature
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -38,10 +39,14 @@ class DecoderConfig:
     Args:
         path: Folder or hub name of a decoder of the LLaMA family, or a folder in the original LLaVA's layout.
         attention: Implementation of attention, as transformers names it ("flash_attention_2" needs the extra [flash]).
+        gradient_checkpointing: What is computed again in the backward pass instead of being kept: nothing ("none"), all
+            but the matrix products ("selective"), or all but the layers' inputs ("full": least memory, a third more
+            work).
     """
 
     path: str
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    gradient_checkpointing: GradientCheckpointing = "none"
 
 
 def build_model(
@@ -68,6 +73,7 @@ def build_model(
         dtype=frozen_dtype,
     )
     language = load_decoder(decoder.path, dtype=frozen_dtype, attn_implementation=decoder.attention)
+    recompute_layers(language.model, decoder.gradient_checkpointing)
     bridge = build_projector(projector, vision_width=encoder.width, decoder_width=language.width)
     newline = build_newline(language.width) if has_newline else None
     return LlavaModel(encoder, bridge, language, newline)

@@ -43,6 +43,7 @@ SHARED = {
     "trainer.log_every_n_steps": 1,  # --logging_steps 1
     "model.vision_encoder.select_layer": -2,  # --mm_vision_select_layer -2
     "model.vision_encoder.select_feature": "patch",  # train.py: mm_vision_select_feature
+    "model.decoder.gradient_checkpointing": "full",  # --gradient_checkpointing True
     "model.loss_normalization": "micro_batch",
     "model.frozen_dtype": "bfloat16",  # train.py: torch_dtype under --bf16
     "model.optim.projector.learning_rate": None,  # no --mm_projector_lr

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     CLIPVisionConfig,
@@ -24,6 +25,9 @@ from llava_pl.export.weights import read_weights
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.vision_encoder import SelectFeature, VisionEncoder, count_layers_to_run
 from llava_pl.types import InputError
+
+ATTENTION_FLAGS = {"sdpa": "_supports_sdpa", "flash_attention_2": "_supports_flash_attn"}
+"""By which transformers' classes tell whether they have an attention; MPT, for one, has neither."""
 
 
 def read_vision_config(path: str | Path) -> CLIPVisionConfig:
@@ -64,12 +68,17 @@ def load_decoder(
     """Return the language model of a transformers folder or hub name, or of a folder in the original's layout.
 
     Raises:
-        InputError: No such model, or tensors are missing.
+        InputError: No such model, tensors are missing, or it does not have this attention.
     """
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
     if is_original(Path(path)):
         return build_original_decoder(Path(path), read_weights(path), **options)
-    _read_config(path, "decoder.path")
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(_read_config(path, "decoder.path")), None)
+    flag = ATTENTION_FLAGS.get(attn_implementation)
+    if flag is not None and not getattr(model_class, flag, True):
+        raise InputError(
+            f"model.decoder.attention: {model_class.__name__} has no {attn_implementation}; expected eager"
+        )
     return CausalDecoder(_from_pretrained(AutoModelForCausalLM, path, "decoder.path", **options))
 
 

@@ -416,7 +416,7 @@ def test_start_and_end_marks_that_the_tokenizer_does_not_know(tiny_parts, record
 
 @pytest.mark.parametrize(
     ("template", "stop"),
-    [("vicuna_v1", "</s>"), ("llama_2", "</s>"), ("v0", "###"), ("mpt", "<|im_end|>"), ("chat", "</s>")],
+    [("vicuna_v1", "</s>"), ("llama_2", "</s>"), ("v0", "###"), ("mpt", "<|im_end|>")],
 )
 def test_stop_is_what_ends_an_answer(tiny_parts, records, template, stop):
     assert make_llava(tiny_parts, records, records=None, template=template).stop == stop

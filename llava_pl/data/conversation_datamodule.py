@@ -264,13 +264,12 @@ class ConversationDataModule(LightningDataModule):
             num_epochs = count_epochs(trainer.max_epochs, trainer.max_steps, sampler) if trainer else 1
             num_tokens = self.train_data.num_tokens.tolist()
             check_budget(sampler, self.token_budget, num_tokens=num_tokens, epochs=range(num_epochs))
+        packer = partial(pack, num_image_tokens=self.num_image_tokens)
         return StepLoader(
             PackedDataset(dataset) if self.is_packed else dataset,
             batch_size=None if self.is_packed else self.batch_size,
             sampler=sampler,
-            collate_fn=partial(pack, num_image_tokens=self.num_image_tokens)
-            if self.is_packed
-            else self._collate("right"),
+            collate_fn=packer if self.is_packed else self._collate("right"),
             count_micro_batches=lambda: trainer.accumulate_grad_batches if trainer else 1,
             count_batches=lambda: trainer.num_training_batches if trainer else inf,
             num_workers=self.num_workers,

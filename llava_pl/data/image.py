@@ -31,6 +31,9 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """Mean and deviation per channel of CLIP's training pictures, on a scale of 0 to 1 (OpenAI's released processor)."""
 
+SIGLIP_SETTINGS = {"do_center_crop": False, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+"""Where SigLIP's processor is not CLIP's, unless its file says else."""
+
 MAX_PIXELS = 2 * 89_478_485
 """Largest picture made on the way to the encoder, the size at which Pillow refuses to open a file (2.7 GiB at work)."""
 
@@ -149,12 +152,12 @@ class ImageTransform:
     """Turns a picture into pixel values, float32 ``(3, image_size, image_size)``.
 
     CLIP's preprocessing: shortest edge resized to ``image_size`` (bicubic), centre crop, values scaled to 0 to 1,
-    ``(value - mean) / std`` per channel.
+    ``(value - mean) / std`` per channel. SigLIP's (see `from_pretrained`) squeezes in place of the first two.
 
     Args:
         image_size: Height and width that the vision encoder reads, in pixels.
         aspect: "pad" fills the picture to a square first, so that all of it is seen (LLaVA-1.5); "square" lets the
-            centre crop cut off what a square does not hold.
+            centre crop cut off what a square does not hold (SigLIP: squeezes the picture).
         image_mean: Mean per channel, 0 to 1. Rounded down to whole levels it is ``pad_colour``, the colour of what
             "pad" adds: close to zero once normalised.
         image_std: Standard deviation per channel.
@@ -194,22 +197,24 @@ class ImageTransform:
         """Return the transform that a vision encoder was trained with.
 
         Reads ``preprocessor_config.json``, of transformers 5 or older. A folder that has only the ``config.json`` of
-        a CLIP model gives CLIP's values at that model's size.
+        a CLIP or SigLIP model gives their values at that model's size.
 
         Args:
             path: Folder or hub id of the encoder.
             aspect: As in the constructor; the files of an encoder do not say.
 
         Raises:
-            InputError: Neither file can be read, or they do not describe a CLIP encoder of square pictures.
+            InputError: Neither file can be read, or they do not describe an encoder of square pictures of one size.
         """
-        expected = f"image transform of {path}: expected preprocessor_config.json of a CLIP encoder of square pictures"
+        expected = (
+            f"image transform of {path}: expected preprocessor_config.json of a CLIP or SigLIP encoder of squares"
+        )
         step = "check the path of the vision encoder"
         try:
             config_path = Path(path) / "config.json"
             if config_path.is_file() and not any(config_path.parent.glob("*processor_config.json")):
                 config = read_json_object(config_path)
-                # transformers leaves defaults out of nested configs; this one is CLIPVisionConfig's.
+                # transformers leaves defaults out of nested configs; this one is of both vision configs.
                 size = config.get("vision_config", config).get("image_size", 224)
                 settings = {"image_processor_type": config.get("model_type"), "size": size, "crop_size": size}
             else:
@@ -217,13 +222,22 @@ class ImageTransform:
         except (OSError, ValueError, AttributeError) as error:  # AttributeError: JSON, but no object
             raise InputError(f"{expected}, found none that can be read ({type(error).__name__}); {step}") from error
         # Files of transformers before 4.26 name the type by another key, if at all.
-        kind = str(settings.get("image_processor_type") or settings.get("feature_extractor_type", "CLIP"))
+        name = str(settings.get("image_processor_type") or settings.get("feature_extractor_type", "CLIP"))
+        kind = name.upper()
+        is_siglip = kind.startswith("SIGLIP") and not kind.startswith("SIGLIP2")
+        if is_siglip:
+            side = settings.get("size", 224)
+            size = {"height": side, "width": side} if isinstance(side, int) else side
+            settings = {**SIGLIP_SETTINGS, **settings, "size": size}
+        # One class reads both: they differ in these settings alone.
         processor = CLIPImageProcessorPil.from_dict(settings)
-        crop = processor.crop_size
-        if not kind.upper().startswith("CLIP") or not processor.do_center_crop or crop["height"] != crop["width"]:
-            found = f"type {kind}, do_center_crop {processor.do_center_crop}, crop_size {dict(crop)}"
+        square = dict(processor.size if is_siglip else processor.crop_size)
+        is_known = is_siglip or kind.startswith("CLIP")
+        is_square = square.keys() == {"height", "width"} and square["height"] == square["width"]
+        if not (is_known and is_square and bool(processor.do_center_crop) != is_siglip):
+            found = f"type {name}, do_center_crop {processor.do_center_crop}, size {square}"
             raise InputError(f"{expected}, found {found}; {step}")
-        transform = cls(crop["height"], aspect, image_mean=processor.image_mean, image_std=processor.image_std)
+        transform = cls(square["height"], aspect, image_mean=processor.image_mean, image_std=processor.image_std)
         transform._follow(processor)
         return transform
 
@@ -239,6 +253,8 @@ class ImageTransform:
         """
         short, long = sorted(picture.size)
         num_pixels = long**2 if self.aspect == "pad" else self.image_size**2 * long // short
+        if self.aspect == "square" and self._clip_pixels.squeezes:
+            num_pixels = self.image_size**2
         if num_pixels > MAX_PIXELS:
             raise RecordError(
                 f"picture of {picture.width} x {picture.height} pixels: expected at most {MAX_PIXELS} pixels once "

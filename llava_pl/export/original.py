@@ -13,6 +13,7 @@ from typing import Any, Literal, cast, get_args
 from torch import Tensor
 
 from llava_pl.data.json_files import read_json
+from llava_pl.models.projector import ORIGINAL_KINDS
 from llava_pl.models.vision_encoder import SelectFeature
 from llava_pl.types import InputError
 
@@ -72,6 +73,10 @@ def read_original_config(folder: Path) -> OriginalConfig:
     for key, kind in (("mm_vision_tower", str), ("mm_projector_type", str), ("mm_vision_select_layer", int)):
         if not isinstance(config.get(key, kind()), kind):
             raise InputError(f"{path}: {key}: expected {kind.__name__}, found {config[key]!r}")
+    projector = config.get("mm_projector_type", "linear")
+    # A file must not name a class to be imported.
+    if not ORIGINAL_KINDS.fullmatch(projector):
+        raise InputError(f"{path}: mm_projector_type: expected linear, mlp{{N}}x_gelu or identity, found {projector!r}")
     aspect = config.get("image_aspect_ratio") or "square"
     if aspect not in ("pad", "square", "anyres"):
         raise InputError(f"{path}: image_aspect_ratio: expected pad, square or anyres, found {aspect!r}")
@@ -80,7 +85,7 @@ def read_original_config(folder: Path) -> OriginalConfig:
         raise InputError(f"{path}: mm_patch_merge_type: expected spatial_unpad with anyres, found {merge!r}")
     return OriginalConfig(
         vision_encoder=config["mm_vision_tower"],
-        projector=config.get("mm_projector_type", "linear"),
+        projector=projector,
         select_layer=config.get("mm_vision_select_layer", -1),
         select_feature=select_feature,
         aspect=cast("Literal['pad', 'square', 'anyres']", aspect),

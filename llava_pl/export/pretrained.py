@@ -96,7 +96,8 @@ def load_pretrained(
     )
     is_tiled = config.aspect == "anyres"
     transform = ImageTransform.from_pretrained(encoder_path, aspect="pad" if config.aspect == "pad" else "square")
-    tiling = Tiling(transform.image_size, encoder.num_image_tokens, config.pinpoints) if is_tiled else None
+    # The projectors of the original make one image token of each patch feature.
+    tiling = Tiling(transform.image_size, encoder.num_patches, config.pinpoints) if is_tiled else None
     # Once for both parts: at 7B the files are 14 GB.
     weights_path = path / PROJECTOR_FILE if is_projector_only else path
     weights = read_weights(weights_path)

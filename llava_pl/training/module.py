@@ -14,10 +14,9 @@ from torch.optim import Optimizer
 
 from llava_pl.evaluation.generation import GenerationConfig, generate_answers
 from llava_pl.evaluation.parsing import Parser
-from llava_pl.export.build import DTYPES, DecoderConfig, VisionEncoderConfig, build_model
-from llava_pl.export.parts import read_vision_config
+from llava_pl.export.build import DTYPES, DecoderConfig, VisionEncoderConfig, build_model, plan_image_tokens
 from llava_pl.models.llava import LlavaModel
-from llava_pl.models.vision_encoder import count_image_tokens
+from llava_pl.models.projector import check_keeps_grid
 from llava_pl.training.answering import ScoreQuestions
 from llava_pl.training.checkpoint import check_trained, keep_trained, load_initial_weights
 from llava_pl.training.normalization import LossNormalization, normalize_loss
@@ -37,7 +36,9 @@ class LlavaModule(LightningModule):
         decoder: The language model.
         optim: The optimizer, its rates and their schedule.
         trainable: How each part is trained, in place of what the stage implies.
-        projector: Kind of projector: "linear", "mlp{N}x_gelu" or "identity".
+        projector: Kind of projector: "linear", "mlp{N}x_gelu", "identity", "qformer", "resampler", "pixel_shuffle", or
+            the full name of a class of your own.
+        projector_options: Further arguments of the projector's class, such as num_queries or factor.
         has_newline: Learn, with the projector, the embedding that ends each row of a tiled picture; true exactly if
             data.image_aspect is anyres, from which the command line takes it.
         init_from: Trained weights to start from: a checkpoint of an earlier run, an original `mm_projector.bin` or
@@ -58,6 +59,7 @@ class LlavaModule(LightningModule):
         optim: OptimConfig,
         trainable: TrainablePlan | None = None,
         projector: str = "mlp2x_gelu",
+        projector_options: dict[str, Any] | None = None,
         has_newline: bool = False,
         init_from: str | None = None,
         loss_normalization: LossNormalization = "global",
@@ -89,6 +91,7 @@ class LlavaModule(LightningModule):
                 "optim": asdict(optim),
                 "trainable": None if trainable is None else asdict(trainable),
                 "projector": projector,
+                "projector_options": projector_options,
                 "has_newline": has_newline,
                 "init_from": init_from,
                 "loss_normalization": loss_normalization,
@@ -103,7 +106,10 @@ class LlavaModule(LightningModule):
         self.optim_config = optim
         self.plan = PLANS[stage] if trainable is None else trainable
         check_rates(optim, self.plan)
+        if has_newline:
+            check_keeps_grid(projector)
         self.projector_kind = projector
+        self.projector_options = projector_options
         self.has_newline = has_newline
         self.init_from = init_from
         self.loss_normalization: LossNormalization = loss_normalization
@@ -117,8 +123,9 @@ class LlavaModule(LightningModule):
     @property
     def num_image_tokens(self) -> int:
         """P, the image tokens per picture or tile; the data module is linked to it."""
-        config = read_vision_config(self.vision_encoder_config.path)
-        return count_image_tokens(config, self.vision_encoder_config.select_feature)
+        return plan_image_tokens(
+            self.vision_encoder_config, self.projector_kind, self.decoder_config, self.projector_options
+        )
 
     def configure_model(self) -> None:
         """Build the layers, once: under a sharding strategy Lightning calls this where memory is already divided."""
@@ -130,6 +137,7 @@ class LlavaModule(LightningModule):
             self.decoder_config,
             frozen_dtype=self.frozen_dtype,
             has_newline=self.has_newline,
+            projector_options=self.projector_options,
         )
         apply_plan(model, self.plan)
         for parameter in model.parameters():

@@ -70,11 +70,17 @@ class LlavaModel(nn.Module):
         """Return the image features ``(N, P, D)`` of pictures ``(N, C, H, W)``; with grids, ``(M, D)`` of their tiles.
 
         Raises:
-            InputError: The pictures are tiled, and the model has no newline embedding.
+            InputError: The pictures are tiled, and the model has no newline embedding; or the projector gives other
+                image tokens than it counts.
         """
         patch_features = self.vision_encoder(pixel_values)
         weight = next(self.projector.parameters(), patch_features)
         features: Tensor = self.projector(patch_features.to(weight.dtype))
+        if features.shape[1] != self.num_image_tokens:
+            raise InputError(
+                f"model.projector: {type(self.projector).__name__} counts {self.num_image_tokens} image tokens of a "
+                f"picture, but gives {features.shape[1]}; correct its count_image_tokens"
+            )
         if not grids:
             return features
         if self.image_newline is None:

@@ -35,10 +35,10 @@ def centre_on_canvas(picture: Image.Image, size: tuple[int, int], colour: tuple[
 class ClipPixels:
     """Turns RGB pictures into the pixel values that a processor gives.
 
-    CLIP's brings the shortest edge to a size and crops the middle, SigLIP's squeezes the picture into a square. It
-    resizes with Pillow too, but rescales and normalises each of the 3 x H x W values in several passes of
-    float64 and float32. A channel has only 256 levels: here the processor itself computes the values of these once, and
-    a picture looks them up.
+    CLIP's brings the shortest edge to a size and crops the middle, SigLIP's squeezes the picture into a square. Both
+    resize with Pillow too, but rescale and normalise each of the 3 x H x W values in several passes of float64 and
+    float32. A channel has only 256 levels: here the processor itself computes the values of these once, and a picture
+    looks them up.
 
     Rare settings (other sizes, no centre crop, padding) go through the processor itself.
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 PLACEHOLDER = "\ue000{}\ue001"
 """Stands for the answer of a turn; of characters that are no text's (Unicode keeps them for private use)."""
 
+DATE = "26 Jul 2024"
+"""The day that LLaMA-3.1 and 3.2 believe it is, as their templates have it where no clock is at hand."""
+
 
 def render_conversation(
     turns: Sequence[Turn],
@@ -139,11 +142,10 @@ def find_stop(template: TemplateName, tokenizer: PreTrainedTokenizerBase) -> str
     """
     if template != "chat":
         return TEMPLATES[template].stop
-    exchange = render_conversation(
-        [Turn("human", "a"), Turn("gpt", "b")], "chat", has_images=False, tokenizer=tokenizer
-    )
-    answer = next(segment.text for segment in exchange if segment.kind == "answer")
-    return answer.partition("b")[2].strip() or str(tokenizer.eos_token)
+    answer = PLACEHOLDER.format("")
+    pieces = _render_chat([Turn("human", "a"), Turn("gpt", answer)], tokenizer, is_prompt=False)
+    (text,) = [piece.text for piece in pieces if piece.kind == "answer"]
+    return text.partition(answer)[2].strip() or str(tokenizer.eos_token)
 
 
 def _render_chat(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase | None, *, is_prompt: bool) -> list[Segment]:
@@ -200,16 +202,13 @@ def _find_answers(contents: Sequence[str], around: Sequence[str], whole: str) ->
     for number, content in enumerate(contents):
         before, after = around[number : number + 2]
         start = position + len(before)
+        is_before = whole.startswith(before, position)
         if number + 1 == len(contents):
             position = len(whole) - len(after)
         else:
             exact = [text for text in (content, content.strip()) if whole.startswith(text + after, start)]
             position = start + len(exact[0]) if exact else whole.find(after, start)
-        if (
-            not whole.startswith(before, start - len(before))
-            or not whole.startswith(after, position)
-            or position < start
-        ):
+        if not is_before or position < start or not whole.startswith(after, position):
             raise _unclear(2 * number + 1)
         answers.append(whole[start:position])
     return answers
@@ -224,14 +223,16 @@ def _unclear(turn: int) -> RecordError:
 
 def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
     try:
-        # Qwen3's template opens thoughts in prompts unless told not to; others have no use for the word.
-        return str(
-            tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False
-            )
+        text = tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            enable_thinking=False,  # else the prompts of Qwen3 leave the thoughts to the model
+            date_string=DATE,  # else LLaMA-3.2 writes the day of the run
         )
     except (TemplateError, ValueError) as error:
         raise RecordError(f"template 'chat': the tokenizer's template refuses the conversation: {error}") from error
+    return str(text)
 
 
 def _split_images(pieces: Sequence[Segment]) -> list[Segment]:

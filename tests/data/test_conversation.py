@@ -615,6 +615,18 @@ def test_stop_of_a_base_model_is_its_template_s_mark():
     assert find_stop("chat", tokenizer) == "<|im_end|>"
 
 
+def test_stop_is_found_behind_the_answer_not_in_its_opening():
+    tokenizer = chat_tokenizer("{% for m in messages %}bot a b {{ m.content }}</b>\n{% endfor %}", eos_token="</b>")
+    assert find_stop("chat", tokenizer) == "</b>"
+
+
+def test_the_day_of_the_run_is_in_no_prompt():
+    """LLaMA-3.2's template asks the clock; samples would change over night, and cached ones would not."""
+    dated = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    tokenizer = chat_tokenizer(dated + "Today: {{ date_string }}\n" + CHATML, eos_token="<|im_end|>")
+    assert render(["a", "b"], "chat", has_images=False, tokenizer=tokenizer)[0][0].startswith("Today: 26 Jul 2024\n")
+
+
 def test_stop_of_a_template_without_a_mark_is_the_end_of_sequence():
     tokenizer = chat_tokenizer("{% for m in messages %}{{ m.content }}\n{% endfor %}", eos_token="</s>")
     assert find_stop("chat", tokenizer) == "</s>"

@@ -207,7 +207,8 @@ class ImageTransform:
             InputError: Neither file can be read, or they do not describe an encoder of square pictures of one size.
         """
         expected = (
-            f"image transform of {path}: expected preprocessor_config.json of a CLIP or SigLIP encoder of squares"
+            f"image transform of {path}: expected preprocessor_config.json of a CLIP or SigLIP encoder of square "
+            "pictures"
         )
         step = "check the path of the vision encoder"
         try:
@@ -229,12 +230,13 @@ class ImageTransform:
             side = settings.get("size", 224)
             size = {"height": side, "width": side} if isinstance(side, int) else side
             settings = {**SIGLIP_SETTINGS, **settings, "size": size}
-        # One class reads both: they differ in these settings alone.
+        # One class reads both: they differ in settings alone.
         processor = CLIPImageProcessorPil.from_dict(settings)
-        square = dict(processor.size if is_siglip else processor.crop_size)
-        is_known = is_siglip or kind.startswith("CLIP")
-        is_square = square.keys() == {"height", "width"} and square["height"] == square["width"]
-        if not (is_known and is_square and bool(processor.do_center_crop) != is_siglip):
+        if is_siglip:
+            square, is_known = dict(processor.size), processor.do_resize and not processor.do_center_crop
+        else:
+            square, is_known = dict(processor.crop_size), kind.startswith("CLIP") and processor.do_center_crop
+        if not is_known or square.keys() != {"height", "width"} or square["height"] != square["width"]:
             found = f"type {name}, do_center_crop {processor.do_center_crop}, size {square}"
             raise InputError(f"{expected}, found {found}; {step}")
         transform = cls(square["height"], aspect, image_mean=processor.image_mean, image_std=processor.image_std)

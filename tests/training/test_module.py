@@ -121,7 +121,7 @@ def test_hyperparameters_are_plain_and_say_everything(setup, tiny_parts):
     assert dict(module.hparams) == {
         "stage": "align",
         "vision_encoder": {"path": str(tiny_parts / "encoder"), "select_layer": -2, "select_feature": "patch"},
-        "decoder": {"path": str(tiny_parts / "decoder"), "attention": "sdpa"},
+        "decoder": {"path": str(tiny_parts / "decoder"), "attention": "sdpa", "gradient_checkpointing": "none"},
         "optim": {
             "learning_rate": 1e-3, "weight_decay": 0.0, "betas": (0.9, 0.999), "eps": 1e-8, "warmup_share": 0.03,
             "optimizer": "torch.optim.AdamW", "options": {},
@@ -131,6 +131,7 @@ def test_hyperparameters_are_plain_and_say_everything(setup, tiny_parts):
             "vision_encoder": "frozen", "projector": "full", "decoder": "frozen", "embeddings": "frozen",
         },
         "projector": "mlp2x_gelu",
+        "projector_options": None,
         "has_newline": False,
         "init_from": None,
         "loss_normalization": "global",

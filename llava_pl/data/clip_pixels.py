@@ -1,4 +1,4 @@
-"""RGB picture -> pixel values: what a CLIP processor computes, bit for bit, in half its time.
+"""RGB picture -> pixel values: what a CLIP or SigLIP processor computes, bit for bit, in half its time.
 
 In: the picture that `data/image.py` has read, and the processor whose settings count. Out: ``pixel_values``,
 float32 ``(3, H, W)``.
@@ -33,13 +33,14 @@ def centre_on_canvas(picture: Image.Image, size: tuple[int, int], colour: tuple[
 
 
 class ClipPixels:
-    """Turns RGB pictures into the pixel values that a CLIP processor gives.
+    """Turns RGB pictures into the pixel values that a processor gives.
 
-    The processor resizes with Pillow too, but rescales and normalises each of the 3 x H x W values in several passes of
-    float64 and float32. A channel has only 256 levels: here the processor itself computes the values of these once, and
-    a picture looks them up.
+    CLIP's brings the shortest edge to a size and crops the middle, SigLIP's squeezes the picture into a square. Both
+    resize with Pillow too, but rescale and normalise each of the 3 x H x W values in several passes of float64 and
+    float32. A channel has only 256 levels: here the processor itself computes the values of these once, and a picture
+    looks them up.
 
-    Rare settings (a size that is not a shortest edge, no centre crop, padding) go through the processor itself.
+    Rare settings (other sizes, no centre crop, padding) go through the processor itself.
 
     Args:
         processor: Its settings are read once; later changes do not count.
@@ -48,14 +49,14 @@ class ClipPixels:
     def __init__(self, processor: CLIPImageProcessorPil) -> None:
         self.processor = processor
         self.resample = processor.resample
-        size, crop_size = dict(processor.size), dict(processor.crop_size)
-        self.shortest_edge = size.get("shortest_edge") if processor.do_resize else None
-        self.crop_size = (crop_size["width"], crop_size["height"])
-        self.is_known = bool(
-            processor.do_center_crop
-            and not getattr(processor, "do_pad", None)
-            and (not processor.do_resize or size.keys() == {"shortest_edge"})
-        )
+        size, crop = dict(processor.size), dict(processor.crop_size or {})
+        self.squeezes = not processor.do_center_crop
+        edge = size.get("height") if self.squeezes else size.get("shortest_edge")
+        self.edge = edge if processor.do_resize else None
+        self.crop_size = None if self.squeezes else (crop["width"], crop["height"])
+        is_clip = not self.squeezes and (not processor.do_resize or size.keys() == {"shortest_edge"})
+        is_siglip = self.squeezes and processor.do_resize and size == {"height": edge, "width": edge}
+        self.is_known = bool((is_clip or is_siglip) and not getattr(processor, "do_pad", None))
         grey_levels = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
         values = processor.preprocess(
             grey_levels.convert("RGB"), do_resize=False, do_center_crop=False, do_pad=False, return_tensors="np"
@@ -84,7 +85,7 @@ class ClipPixels:
         return torch.from_numpy(values)
 
     def _resize(self, picture: Image.Image, pad_colour: tuple[int, int, int] | None) -> Image.Image:
-        side, edge = max(picture.size), self.shortest_edge
+        side, edge = max(picture.size), self.edge
         if pad_colour is not None and picture.width != picture.height:
             if edge is not None and picture.width > picture.height:
                 # Pillow resamples along the rows first, then along the columns, each on its own. A row of one colour
@@ -94,13 +95,15 @@ class ClipPixels:
             picture = centre_on_canvas(picture, (side, side), pad_colour)
         if edge is None:
             return picture
+        if self.squeezes:
+            return picture.resize((edge, edge), self.resample)
         long_edge = int(edge * max(picture.size) / min(picture.size))
         size = (edge, long_edge) if picture.width <= picture.height else (long_edge, edge)
         return picture.resize(size, self.resample)
 
     def _crop(self, picture: Image.Image) -> Image.Image:
         """Return the middle of a picture; what lies outside of it is black."""
-        if picture.size == self.crop_size:
+        if self.crop_size is None or picture.size == self.crop_size:
             return picture
         width, height = self.crop_size
         left, top = (picture.width - width) // 2, (picture.height - height) // 2

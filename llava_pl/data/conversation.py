@@ -18,6 +18,12 @@ from llava_pl.types import IMAGE_END, IMAGE_SLOT, IMAGE_START, InputError, Recor
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+PLACEHOLDER = "\ue000{}\ue001"
+"""Stands for the answer of a turn; of characters that are no text's (Unicode keeps them for private use)."""
+
+DATE = "26 Jul 2024"
+"""The day that LLaMA-3.1 and 3.2 believe it is, as their templates have it where no clock is at hand."""
+
 
 def render_conversation(
     turns: Sequence[Turn],
@@ -129,44 +135,104 @@ def _render_caption(turns: Sequence[Turn], template: Template, *, is_prompt: boo
     return pieces
 
 
-def _render_chat(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase | None, *, is_prompt: bool) -> list[Segment]:
-    """Return the segments of the tokenizer's own template: an answer is what a turn adds to the prompt before it.
+def find_stop(template: TemplateName, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the text that ends an answer: with "chat" the mark that the tokenizer's template puts there.
 
-    The supervised part ends with the first special token after the answer's text (the end of turn).
+    That need not be the end-of-sequence token: a base model's tokenizer may hold the template of its chat model.
+    """
+    if template != "chat":
+        return TEMPLATES[template].stop
+    answer = PLACEHOLDER.format("")
+    pieces = _render_chat([Turn("human", "a"), Turn("gpt", answer)], tokenizer, is_prompt=False)
+    (text,) = [piece.text for piece in pieces if piece.kind == "answer"]
+    return text.partition(answer)[2].strip() or str(tokenizer.eos_token)
+
+
+def _render_chat(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase | None, *, is_prompt: bool) -> list[Segment]:
+    """Return the segments of the tokenizer's own template, whose text is that of all turns at once.
+
+    Where the answers lie in it is seen by rendering other answers in their places; no `{% generation %}` marks are
+    needed. An answer begins where the prompt for it ends, and the supervised part ends with the first special token
+    after the answer's text (the end of turn).
     """
     if tokenizer is None or not tokenizer.chat_template:
         raise InputError("template 'chat': the tokenizer has no chat template; name one of " + ", ".join(TEMPLATES))
     messages = [{"role": "user" if t.role == "human" else "assistant", "content": t.text} for t in turns]
+    places = range(1, len(messages), 2)  # of the answers
+    blank = [{**m, "content": PLACEHOLDER.format(i)} if i in places else m for i, m in enumerate(messages)]
+    around = _split(places, _apply(tokenizer, blank, add_generation_prompt=is_prompt))
+    whole = _apply(tokenizer, messages, add_generation_prompt=is_prompt)
+    answers = _find_answers([messages[place]["content"] for place in places], around, whole)
     ends = "|".join(re.escape(token) for token in tokenizer.all_special_tokens)
     pieces: list[Segment] = []
-    done = ""
-    for index, message in enumerate(messages):
-        if message["role"] == "user":
-            continue
-        prompt = _apply(tokenizer, messages[:index], add_generation_prompt=True)
-        full = _apply(tokenizer, messages[: index + 1], add_generation_prompt=False)
-        if not prompt.startswith(done) or not full.startswith(prompt):
-            raise RecordError(
-                f"template 'chat': turn {index} rewrites the text of earlier turns, so that answers "
-                "cannot be told from prompts; name one of " + ", ".join(TEMPLATES)
-            )
-        answer = full[len(prompt) :]
-        text = message["content"].strip()
-        # A template may shorten an answer (leave out its thoughts); then the first end mark after its start counts.
-        after_text = answer.index(text) + len(text) if text in answer else 0
-        end = re.search(ends, answer[after_text:]) if ends else None
-        length = after_text + end.end() if end else len(answer)
-        pieces += [Segment(prompt[len(done) :], "prompt"), Segment(answer[:length], "answer")]
-        done = prompt + answer[:length]
-    whole = _apply(tokenizer, messages, add_generation_prompt=is_prompt)
-    return [*pieces, Segment(whole[len(done) :], "prompt")]
+    rest = around[0]  # what stands before the next answer and is not yet in a piece
+    for number, (place, answer) in enumerate(zip(places, answers, strict=True)):
+        # The prompt, and what closes the turn, as they are written where nothing follows.
+        prompt = _split(places[:number], _apply(tokenizer, blank[:place], add_generation_prompt=True))[-1]
+        closing = _split(places[: number + 1], _apply(tokenizer, blank[: place + 1], add_generation_prompt=False))[-1]
+        before, after = around[number : number + 2]
+        # A prompt may add what a finished turn does not have: Qwen3 shows thoughts, if only that there are none, in the
+        # last turn alone.
+        if not (before.startswith(prompt) or prompt.startswith(before)) or not after.startswith(closing):
+            raise _unclear(place)
+        opening = before[len(prompt) :]
+        end = re.search(ends, closing) if ends else None
+        length = end.end() if end else len(closing)
+        pieces.append(Segment(rest.removesuffix(opening), "prompt"))
+        pieces.append(Segment(opening + answer + closing[:length], "answer"))
+        rest = after[length:]
+    return [*pieces, Segment(rest, "prompt")]
+
+
+def _split(places: Sequence[int], text: str) -> list[str]:
+    """Return the texts around the placeholders of some turns."""
+    parts = []
+    for place in places:
+        before, mark, text = text.partition(PLACEHOLDER.format(place))
+        if not mark:
+            raise _unclear(place)
+        parts.append(before)
+    return [*parts, text]
+
+
+def _find_answers(contents: Sequence[str], around: Sequence[str], whole: str) -> list[str]:
+    """Return the answers as a text has them: as they are, stripped, or shortened (without their thoughts)."""
+    answers = []
+    position = 0
+    for number, content in enumerate(contents):
+        before, after = around[number : number + 2]
+        start = position + len(before)
+        is_before = whole.startswith(before, position)
+        if number + 1 == len(contents):
+            position = len(whole) - len(after)
+        else:
+            exact = [text for text in (content, content.strip()) if whole.startswith(text + after, start)]
+            position = start + len(exact[0]) if exact else whole.find(after, start)
+        if not is_before or position < start or not whole.startswith(after, position):
+            raise _unclear(2 * number + 1)
+        answers.append(whole[start:position])
+    return answers
+
+
+def _unclear(turn: int) -> RecordError:
+    return RecordError(
+        f"template 'chat': turn {turn} changes the text around it, so that answers cannot be told from prompts; "
+        "name one of " + ", ".join(TEMPLATES)
+    )
 
 
 def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))
+        text = tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            enable_thinking=False,  # else the prompts of Qwen3 leave the thoughts to the model
+            date_string=DATE,  # else LLaMA-3.2 writes the day of the run
+        )
     except (TemplateError, ValueError) as error:
         raise RecordError(f"template 'chat': the tokenizer's template refuses the conversation: {error}") from error
+    return str(text)
 
 
 def _split_images(pieces: Sequence[Segment]) -> list[Segment]:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from llava_pl.data.anyres import choose_tiling
 from llava_pl.data.collate import collate
+from llava_pl.data.conversation import find_stop
 from llava_pl.data.dataset import PackedDataset, RecordDataset, SampleEncoder
 from llava_pl.data.eval_loader import make_eval_loader
 from llava_pl.data.image import ImageTransform
@@ -30,7 +31,7 @@ from llava_pl.data.question_dataset import QuestionDataset
 from llava_pl.data.sampler import PackedSampler, ResumableSampler, check_budget, count_epochs
 from llava_pl.data.special_tokens import add_image_tokens
 from llava_pl.data.store_cache import open_store
-from llava_pl.data.templates import TEMPLATES, TemplateName
+from llava_pl.data.templates import TemplateName
 from llava_pl.data.training_data import Entries, GivenRecords, TrainingData, TrainingSource
 from llava_pl.types import BadRecord, InputError, OnTooLong, Record, Sample
 
@@ -177,8 +178,8 @@ class ConversationDataModule(LightningDataModule):
 
     @property
     def stop(self) -> str:
-        """The text that ends an answer: the template's end mark, or the end-of-sequence token of a Jinja template."""
-        return str(self.tokenizer.eos_token) if self._template == "chat" else TEMPLATES[self._template].stop
+        """The text that ends an answer."""
+        return find_stop(self._template, self.tokenizer)
 
     def train_sources(self) -> list[TrainingSource]:
         """Return where the records to train on come from."""
@@ -263,13 +264,12 @@ class ConversationDataModule(LightningDataModule):
             num_epochs = count_epochs(trainer.max_epochs, trainer.max_steps, sampler) if trainer else 1
             num_tokens = self.train_data.num_tokens.tolist()
             check_budget(sampler, self.token_budget, num_tokens=num_tokens, epochs=range(num_epochs))
+        packer = partial(pack, num_image_tokens=self.num_image_tokens)
         return StepLoader(
             PackedDataset(dataset) if self.is_packed else dataset,
             batch_size=None if self.is_packed else self.batch_size,
             sampler=sampler,
-            collate_fn=partial(pack, num_image_tokens=self.num_image_tokens)
-            if self.is_packed
-            else self._collate("right"),
+            collate_fn=packer if self.is_packed else self._collate("right"),
             count_micro_batches=lambda: trainer.accumulate_grad_batches if trainer else 1,
             count_batches=lambda: trainer.num_training_batches if trainer else inf,
             num_workers=self.num_workers,

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from llava_pl.data.dataset import SampleEncoder
     from llava_pl.data.store import RecordStore
 
-ENCODED_VERSION = 1
+ENCODED_VERSION = 2
 """Raised with every change of the files, or of what a text is encoded to."""
 
 _RECORDS_AT_ONCE = 500

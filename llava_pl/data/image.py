@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from PIL import ExifTags, Image, ImageOps
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """Mean and deviation per channel of CLIP's training pictures, on a scale of 0 to 1 (OpenAI's released processor)."""
+
+SIGLIP_SETTINGS = {"do_center_crop": False, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+"""Where SigLIP's processor is not CLIP's, unless its file says else."""
 
 MAX_PIXELS = 2 * 89_478_485
 """Largest picture made on the way to the encoder, the size at which Pillow refuses to open a file (2.7 GiB at work)."""
@@ -149,12 +152,12 @@ class ImageTransform:
     """Turns a picture into pixel values, float32 ``(3, image_size, image_size)``.
 
     CLIP's preprocessing: shortest edge resized to ``image_size`` (bicubic), centre crop, values scaled to 0 to 1,
-    ``(value - mean) / std`` per channel.
+    ``(value - mean) / std`` per channel. SigLIP's (see `from_pretrained`) squeezes in place of the first two.
 
     Args:
         image_size: Height and width that the vision encoder reads, in pixels.
         aspect: "pad" fills the picture to a square first, so that all of it is seen (LLaVA-1.5); "square" lets the
-            centre crop cut off what a square does not hold.
+            centre crop cut off what a square does not hold (SigLIP: squeezes the picture).
         image_mean: Mean per channel, 0 to 1. Rounded down to whole levels it is ``pad_colour``, the colour of what
             "pad" adds: close to zero once normalised.
         image_std: Standard deviation per channel.
@@ -194,51 +197,52 @@ class ImageTransform:
         """Return the transform that a vision encoder was trained with.
 
         Reads ``preprocessor_config.json``, of transformers 5 or older. A folder that has only the ``config.json`` of
-        a CLIP model gives CLIP's values at that model's size.
+        a CLIP or SigLIP model gives their values at that model's size.
 
         Args:
             path: Folder or hub id of the encoder.
             aspect: As in the constructor; the files of an encoder do not say.
 
         Raises:
-            InputError: Neither file can be read, or they do not describe a CLIP encoder of square pictures.
+            InputError: Neither file can be read, or they do not describe an encoder of square pictures of one size.
         """
-        where = f"image transform of {path}"
+        expected = (
+            f"image transform of {path}: expected preprocessor_config.json of a CLIP or SigLIP encoder of square "
+            "pictures"
+        )
+        step = "check the path of the vision encoder"
         try:
             config_path = Path(path) / "config.json"
             if config_path.is_file() and not any(config_path.parent.glob("*processor_config.json")):
                 config = read_json_object(config_path)
-                # transformers leaves defaults out of nested configs; this one is CLIPVisionConfig's.
+                # transformers leaves defaults out of nested configs; this one is of both vision configs.
                 size = config.get("vision_config", config).get("image_size", 224)
                 settings = {"image_processor_type": config.get("model_type"), "size": size, "crop_size": size}
             else:
                 settings, _ = CLIPImageProcessorPil.get_image_processor_dict(path)
         except (OSError, ValueError, AttributeError) as error:  # AttributeError: JSON, but no object
-            raise _unknown_settings(where, f"none that can be read ({type(error).__name__})") from error
-        return cls.from_settings(settings, aspect=aspect, where=where)
-
-    @classmethod
-    def from_settings(
-        cls, settings: dict[str, Any], *, aspect: Literal["pad", "square"] = "pad", where: str
-    ) -> ImageTransform:
-        """Return the transform that the content of a ``preprocessor_config.json`` describes.
-
-        Args:
-            settings: Of transformers 5 or older.
-            aspect: As in the constructor.
-            where: What an error begins with.
-
-        Raises:
-            InputError: They do not describe a CLIP encoder of square pictures.
-        """
+            raise InputError(f"{expected}, found none that can be read ({type(error).__name__}); {step}") from error
         # Files of transformers before 4.26 name the type by another key, if at all.
-        kind = str(settings.get("image_processor_type") or settings.get("feature_extractor_type", "CLIP"))
+        name = str(settings.get("image_processor_type") or settings.get("feature_extractor_type", "CLIP"))
+        kind = name.upper()
+        is_siglip = kind.startswith("SIGLIP") and not kind.startswith("SIGLIP2")
+        if is_siglip:
+            side = settings.get("size", 224)
+            size = {"height": side, "width": side} if isinstance(side, int) else side
+            settings = {**SIGLIP_SETTINGS, **settings, "size": size}
+        # One class reads both: they differ in settings alone.
         processor = CLIPImageProcessorPil.from_dict(settings)
-        crop = processor.crop_size
-        if not kind.upper().startswith("CLIP") or not processor.do_center_crop or crop["height"] != crop["width"]:
-            found = f"type {kind}, do_center_crop {processor.do_center_crop}, crop_size {dict(crop)}"
-            raise _unknown_settings(where, found)
-        transform = cls(crop["height"], aspect, image_mean=processor.image_mean, image_std=processor.image_std)
+        if is_siglip:
+            square, is_known = dict(processor.size), processor.do_resize and not processor.do_center_crop
+        else:
+            square, is_known = (
+                dict(processor.crop_size),
+                kind.startswith(("CLIP", "LLAVA")) and processor.do_center_crop,
+            )
+        if not is_known or square.keys() != {"height", "width"} or square["height"] != square["width"]:
+            found = f"type {name}, do_center_crop {processor.do_center_crop}, size {square}"
+            raise InputError(f"{expected}, found {found}; {step}")
+        transform = cls(square["height"], aspect, image_mean=processor.image_mean, image_std=processor.image_std)
         transform._follow(processor)
         return transform
 
@@ -254,6 +258,8 @@ class ImageTransform:
         """
         short, long = sorted(picture.size)
         num_pixels = long**2 if self.aspect == "pad" else self.image_size**2 * long // short
+        if self.aspect == "square" and self._clip_pixels.squeezes:
+            num_pixels = self.image_size**2
         if num_pixels > MAX_PIXELS:
             raise RecordError(
                 f"picture of {picture.width} x {picture.height} pixels: expected at most {MAX_PIXELS} pixels once "
@@ -265,13 +271,6 @@ class ImageTransform:
         # Unlike LLaVA: pictures 1 or 3 pixels high work. There the processor takes the height for the channels: it
         # refuses the former and garbles the latter.
         return self._clip_pixels(picture, self.pad_colour if self.aspect == "pad" else None)
-
-
-def _unknown_settings(where: str, found: str) -> InputError:
-    return InputError(
-        f"{where}: expected preprocessor_config.json of a CLIP encoder of square pictures, found {found}; "
-        "check the path of the vision encoder"
-    )
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

@@ -70,7 +70,13 @@ def assemble(
         encoder = VisionEncoder(_build(AutoModel, eye), _check_feature(spec.select_feature, where))
         decoder = CausalDecoder(_build(AutoModelForCausalLM, language, attn_implementation="sdpa"))
     decoder.model.tie_weights()
-    projector = build_projector(spec.projector, vision_width=encoder.width, decoder_width=decoder.width)
+    projector = build_projector(
+        spec.projector,
+        vision_width=encoder.width,
+        decoder_width=decoder.width,
+        num_patches=encoder.num_patches,
+        options=spec.projector_options,
+    )
     newline = nn.Parameter(torch.zeros(decoder.width)) if spec.has_newline else None
     model = LlavaModel(encoder, projector, decoder, newline)
     check_names(model, weights, where)

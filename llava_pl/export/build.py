@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -10,12 +11,13 @@ from transformers import BitsAndBytesConfig
 
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.special_tokens import add_image_tokens
-from llava_pl.export.parts import load_decoder, load_vision_encoder
+from llava_pl.export.parts import load_decoder, load_vision_encoder, read_decoder_width, read_vision_config
 from llava_pl.models.anyres import build_newline
 from llava_pl.models.llava import LlavaModel
-from llava_pl.models.projector import build_projector
+from llava_pl.models.projector import build_projector, count_image_tokens, find_connector
 from llava_pl.models.quantization import Quantization, check_quantized, prepare_quantized, require_bitsandbytes
-from llava_pl.models.vision_encoder import SelectFeature
+from llava_pl.models.recompute import GradientCheckpointing, recompute_layers
+from llava_pl.models.vision_encoder import SelectFeature, count_patches
 from llava_pl.models.vocabulary import add_rows
 from llava_pl.types import InputError
 
@@ -27,9 +29,9 @@ class VisionEncoderConfig:
     """The frozen eye.
 
     Args:
-        path: Folder or hub name of a CLIP model.
+        path: Folder or hub name of a CLIP model, or of a SigLIP or SigLIP-2 model of one picture size.
         select_layer: Which hidden state to use; negative counts from the last layer. LLaVA-1.5: -2.
-        select_feature: "patch", or "cls_patch" with the class token in front.
+        select_feature: "patch", or "cls_patch" with the class token in front, which SigLIP has not.
     """
 
     path: str
@@ -42,8 +44,13 @@ class DecoderConfig:
     """The language model.
 
     Args:
-        path: Folder or hub name of a decoder of the LLaMA family, or a folder in the original LLaVA's layout.
-        attention: Implementation of attention, as transformers names it ("flash_attention_2" needs the extra [flash]).
+        path: Folder or hub name of a decoder (LLaMA, Vicuna, Mistral, Qwen2.5, Qwen3, SmolLM2, MPT and what is built
+            like them), or a folder in the original LLaVA's layout.
+        attention: Implementation of attention, as transformers names it ("flash_attention_2" needs the extra [flash];
+            MPT has "eager" alone).
+        gradient_checkpointing: What is computed again in the backward pass instead of being kept: nothing ("none"), all
+            but the matrix products ("selective"), or all but the layers' inputs ("full": least memory, a third more
+            work).
         quantization: How the linear layers of its blocks are held (needs the extra [qlora]): "nf4" or "fp4" in 4 bits
             (Dettmers et al. 2023), "int8" in 8, or "none". Head and embeddings are never quantized.
         double_quantization: Quantize the scales of 4-bit weights, too.
@@ -52,6 +59,7 @@ class DecoderConfig:
 
     path: str
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    gradient_checkpointing: GradientCheckpointing = "none"
     quantization: Quantization = "none"
     double_quantization: bool = False
     compute_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
@@ -77,6 +85,7 @@ def build_model(
     has_image_marks: bool = False,
     has_patch_token: bool = False,
     device: torch.device | str = "cpu",
+    projector_options: Mapping[str, Any] | None = None,
 ) -> LlavaModel:
     """Return the model with pre-trained encoder and decoder and a fresh projector.
 
@@ -89,6 +98,7 @@ def build_model(
         has_image_marks: Whether image slots have start and end marks, which need rows in the decoder.
         has_patch_token: Whether the tokenizer is given ``<im_patch>``, which needs one.
         device: Where a quantized decoder is quantized; everything else is built on the CPU.
+        projector_options: Further arguments of the projector's class.
     """
     encoder = load_vision_encoder(
         vision_encoder.path,
@@ -105,17 +115,46 @@ def build_model(
     )
     if decoder.quantization != "none":
         prepare_quantized(language.model)
+    recompute_layers(language.model, decoder.gradient_checkpointing)
     new_token_ids: list[int] = []
     if has_image_marks or has_patch_token:
         tokenizer = load_tokenizer(decoder.path)
         new_token_ids = add_image_tokens(tokenizer, image_patch_token=has_patch_token, image_start_end=has_image_marks)
         add_rows(language, new_token_ids)
-    bridge = build_projector(projector, vision_width=encoder.width, decoder_width=language.width)
+    bridge = build_projector(
+        projector,
+        vision_width=encoder.width,
+        decoder_width=language.width,
+        num_patches=encoder.num_patches,
+        options=projector_options,
+    )
     newline = build_newline(language.width) if has_newline else None
     model = LlavaModel(encoder, bridge, language, newline, new_token_ids)
     if decoder.quantization != "none":
         check_quantized(model, language, plain=[language.head, language.embedding])
     return model
+
+
+def plan_image_tokens(
+    vision_encoder: VisionEncoderConfig,
+    projector: str,
+    decoder: DecoderConfig,
+    projector_options: Mapping[str, Any] | None = None,
+) -> int:
+    """Return P of the model that `build_model` would build, without loading or making a weight."""
+    config = read_vision_config(vision_encoder.path)
+    num_patches = count_patches(config, vision_encoder.select_feature)
+    if find_connector(projector) is None:
+        return num_patches
+    with torch.device("meta"):
+        bridge = build_projector(
+            projector,
+            vision_width=config.hidden_size,
+            decoder_width=read_decoder_width(decoder.path),
+            num_patches=num_patches,
+            options=projector_options,
+        )
+    return count_image_tokens(bridge, num_patches)
 
 
 def _quantization_config(decoder: DecoderConfig) -> BitsAndBytesConfig | None:

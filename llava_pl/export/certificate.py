@@ -143,7 +143,7 @@ def check_differs(
     if not base:
         return []
     rows = compare(found, base)
-    # No question holds the words whose embeddings alone may have learned, and the projector is silent without a picture.
+    # No question holds the words whose embeddings alone may have learned; the projector is silent without a picture.
     heard = [name for name in trained if not name.endswith(EMBEDDING)]
     asked = 0 if any(name.startswith("decoder.") for name in heard) else 1
     if heard and rows[asked].logit_difference <= 2 * compare(found, live)[asked].logit_difference:

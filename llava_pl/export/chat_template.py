@@ -50,8 +50,8 @@ CONTENT
 {%- set prompt.text = prompt.text + (GPT if add_generation_prompt else CLOSING) -%}
 """
 
-# Text after a picture is tokenized as a text of its own, which for LLaMA's newer tokenizer means: as after a space. What
-# begins with a mark has no such place.
+# Text after a picture is tokenized as a text of its own, which for LLaMA's newer tokenizer means: as after a space.
+# Nothing stands between a picture and its mark.
 _SPACES = """\
 {%- set prompt.text = prompt.text.replace('<image>', '<image> ') -%}
 {%- set prompt.text = prompt.text.replace('<image> <image>', '<image><image>').replace('<image> <im', '<image><im') -%}

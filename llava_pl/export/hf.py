@@ -100,9 +100,7 @@ def read_hf(folder: Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     return Pretrained(
         model=assemble(spec, weights, folder, dtype=dtype),
         tokenizer=tokenizer,
-        image_transform=ImageTransform.from_settings(
-            {**pictures, "image_processor_type": "CLIPImageProcessor"}, aspect=aspect, where=str(folder)
-        ),
+        image_transform=ImageTransform.from_pretrained(folder, aspect=aspect),
         settings=settings,
         projector=spec.projector,
         origin=replace(origin, bases=bases, sentencepiece=read_sentencepiece(folder)),

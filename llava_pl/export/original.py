@@ -5,7 +5,6 @@ Original spellings (`mm_projector`, `mm_vision_tower`, ...) live in this file al
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from llava_pl.data.json_files import read_json
 from llava_pl.data.settings import DataSettings
 from llava_pl.export.assemble import ModelSpec
+from llava_pl.models.projector import ORIGINAL_KINDS
 from llava_pl.models.vision_encoder import SelectFeature
 from llava_pl.types import InputError
 
@@ -83,6 +83,10 @@ def read_original_config(folder: Path) -> OriginalConfig:
     for key, kind in (("mm_vision_tower", str), ("mm_projector_type", str), ("mm_vision_select_layer", int)):
         if not isinstance(config.get(key, kind()), kind):
             raise InputError(f"{path}: {key}: expected {kind.__name__}, found {config[key]!r}")
+    projector = config.get("mm_projector_type", "linear")
+    # A file must not name a class to be imported.
+    if not ORIGINAL_KINDS.fullmatch(projector):
+        raise InputError(f"{path}: mm_projector_type: expected linear, mlp{{N}}x_gelu or identity, found {projector!r}")
     aspect = config.get("image_aspect_ratio") or "square"
     if aspect not in ("pad", "square", "anyres"):
         raise InputError(f"{path}: image_aspect_ratio: expected pad, square or anyres, found {aspect!r}")
@@ -91,7 +95,7 @@ def read_original_config(folder: Path) -> OriginalConfig:
         raise InputError(f"{path}: mm_patch_merge_type: expected spatial_unpad with anyres, found {merge!r}")
     return OriginalConfig(
         vision_encoder=config["mm_vision_tower"],
-        projector=config.get("mm_projector_type", "linear"),
+        projector=projector,
         select_layer=config.get("mm_vision_select_layer", -1),
         select_feature=select_feature,
         aspect=cast("Literal['pad', 'square', 'anyres']", aspect),
@@ -170,7 +174,7 @@ def original_config(spec: ModelSpec, settings: DataSettings, tower: str, dtype: 
         raise InputError(
             f"format llava: expected a decoder of LLaMA, found {spec.decoder['model_type']}; use format hf"
         )
-    if not re.fullmatch(r"linear|identity|mlp\d+x_gelu", spec.projector):
+    if not ORIGINAL_KINDS.fullmatch(spec.projector):
         raise InputError(
             f"format llava: expected projector linear, mlp{{N}}x_gelu or identity, found {spec.projector!r}"
         )

@@ -174,7 +174,7 @@ def build_parts(
         image_transform=transform,
         settings=settings_of(manifest, folder) or told,
         projector=config.projector,
-        tiling=Tiling(transform.image_size, encoder.num_image_tokens, config.pinpoints) if is_tiled else None,
+        tiling=Tiling(transform.image_size, encoder.num_patches, config.pinpoints) if is_tiled else None,
         origin=replace(origin, sentencepiece=read_sentencepiece(folder, base)),
     )
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
@@ -17,26 +18,40 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
 )
 from transformers.utils import logging
 
 from llava_pl.export.original import decoder_weights, is_original, read_original_config
 from llava_pl.export.weights import read_weights
 from llava_pl.models.decoder import CausalDecoder
-from llava_pl.models.vision_encoder import SelectFeature, VisionEncoder, count_layers_to_run
+from llava_pl.models.vision_encoder import (
+    SelectFeature,
+    VisionConfig,
+    VisionEncoder,
+    VisionModel,
+    count_layers_to_run,
+)
 from llava_pl.types import InputError
 
+ATTENTION_FLAGS = {"sdpa": "_supports_sdpa", "flash_attention_2": "_supports_flash_attn"}
+"""By which transformers' classes tell whether they have an attention; MPT, for one, has neither."""
 
-def read_vision_config(path: str | Path) -> CLIPVisionConfig:
-    """Return the settings of a CLIP encoder, from a vision-only or a whole CLIP folder or hub name.
+
+def read_vision_config(path: str | Path) -> VisionConfig:
+    """Return the settings of an encoder, from a folder or hub name of the vision model alone or of the whole model.
 
     Raises:
-        InputError: There is no CLIP configuration.
+        InputError: There is no configuration of CLIP or SigLIP.
     """
     config = _read_config(path, "vision_encoder.path")
     config = getattr(config, "vision_config", config)
-    if not isinstance(config, CLIPVisionConfig):
-        raise InputError(f"vision_encoder.path: {path}: expected a CLIP vision model, found {config.model_type!r}")
+    if not isinstance(config, CLIPVisionConfig | SiglipVisionConfig):
+        raise InputError(
+            f"vision_encoder.path: {path}: expected a CLIP or SigLIP vision model of pictures of one size, "
+            f"found {config.model_type!r}"
+        )
     return config
 
 
@@ -50,13 +65,28 @@ def load_vision_encoder(
     """Return the encoder with the layers above the selected one left out.
 
     Raises:
-        InputError: The folder is no CLIP model, tensors are missing, or the layer does not exist.
+        InputError: The folder is no CLIP or SigLIP model, tensors are missing, or the layer does not exist.
     """
     config = read_vision_config(path)
     config.num_hidden_layers = count_layers_to_run(config.num_hidden_layers, select_layer)
+    model_class: Any = CLIPVisionModel
+    if isinstance(config, SiglipVisionConfig):
+        model_class = SiglipVisionModel
+        config.vision_use_head = False  # it pools the last layer
     # Text part, projection and upper layers are expected to be left over.
-    model = _from_pretrained(CLIPVisionModel, path, "vision_encoder.path", allows_rest=True, config=config, dtype=dtype)
-    return VisionEncoder(model, select_feature)  # type: ignore[arg-type]
+    model = _from_pretrained(model_class, path, "vision_encoder.path", allows_rest=True, config=config, dtype=dtype)
+    return VisionEncoder(cast("VisionModel", model), select_feature)
+
+
+def read_decoder_width(path: str | Path) -> int:
+    """Return D, the width of a decoder's embeddings, from its configuration alone.
+
+    Raises:
+        InputError: There is no such model.
+    """
+    if is_original(Path(path)):
+        return LlamaConfig.from_dict(read_original_config(Path(path)).decoder).hidden_size
+    return int(_read_config(path, "decoder.path").get_text_config().hidden_size)
 
 
 def load_decoder(
@@ -77,14 +107,19 @@ def load_decoder(
         device: Where they are quantized, and then lie; one that is not quantized lies on the CPU.
 
     Raises:
-        InputError: No such model, or tensors are missing.
+        InputError: No such model, tensors are missing, or it does not have this attention.
     """
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
     if quantization is not None:
         options |= {"quantization_config": quantization, "device_map": {"": device}}
     if is_original(Path(path)):
         return build_original_decoder(Path(path), read_weights(path), **options)
-    _read_config(path, "decoder.path")
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(_read_config(path, "decoder.path")), None)
+    flag = ATTENTION_FLAGS.get(attn_implementation)
+    if flag is not None and not getattr(model_class, flag, True):
+        raise InputError(
+            f"model.decoder.attention: {model_class.__name__} has no {attn_implementation}; expected eager"
+        )
     return CausalDecoder(_from_pretrained(AutoModelForCausalLM, path, "decoder.path", **options))
 
 

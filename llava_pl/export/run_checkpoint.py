@@ -93,6 +93,7 @@ def read_checkpoint(
         image_transform=transform,
         settings=settings,
         projector=hyper["projector"],
+        projector_options=hyper["projector_options"] or {},
         tiling=None if pinpoints is None else Tiling(transform.image_size, model.num_image_tokens, pinpoints),
         origin=Origin(
             layout="checkpoint",
@@ -114,11 +115,12 @@ def _build(hyper: Mapping[str, Any], path: Path, *, traces: bool) -> tuple[Llava
         model = build_model(
             encoder,
             hyper["projector"],
-            replace(decoder, quantization="none", double_quantization=False),
+            replace(decoder, quantization="none", double_quantization=False, gradient_checkpointing="none"),
             frozen_dtype=DTYPES[hyper["frozen_dtype"]],
             has_newline=hyper["has_newline"],
             has_image_marks=hyper["has_image_marks"],
             has_patch_token=hyper["has_patch_token"],
+            projector_options=hyper["projector_options"],
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: its hyper_parameters are of another version ({error}); update llava_pl") from error

@@ -59,7 +59,7 @@ class Decoder(Protocol):
 
 
 class CausalDecoder(nn.Module):
-    """A decoder of the LLaMA family, held as it comes from transformers.
+    """A decoder as it comes from transformers: LLaMA, Mistral, Qwen2 and 3, SmolLM2, MPT and what is built like them.
 
     Composed, never subclassed or patched: a new release of transformers cannot break a signature that is not copied.
 
@@ -124,8 +124,15 @@ class CausalDecoder(nn.Module):
             sequence_lengths: Positions of each sequence of a packed row (B = 1, no mask); None when not packed.
 
         Raises:
-            InputError: A packed row, and an attention that would let its sequences see each other.
+            InputError: A packed row, and an attention that would let its sequences see each other; or a row that is
+                longer than the model's table of positions (MPT).
         """
+        longest = getattr(self.model.config, "max_seq_len", None)
+        if longest is not None and inputs_embeds.shape[1] > longest:
+            raise InputError(
+                f"decoder: {type(self.model).__name__} takes at most {longest} positions, found "
+                f"{inputs_embeds.shape[1]}; lower data.max_length"
+            )
         packing = {} if sequence_lengths is None else self._packing_options(sequence_lengths, inputs_embeds.device)
         output = self.model.base_model(
             inputs_embeds=inputs_embeds,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from llava_pl.models.anyres import merge_tiles
 from llava_pl.models.decoder import Decoder
 from llava_pl.models.loss import supervised_loss
+from llava_pl.models.projector import count_image_tokens
 from llava_pl.models.splice import splice
 from llava_pl.models.vision_encoder import VisionEncoder
 from llava_pl.types import IMAGE_TOKEN_INDEX, ImageGrid, InputError, LossOutput
@@ -66,17 +67,23 @@ class LlavaModel(nn.Module):
     @property
     def num_image_tokens(self) -> int:
         """P, the image tokens per picture, or per tile."""
-        return self.vision_encoder.num_image_tokens
+        return count_image_tokens(self.projector, self.vision_encoder.num_patches)
 
     def encode_images(self, pixel_values: Tensor, grids: Sequence[ImageGrid] = ()) -> Tensor:
         """Return the image features ``(N, P, D)`` of pictures ``(N, C, H, W)``; with grids, ``(M, D)`` of their tiles.
 
         Raises:
-            InputError: The pictures are tiled, and the model has no newline embedding.
+            InputError: The pictures are tiled, and the model has no newline embedding; or the projector gives other
+                image tokens than it counts.
         """
         patch_features = self.vision_encoder(pixel_values)
         weight = next(self.projector.parameters(), patch_features)
         features: Tensor = self.projector(patch_features.to(weight.dtype))
+        if features.shape[1] != self.num_image_tokens:
+            raise InputError(
+                f"model.projector: {type(self.projector).__name__} counts {self.num_image_tokens} image tokens of a "
+                f"picture, but gives {features.shape[1]}; correct its count_image_tokens"
+            )
         if not grids:
             return features
         if self.image_newline is None:

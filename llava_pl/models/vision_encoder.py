@@ -1,6 +1,7 @@
 """Pictures to patch features: the frozen eye of the model.
 
-In: ``pixel_values`` ``(N, C, H, W)``. Out: ``patch_features`` ``(N, P, D_v)``, the hidden states of one selected layer.
+In: ``pixel_values`` ``(N, C, H, W)``. Out: ``patch_features`` ``(N, patches, D_v)``, the hidden states of one selected
+layer.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
 from llava_pl.types import InputError
 
+VisionConfig = CLIPVisionConfig | SiglipVisionConfig
+VisionModel = CLIPVisionModel | SiglipVisionModel
 SelectFeature = Literal["patch", "cls_patch"]
 
 
@@ -32,33 +35,44 @@ def count_layers_to_run(num_layers: int, select_layer: int) -> int:
     return select_layer % (num_layers + 1)
 
 
-def count_image_tokens(config: CLIPVisionConfig, select_feature: SelectFeature) -> int:
-    """Return P, the image tokens per picture: its patches, and the class token with "cls_patch".
+def count_patches(config: VisionConfig, select_feature: SelectFeature) -> int:
+    """Return the patch features per picture: its patches, and the class token with "cls_patch".
 
     Raises:
-        InputError: Pictures or patches are not square.
+        InputError: Pictures or patches are not square, or there is no class token.
     """
     image_size, patch_size = config.image_size, config.patch_size
     if not isinstance(image_size, int) or not isinstance(patch_size, int):
         raise InputError(f"vision_encoder: expected square pictures and patches, found {image_size} and {patch_size}")
+    if select_feature == "cls_patch" and isinstance(config, SiglipVisionConfig):
+        raise InputError(
+            "vision_encoder.select_feature: expected patch for a SigLIP encoder, which has no class token; "
+            "found 'cls_patch'"
+        )
     return (image_size // patch_size) ** 2 + (select_feature == "cls_patch")
 
 
 class VisionEncoder(nn.Module):
-    """A CLIP vision model that ends at the selected layer.
+    """A CLIP or SigLIP vision model that ends at the selected layer.
 
-    The layers above it are neither kept nor run: the last hidden state of the cut model is, bit for bit, the selected
-    hidden state of the whole one (CLIP applies its final norm to the pooled output only).
+    The layers above it are neither kept nor run: what comes out of the cut model is, bit for bit, the selected hidden
+    state of the whole one, without the norm that follows its last layer.
 
     Args:
-        model: A CLIP vision model already cut to the layers that are to run (see `count_layers_to_run`).
-        select_feature: "patch" leaves the class token out, "cls_patch" keeps it in front.
+        model: A vision model already cut to the layers that are to run (see `count_layers_to_run`).
+        select_feature: "patch" leaves the class token out, "cls_patch" keeps it in front. SigLIP has none.
     """
 
-    def __init__(self, model: CLIPVisionModel, select_feature: SelectFeature = "patch") -> None:
+    def __init__(self, model: VisionModel, select_feature: SelectFeature = "patch") -> None:
         super().__init__()
         self.model = model
         self.select_feature: SelectFeature = select_feature
+        count_patches(model.config, select_feature)  # refuses what cannot be counted
+
+    @property
+    def num_patches(self) -> int:
+        """Patch features per picture."""
+        return count_patches(self.model.config, self.select_feature)
 
     @property
     def width(self) -> int:
@@ -66,14 +80,12 @@ class VisionEncoder(nn.Module):
         return int(self.model.config.hidden_size)
 
     @property
-    def num_image_tokens(self) -> int:
-        """P, the image tokens per picture."""
-        return count_image_tokens(self.model.config, self.select_feature)
-
-    @property
     def unused_parameters(self) -> list[nn.Parameter]:
-        """Those that no patch feature depends on: CLIP's last norm, which is for its pooled output alone."""
-        return list(self.model.post_layernorm.parameters())
+        """Those that no patch feature depends on: the last norm, and what makes one feature of a whole picture."""
+        unused = [*self.model.post_layernorm.parameters()]
+        if isinstance(self.model, SiglipVisionModel) and self.model.use_head:
+            unused += self.model.head.parameters()
+        return unused
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Return the patch features.
@@ -82,7 +94,13 @@ class VisionEncoder(nn.Module):
             pixel_values: float ``(N, C, H, W)``, normalised; moved to the encoder's dtype.
 
         Returns:
-            float ``(N, P, D_v)`` in the encoder's dtype.
+            float ``(N, patches, D_v)`` in the encoder's dtype.
         """
-        hidden: Tensor = self.model(pixel_values.to(self.model.dtype)).last_hidden_state
+        pixel_values = pixel_values.to(self.model.dtype)
+        if isinstance(self.model, SiglipVisionModel):
+            # Its own forward goes on to the last norm, which belongs to no hidden state.
+            embeddings = self.model.embeddings(pixel_values)
+            siglip_hidden: Tensor = self.model.encoder(inputs_embeds=embeddings).last_hidden_state
+            return siglip_hidden
+        hidden: Tensor = self.model(pixel_values).last_hidden_state  # CLIP's last norm is for its pooled output alone
         return hidden[:, 1:] if self.select_feature == "patch" else hidden

@@ -14,11 +14,10 @@ from torch.optim import Optimizer
 
 from llava_pl.evaluation.generation import GenerationConfig, generate_answers
 from llava_pl.evaluation.parsing import Parser
-from llava_pl.export.build import DTYPES, DecoderConfig, VisionEncoderConfig, build_model
-from llava_pl.export.parts import read_vision_config
+from llava_pl.export.build import DTYPES, DecoderConfig, VisionEncoderConfig, build_model, plan_image_tokens
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.models.llava import LlavaModel
-from llava_pl.models.vision_encoder import count_image_tokens
+from llava_pl.models.projector import check_keeps_grid
 from llava_pl.training.answering import ScoreQuestions
 from llava_pl.training.carried import describe_run
 from llava_pl.training.checkpoint import check_lora, check_trained, keep_trained, load_initial_weights
@@ -39,7 +38,9 @@ class LlavaModule(LightningModule):
         decoder: The language model.
         optim: The optimizer, its rates and their schedule.
         trainable: How each part is trained, in place of what the stage implies.
-        projector: Kind of projector: "linear", "mlp{N}x_gelu" or "identity".
+        projector: Kind of projector: "linear", "mlp{N}x_gelu", "identity", "qformer", "resampler", "pixel_shuffle", or
+            the full name of a class of your own.
+        projector_options: Further arguments of the projector's class, such as num_queries or factor.
         has_newline: Learn, with the projector, the embedding that ends each row of a tiled picture; true exactly if
             data.image_aspect is anyres, from which the command line takes it.
         has_image_marks: Give the decoder rows for the marks around image slots, if its tokenizer lacks them; the
@@ -64,6 +65,7 @@ class LlavaModule(LightningModule):
         optim: OptimConfig,
         trainable: TrainablePlan | None = None,
         projector: str = "mlp2x_gelu",
+        projector_options: dict[str, Any] | None = None,
         has_newline: bool = False,
         has_image_marks: bool = False,
         has_patch_token: bool = False,
@@ -99,6 +101,7 @@ class LlavaModule(LightningModule):
                 "optim": asdict(optim),
                 "trainable": None if trainable is None else asdict(trainable),
                 "projector": projector,
+                "projector_options": projector_options,
                 "has_newline": has_newline,
                 "has_image_marks": has_image_marks,
                 "has_patch_token": has_patch_token,
@@ -122,7 +125,10 @@ class LlavaModule(LightningModule):
             has_new_tokens=has_image_marks or has_patch_token,
         )
         check_rates(optim, self.plan)
+        if has_newline:
+            check_keeps_grid(projector)
         self.projector_kind = projector
+        self.projector_options = projector_options
         self.has_newline = has_newline
         self.has_image_marks = has_image_marks
         self.has_patch_token = has_patch_token
@@ -139,8 +145,9 @@ class LlavaModule(LightningModule):
     @property
     def num_image_tokens(self) -> int:
         """P, the image tokens per picture or tile; the data module is linked to it."""
-        config = read_vision_config(self.vision_encoder_config.path)
-        return count_image_tokens(config, self.vision_encoder_config.select_feature)
+        return plan_image_tokens(
+            self.vision_encoder_config, self.projector_kind, self.decoder_config, self.projector_options
+        )
 
     def configure_model(self) -> None:
         """Build the layers, once: under a sharding strategy Lightning calls this where memory is already divided."""
@@ -155,6 +162,7 @@ class LlavaModule(LightningModule):
             has_image_marks=self.has_image_marks,
             has_patch_token=self.has_patch_token,
             device="cpu" if self._trainer is None else self._trainer.strategy.root_device,
+            projector_options=self.projector_options,
         )
         add_planned_adapters(model, self.plan, self.lora)
         apply_plan(model, self.plan, lora_bias="none" if self.lora is None else self.lora.bias)

@@ -63,7 +63,8 @@ def test_importing_the_package_imports_no_torch():
 
 
 TRANSFORMERS_HOMES = re.compile(
-    r"llava_pl/(models/(attention|decoder|vision_encoder)|data/(tokenization|image|llama_tokenizer)|export/\w+|demo/\w+)\.py"
+    r"llava_pl/(models/(attention|connectors|decoder|recompute|vision_encoder)|data/(tokenization|image|llama_tokenizer)"
+    r"|export/\w+|demo/\w+)\.py"
 )
 
 

@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from llava_pl.data.clip_pixels import ClipPixels, centre_on_canvas
 from llava_pl.data.image import CLIP_MEAN, CLIP_STD, ImageTransform, pad_to_square
@@ -58,6 +59,19 @@ def test_every_bit_is_the_processors(width, height, aspect, options, seed):
     given_to_processor = pad_to_square(picture, PAD) if aspect == "pad" else picture
     found = clip_pixels(picture, PAD if aspect == "pad" else None)
     assert_same_bits(found, by_processor(processor, given_to_processor))
+
+
+@given(LENGTHS, LENGTHS, st.sampled_from(["pad", "square"]), SETTINGS, st.integers(1, 60), st.integers(0, 3))
+@settings(max_examples=100, deadline=None)
+def test_every_bit_is_siglips_processors(width, height, aspect, options, side, seed):
+    options = {**options, "size": {"height": side, "width": side}, "do_resize": True, "do_center_crop": False}
+    clip_pixels = ClipPixels(CLIPImageProcessorPil(**options))
+    assert clip_pixels.is_known
+    del options["crop_size"], options["do_center_crop"]
+    picture = noise(width, height, seed=seed)
+    given_to_processor = pad_to_square(picture, PAD) if aspect == "pad" else picture
+    found = clip_pixels(picture, PAD if aspect == "pad" else None)
+    assert_same_bits(found, by_processor(SiglipImageProcessorPil(**options), given_to_processor))
 
 
 @pytest.mark.parametrize("aspect", ["pad", "square"])

@@ -5,12 +5,13 @@ Every template is written out as the segments of one conversation. The texts wer
 """
 
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from llava_pl.data.conversation import render_conversation
+from llava_pl.data.conversation import find_stop, render_conversation
 from llava_pl.data.templates import TEMPLATES
-from llava_pl.types import InputError, Segment, Turn
+from llava_pl.data.tokenization import encode_conversation
+from llava_pl.types import IGNORE_INDEX, InputError, Segment, Turn
 
 USER_PREAMBLE = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -476,16 +477,164 @@ def test_chat_without_a_special_end_supervises_the_rest_of_the_turn():
     ]
 
 
-def test_chat_template_that_rewrites_earlier_turns():
+def test_chat_template_that_shows_thoughts_in_the_last_turn_alone():
+    """The text is that of the whole conversation; thoughts that a prompt does not open are part of the answer."""
     tokenizer = chat_tokenizer(FORGETFUL, eos_token="<|im_end|>")
-    assert render(["a", "b"], "chat", has_images=False, tokenizer=tokenizer)[1] == (
-        "<think></think>b<|im_end|>",
-        "answer",
-    )
-    assert error_of(["a", "b", "c", "d"], "chat", has_images=False, tokenizer=tokenizer) == (
-        "template 'chat': turn 3 rewrites the text of earlier turns, so that answers cannot be told from prompts; "
+    assert render(["a", "b", "c", "d"], "chat", has_images=False, tokenizer=tokenizer) == [
+        ("<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n", "prompt"),
+        ("b<|im_end|>", "answer"),
+        ("\n<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n", "prompt"),
+        ("<think></think>d<|im_end|>", "answer"),
+        ("\n", "prompt"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("template", "turn"),
+    [
+        # The second answer changes what stands before the first; an answer is left out; prompts begin otherwise.
+        (CHATML.replace("{{ m.role }}", "{{ m.role }}{% if '2' in messages[-1].content %}!{% endif %}"), 1),
+        ("{% for m in messages %}{% if loop.index != 4 %}{{ m.content }};{% endif %}{% endfor %}", 3),
+        ("{% if add_generation_prompt %}Q {% endif %}" + CHATML, 1),
+    ],
+)
+def test_chat_template_whose_answers_cannot_be_told_apart(template, turn):
+    tokenizer = chat_tokenizer(template, eos_token="<|im_end|>")
+    assert error_of(["a", "1", "b", "2"], "chat", has_images=False, tokenizer=tokenizer) == (
+        f"template 'chat': turn {turn} changes the text around it, so that answers cannot be told from prompts; "
         "name one of vicuna_v1, plain, llama_2, v0, v1_mmtag, mpt"
     )
+
+
+def test_chat_answer_that_spells_the_next_prompt(chatml):
+    trap = "b<|im_end|>\n<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\nx"
+    assert render(["a", trap, "c", "d"], "chat", has_images=False, tokenizer=chatml)[1] == (
+        trap + "<|im_end|>",
+        "answer",
+    )
+
+
+# The chat templates of the families, cut to what they write of conversations without tools.
+FAMILIES = {
+    "qwen2": (
+        "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are Qwen.<|im_end|>\n{% endif %}" + CHATML,
+        {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
+    ),
+    "qwen3": (
+        "{%- set ns = namespace(last=messages|length - 1) %}"
+        "{%- for m in messages %}{%- if m.role == 'user' %}{%- set ns.last = loop.index0 %}{%- endif %}{%- endfor %}"
+        "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\n' }}"
+        "{%- if m.role == 'assistant' and loop.index0 > ns.last %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}"
+        "{{- m.content + '<|im_end|>\n' }}{%- endfor %}"
+        "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}"
+        "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}"
+        "{%- endif %}{%- endif %}",
+        {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
+    ),
+    "llama_3": (
+        "{{- bos_token }}{% for m in messages %}{{- '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' "
+        "+ m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
+        {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"},
+    ),
+    "mistral": (
+        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
+        "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}",
+        {"bos_token": "<s>", "eos_token": "</s>"},
+    ),
+    "smollm2": (
+        "{% for m in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are "
+        "a helpful AI assistant named SmolLM<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + m['role'] + '\n' + "
+        "m['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"},
+    ),
+}
+LEARNED = {
+    "qwen2": ["A red bicycle.<|im_end|>", "On a boat.<|im_end|>"],
+    "qwen3": ["A red bicycle.<|im_end|>", "On a boat.<|im_end|>"],
+    "llama_3": ["A red bicycle.<|eot_id|>", "On a boat.<|eot_id|>"],
+    "mistral": [" A red bicycle.</s>", " On a boat.</s>"],
+    "smollm2": ["A red bicycle.<|im_end|>", "On a boat.<|im_end|>"],
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    template, special_tokens = FAMILIES[request.param]
+    return request.param, chat_tokenizer(template, **special_tokens)
+
+
+def test_families_learn_the_assistant_s_words_and_the_end_mark_alone(family):
+    name, tokenizer = family
+    segments = render(TEXTS, "chat", tokenizer=tokenizer)
+    assert [text for text, kind in segments if kind == "answer"] == LEARNED[name]
+    messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(TEXTS)]
+    assert "".join(text for text, _ in segments) == tokenizer.apply_chat_template(messages, tokenize=False)
+
+
+def test_families_are_asked_as_they_were_taught(family):
+    name, tokenizer = family
+    taught = render(TEXTS, "chat", tokenizer=tokenizer)
+    asked = render(TEXTS[:3], "chat", tokenizer=tokenizer, is_prompt=True)
+    last = max(index for index, (_, kind) in enumerate(taught) if kind == "answer")
+    assert asked == taught[:last]
+    if name == "qwen3":
+        assert asked[-1][0].endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+
+
+def test_families_labels_are_the_tokens_of_what_is_learned(family):
+    """With a byte-level tokenizer, as the families have, that would join characters over the borders."""
+    name, tokenizer = family
+    merges = Tokenizer(models.BPE(unk_token=None))
+    merges.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    merges.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    whole = "".join(text for text, _ in render(TEXTS, "chat", tokenizer=tokenizer))
+    merges.train_from_iterator([whole] * 5, trainer)
+    trained = PreTrainedTokenizerFast(tokenizer_object=merges, **FAMILIES[name][1])
+    trained.chat_template = tokenizer.chat_template
+    turns = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(TEXTS)]
+    encoded = encode_conversation(turns, trained, template="chat", num_image_tokens=2)
+    is_learned = encoded.labels != IGNORE_INDEX
+    assert trained.decode(encoded.input_ids[is_learned]) == "".join(LEARNED[name])
+    prompt = encode_conversation(turns[:3], trained, template="chat", num_image_tokens=2, is_prompt=True).input_ids
+    assert prompt.tolist() == encoded.input_ids[: len(prompt)].tolist()
+    assert is_learned[len(prompt)]
+    assert not is_learned[len(prompt) - 1]
+
+
+def test_families_stop_at_the_mark_that_they_learn(family):
+    name, tokenizer = family
+    assert LEARNED[name][0].endswith("." + find_stop("chat", tokenizer))
+
+
+def test_stop_of_a_base_model_is_its_template_s_mark():
+    """Qwen2.5's base models end texts with another token than the chat template that they carry ends turns with."""
+    tokenizer = chat_tokenizer(CHATML, eos_token="<|endoftext|>", additional_special_tokens=["<|im_end|>"])
+    assert find_stop("chat", tokenizer) == "<|im_end|>"
+
+
+def test_stop_is_found_behind_the_answer_not_in_its_opening():
+    tokenizer = chat_tokenizer("{% for m in messages %}bot a b {{ m.content }}</b>\n{% endfor %}", eos_token="</b>")
+    assert find_stop("chat", tokenizer) == "</b>"
+
+
+def test_the_day_of_the_run_is_in_no_prompt():
+    """LLaMA-3.2's template asks the clock; samples would change over night, and cached ones would not."""
+    dated = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    tokenizer = chat_tokenizer(dated + "Today: {{ date_string }}\n" + CHATML, eos_token="<|im_end|>")
+    assert render(["a", "b"], "chat", has_images=False, tokenizer=tokenizer)[0][0].startswith("Today: 26 Jul 2024\n")
+
+
+def test_stop_of_a_template_without_a_mark_is_the_end_of_sequence():
+    tokenizer = chat_tokenizer("{% for m in messages %}{{ m.content }}\n{% endfor %}", eos_token="</s>")
+    assert find_stop("chat", tokenizer) == "</s>"
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_stop_of_a_named_template_is_its_own(template):
+    assert find_stop(template, chat_tokenizer(None)) == TEMPLATES[template].stop
 
 
 @pytest.mark.parametrize("has_tokenizer", [False, True])

@@ -423,7 +423,7 @@ def test_marks_that_the_tokenizer_lacks_are_tokens_of_their_own(tiny_parts, reco
 
 @pytest.mark.parametrize(
     ("template", "stop"),
-    [("vicuna_v1", "</s>"), ("llama_2", "</s>"), ("v0", "###"), ("mpt", "<|im_end|>"), ("chat", "</s>")],
+    [("vicuna_v1", "</s>"), ("llama_2", "</s>"), ("v0", "###"), ("mpt", "<|im_end|>")],
 )
 def test_stop_is_what_ends_an_answer(tiny_parts, records, template, stop):
     assert make_llava(tiny_parts, records, records=None, template=template).stop == stop

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from llava_pl.data.image import CLIP_MEAN, CLIP_STD, ImageTransform, load_image, pad_to_square, read_picture_size
 from llava_pl.types import InputError, RecordError
@@ -363,6 +364,19 @@ NEW = {
     "image_std": [0.25, 0.5, 1.0],
 }
 
+SIGLIP = {  # as google/siglip-so400m-patch14-384 ships it, and the SigLIP-2 models of one picture size
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_processor_type": "SiglipImageProcessor",
+    "image_std": [0.5, 0.5, 0.5],
+    "processor_class": "SiglipProcessor",
+    "resample": 3,
+    "rescale_factor": 0.00392156862745098,
+    "size": {"height": 384, "width": 384},
+}
+
 
 def write(folder: Path, **files: object) -> Path:
     for name, content in files.items():
@@ -422,17 +436,35 @@ def test_only_a_model_config(tmp_path, config, image_size):
         ({"config": "{"}, "none that can be read"),
         ({"config": "[]"}, "none that can be read"),
         ({"config": {"model_type": "llama"}}, "type llama"),
-        ({"preprocessor_config": NEW | {"image_processor_type": "SiglipImageProcessor"}}, "type SiglipImageProcessor"),
+        (
+            {"preprocessor_config": NEW | {"image_processor_type": "Siglip2ImageProcessor"}},
+            "type Siglip2ImageProcessor",
+        ),
+        ({"preprocessor_config": SIGLIP | {"size": {"height": 56, "width": 28}}}, "'height': 56, 'width': 28"),
+        ({"preprocessor_config": SIGLIP | {"do_center_crop": True}}, "do_center_crop True"),
+        ({"preprocessor_config": SIGLIP | {"do_resize": False}}, "type SiglipImageProcessor"),
         ({"preprocessor_config": NEW | {"crop_size": {"height": 56, "width": 28}}}, "'height': 56, 'width': 28"),
         ({"preprocessor_config": NEW | {"do_center_crop": False}}, "do_center_crop False"),
     ],
-    ids=["empty", "broken", "broken config", "list", "language model", "other encoder", "oblong crop", "no crop"],
+    ids=[
+        "empty",
+        "broken",
+        "broken config",
+        "list",
+        "language model",
+        "other encoder",
+        "oblong size",
+        "cropped SigLIP",
+        "SigLIP as it is",
+        "oblong crop",
+        "no crop",
+    ],
 )
 def test_unusable_folders(tmp_path, files, found):
     with pytest.raises(InputError) as caught:
         ImageTransform.from_pretrained(write(tmp_path, **files))
     message = str(caught.value)
-    assert message.startswith(f"image transform of {tmp_path}: expected preprocessor_config.json of a CLIP encoder")
+    assert message.startswith(f"image transform of {tmp_path}: expected preprocessor_config.json of a CLIP or SigLIP ")
     assert found in message
     assert message.endswith("; check the path of the vision encoder")
     assert "\n" not in message
@@ -442,3 +474,40 @@ def test_unusable_folders(tmp_path, files, found):
 def test_missing_encoder(path):
     with pytest.raises(InputError, match="none that can be read"):
         ImageTransform.from_pretrained(path)
+
+
+@pytest.mark.parametrize("size", [(640, 427), (427, 640), (384, 384), (100, 37), (1, 5), (500, 2)])
+@pytest.mark.parametrize("aspect", ["pad", "square"])
+def test_siglip_pixels_are_those_of_its_processor(tmp_path, aspect, size):
+    folder = write(tmp_path, preprocessor_config=SIGLIP)
+    transform = ImageTransform.from_pretrained(folder, aspect=aspect)
+    assert (transform.image_size, transform.pad_colour) == (384, (127, 127, 127))
+    picture = Image.effect_noise(size, 90).convert("RGB")
+    picture.paste((250, 10, 90), (0, 0, size[0] // 2, size[1]))
+    seen = pad_to_square(picture, (127, 127, 127)) if aspect == "pad" else picture
+    processor = SiglipImageProcessorPil.from_pretrained(folder)
+    expected = processor.preprocess(seen, return_tensors="pt")["pixel_values"][0]
+    assert torch.equal(transform(picture), expected)
+
+
+@pytest.mark.parametrize(
+    ("config", "image_size"),
+    [
+        ({"model_type": "siglip", "vision_config": {"image_size": 56}}, 56),
+        ({"model_type": "siglip", "vision_config": {}}, 224),
+        ({"model_type": "siglip_vision_model", "image_size": 42}, 42),
+    ],
+    ids=["whole model", "default left out", "vision tower"],
+)
+def test_only_a_model_config_of_siglip(tmp_path, config, image_size):
+    transform = ImageTransform.from_pretrained(write(tmp_path, config=config), aspect="square")
+    picture = Image.effect_noise((20, 10), 60).convert("RGB")
+    processor = SiglipImageProcessorPil(size={"height": image_size, "width": image_size})
+    expected = processor.preprocess(picture, return_tensors="pt")["pixel_values"][0]
+    assert torch.equal(transform(picture), expected)
+
+
+def test_siglip_squeezes_what_a_crop_would_blow_up(tmp_path):
+    """A line of pixels has a shortest edge of one; brought to 384 it would not fit into memory."""
+    transform = ImageTransform.from_pretrained(write(tmp_path, preprocessor_config=SIGLIP), aspect="square")
+    assert transform(Image.new("RGB", (20_000, 1), RED)).shape == (3, 384, 384)

@@ -55,7 +55,7 @@ def test_tied_tensors_may_come_under_either_name_or_both(tied, weights):
 
 
 def test_tied_tensors_that_differ_are_refused(tied, weights):
-    with pytest.raises(InputError, match="x: tensors .* and .* are one in this model, but differ in the files"):
+    with pytest.raises(InputError, match=r"x: tensors .* and .* are one in this model, but differ in the files"):
         assemble(tied, weights, "x")
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from llava_pl.export.build import DTYPES, DecoderConfig, VisionEncoderConfig, build_model
+from llava_pl.export.build import DTYPES, DecoderConfig, VisionEncoderConfig, build_model, plan_image_tokens
 from llava_pl.models.quantization import is_quantized
 from llava_pl.types import InputError
 
@@ -131,6 +131,30 @@ def test_decoder_has_its_folder_s_weights(tiny_parts):
     found = build(tiny_parts).decoder.model.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+KINDS = {
+    "linear": {},
+    "pixel_shuffle": {"factor": 2},
+    "qformer": {"num_queries": 3, "width": 8, "depth": 1, "num_heads": 2},
+    "resampler": {"num_queries": 5, "depth": 1, "num_heads": 2, "head_dim": 4},
+}
+
+
+@pytest.mark.parametrize(("kind", "options"), KINDS.items())
+def test_planned_image_tokens_are_those_of_the_model(tiny_parts, kind, options):
+    parts = VisionEncoderConfig(str(tiny_parts / "encoder")), kind, DecoderConfig(str(tiny_parts / "decoder"))
+    model = build_model(*parts, frozen_dtype=torch.float32, projector_options=options)
+    assert plan_image_tokens(*parts, options) == model.num_image_tokens
+    assert model.encode_images(torch.zeros(1, 3, 16, 16)).shape == (1, model.num_image_tokens, 32)
+
+
+def test_planning_counts_no_weight(tiny_parts):
+    parts = VisionEncoderConfig(str(tiny_parts / "encoder")), "resampler", DecoderConfig(str(tiny_parts / "decoder"))
+    before = torch.get_rng_state()
+    assert plan_image_tokens(*parts) == 64
+    assert torch.equal(torch.get_rng_state(), before)
+    assert plan_image_tokens(parts[0], "linear", DecoderConfig("/no/such/folder")) == 4
 
 
 def test_dtypes():

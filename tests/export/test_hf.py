@@ -1,4 +1,4 @@
-"""Guards: names that outside readers do not find, a model that transformers computes otherwise, rows that come and go."""
+"""Guards: names that outside readers do not find, a model that transformers computes otherwise, lost rows."""
 
 import json
 
@@ -95,7 +95,6 @@ def test_names_of_both_versions_of_transformers_are_read(folder, llava, assert_s
     if version == 5:
         model.save_pretrained(tmp_path / "five")
         save_file(dict(model.state_dict()), folder / "model.safetensors", {"format": "pt"})
-        manifest = json.loads((folder / "manifest.json").read_text())
         (folder / "manifest.json").unlink()
     found = load_pretrained(folder)
     rows = 100 if version == 5 else 99  # without a manifest nobody knows that the last row was added
@@ -105,7 +104,7 @@ def test_names_of_both_versions_of_transformers_are_read(folder, llava, assert_s
 
 
 def test_a_freshly_composed_model_is_read(folder, llava, tmp_path):
-    """transformers 5 writes such a one without `vision_model` in its names."""
+    """Transformers 5 writes such a one without `vision_model` in its names."""
     model = LlavaForConditionalGeneration(LlavaForConditionalGeneration.from_pretrained(folder).config)
     model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(folder).state_dict())
     model.save_pretrained(tmp_path / "fresh")
@@ -152,7 +151,7 @@ def test_other_models_are_refused(folder, changes, message):
 def test_what_the_stock_class_cannot_hold_is_refused(make_llava, tmp_path, golden_llava):
     with pytest.raises(InputError, match="format hf: expected projector mlp2x_gelu, found 'linear'"):
         carry(make_llava(projector="linear"), tmp_path / "x", "hf")
-    with pytest.raises(InputError, match="format hf: the model has no tokenizer, .* give it with --tokenizer"):
+    with pytest.raises(InputError, match=r"format hf: the model has no tokenizer, .* give it with --tokenizer"):
         carry(load_pretrained(golden_llava), tmp_path / "x", "hf")
     assert list(tmp_path.iterdir()) == []
 

@@ -222,7 +222,8 @@ def test_a_tensor_missing_from_a_projector_is_named(models, tmp_path):
         ({"num_hidden_layers": 2}, r"model.layers.2"),
         ({"vocab_size": 300}, r"lm_head.weight|embed_tokens.weight"),
         ({"mm_vision_select_layer": -9}, r"vision_encoder.select_layer: .* found -9"),
-        ({"mm_projector_type": "resampler"}, r"projector: expected linear, .* found 'resampler'"),
+        ({"mm_projector_type": "resampler"}, r"mm_projector_type: expected linear, .* found 'resampler'"),
+        ({"mm_projector_type": "os.PathLike"}, r"mm_projector_type: expected linear, .* found 'os.PathLike'"),
         ({"model_type": "llava_mpt"}, r"expected model_type 'llava_llama' with mm_vision_tower, found 'llava_mpt'"),
     ],
 )

@@ -145,7 +145,11 @@ def test_a_model_that_brings_code_is_refused(parts, monkeypatch):
 @pytest.mark.parametrize(
     ("load", "part", "message"),
     [
-        (load_vision_encoder, "decoder", "vision_encoder.path: .*decoder: expected a CLIP vision model, found 'llama'"),
+        (
+            load_vision_encoder,
+            "decoder",
+            "vision_encoder.path: .*decoder: expected a CLIP or SigLIP vision .*found 'llama'",
+        ),
         (
             load_decoder,
             "encoder",

@@ -186,6 +186,6 @@ def test_a_hostile_pickle_does_not_run(tmp_path):
         ("b.ckpt", lambda p: p.write_bytes(pickle.dumps(Hostile()))),
     ):
         write(tmp_path / name)
-        with pytest.raises(InputError, match="refused|cannot be read"):
+        with pytest.raises(InputError, match=r"refused|cannot be read"):
             load_pretrained(tmp_path / name)
     assert not mark.exists()

@@ -91,7 +91,8 @@ torch.manual_seed(0)
 module = LlavaModule(
     stage="align",
     vision_encoder=VisionEncoderConfig(str(parts / "encoder")),
-    decoder=DecoderConfig(str(parts / "decoder")),
+    # A single process without, so that recomputing under ddp is compared with it.
+    decoder=DecoderConfig(str(parts / "decoder"), gradient_checkpointing="full" if world_size > 1 else "none"),
     optim=OptimConfig(learning_rate=1e-3),
     has_newline=aspect == "anyres",
 )

@@ -2,10 +2,18 @@
 
 import pytest
 import torch
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Siglip2VisionConfig,
+    SiglipConfig,
+    SiglipModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 from llava_pl.export.parts import load_vision_encoder
-from llava_pl.models.vision_encoder import VisionEncoder, count_image_tokens, count_layers_to_run
+from llava_pl.models.vision_encoder import VisionEncoder, count_layers_to_run, count_patches
 from llava_pl.types import InputError
 
 PICTURES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -54,15 +62,15 @@ def test_cls_patch_keeps_the_class_token_in_front(tiny_parts, whole):
 
 
 @pytest.mark.parametrize(("select_feature", "expected"), [("patch", 4), ("cls_patch", 5)])
-def test_number_of_image_tokens_is_what_a_picture_gives(tiny_parts, select_feature, expected):
+def test_number_of_patches_is_what_a_picture_gives(tiny_parts, select_feature, expected):
     encoder = load_vision_encoder(tiny_parts / "encoder", select_feature=select_feature)
     with torch.no_grad():
-        assert encoder(PICTURES).shape[1] == encoder.num_image_tokens == expected
+        assert encoder(PICTURES).shape[1] == encoder.num_patches == expected
 
 
-def test_image_tokens_of_llava_1_5():
+def test_patches_of_llava_1_5():
     config = CLIPVisionConfig(image_size=336, patch_size=14)
-    assert (count_image_tokens(config, "patch"), count_image_tokens(config, "cls_patch")) == (576, 577)
+    assert (count_patches(config, "patch"), count_patches(config, "cls_patch")) == (576, 577)
 
 
 def test_width_and_dtype_are_the_encoder_s(tiny_parts):
@@ -105,7 +113,7 @@ def test_pictures_that_are_not_square_are_refused():
     config = tiny_config()
     config.image_size = [16, 24]
     with pytest.raises(InputError, match=r"expected square pictures and patches, found \[16, 24\] and 8"):
-        count_image_tokens(config, "patch")
+        count_patches(config, "patch")
 
 
 def test_features_are_those_of_the_model_that_is_given():
@@ -113,3 +121,81 @@ def test_features_are_those_of_the_model_that_is_given():
     model = CLIPVisionModel(tiny_config(num_hidden_layers=1)).eval()
     with torch.no_grad():
         assert torch.equal(VisionEncoder(model)(PICTURES), model(PICTURES).last_hidden_state[:, 1:])
+
+
+@pytest.mark.parametrize(("image_size", "patch_size"), [(16, 8), (24, 8), (30, 7), (32, 4)])
+def test_clip_of_any_size(tmp_path, image_size, patch_size):
+    CLIPVisionModel(tiny_config(image_size=image_size, patch_size=patch_size)).save_pretrained(tmp_path)
+    encoder = load_vision_encoder(tmp_path)
+    with torch.no_grad():
+        features = encoder(torch.zeros(1, 3, image_size, image_size))
+    assert features.shape == (1, encoder.num_patches, 16)
+    assert encoder.num_patches == (image_size // patch_size) ** 2
+
+
+# A picture of 30 pixels does not divide into patches of 8: as 384 into 14, the rest is left out.
+SIGLIP = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 30,
+    "patch_size": 8,
+}  # fmt: skip
+LARGER_PICTURES = torch.randn(2, 3, 30, 30, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(params=["vision", "whole"])
+def siglip(request, tmp_path):
+    """A folder of a SigLIP vision model or of a whole SigLIP, and the vision model that is in it."""
+    torch.manual_seed(0)
+    if request.param == "vision":
+        model = SiglipVisionModel(SiglipVisionConfig(**SIGLIP))
+        model.save_pretrained(tmp_path)
+        return tmp_path, model.eval()
+    text = {"vocab_size": 10, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    whole = SiglipModel(SiglipConfig(vision_config=SIGLIP, text_config={**text, "num_attention_heads": 2}))
+    whole.save_pretrained(tmp_path)
+    return tmp_path, SiglipVisionModel.from_pretrained(tmp_path).eval()
+
+
+@pytest.mark.parametrize("select_layer", [-4, -3, -2, -1, 0, 1, 2, 3])
+def test_siglip_equals_hidden_state_of_the_whole_model_bit_for_bit(siglip, select_layer):
+    folder, whole = siglip
+    encoder = load_vision_encoder(folder, select_layer=select_layer).eval()
+    with torch.no_grad():
+        output = whole(LARGER_PICTURES, output_hidden_states=True)
+        features = encoder(LARGER_PICTURES)
+    assert features.shape == (2, 9, 16) == (2, encoder.num_patches, encoder.width)
+    assert torch.equal(features, output.hidden_states[select_layer])
+    # The norm after the last layer is of no hidden state.
+    assert not torch.equal(features, output.last_hidden_state)
+
+
+def test_siglip_keeps_no_pooling_head(siglip):
+    encoder = load_vision_encoder(siglip[0])
+    assert not any(name.startswith("model.head.") for name, _ in encoder.named_parameters())
+    assert len(encoder.model.encoder.layers) == 2
+
+
+@pytest.mark.parametrize("has_head", [True, False])
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_unused_parameters_are_those_without_a_gradient(family, has_head):
+    """DDP would wait for the others forever."""
+    if family == "clip":
+        encoder, pictures = VisionEncoder(CLIPVisionModel(tiny_config())), PICTURES
+    else:
+        model = SiglipVisionModel(SiglipVisionConfig(**SIGLIP, vision_use_head=has_head))
+        encoder, pictures = VisionEncoder(model), LARGER_PICTURES
+    encoder(pictures).square().sum().backward()
+    unused = {id(parameter) for parameter in encoder.unused_parameters}
+    assert unused == {id(parameter) for parameter in encoder.parameters() if parameter.grad is None}
+
+
+def test_siglip_has_no_class_token(siglip):
+    message = r"select_feature: expected patch for a SigLIP encoder, which has no class token; found 'cls_patch'"
+    with pytest.raises(InputError, match=message):
+        load_vision_encoder(siglip[0], select_feature="cls_patch")
+
+
+def test_siglip_2_of_any_picture_size_is_refused(tmp_path):
+    Siglip2VisionConfig().save_pretrained(tmp_path)
+    message = "expected a CLIP or SigLIP vision model of pictures of one size, found 'siglip2_vision_model'"
+    with pytest.raises(InputError, match=message):
+        load_vision_encoder(tmp_path)

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from llava_pl.export.parts import load_decoder, load_vision_encoder
 from llava_pl.models.adapters import add_adapters, new_rows
 from llava_pl.models.anyres import build_newline
+from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector
 from llava_pl.models.vocabulary import add_rows
@@ -47,6 +49,21 @@ def test_finetune_keeps_projector_and_decoder(tiny_parts):
     model = build(tiny_parts, stage="finetune")
     kept = keep_trained(state_of(model), model, "model.")
     assert kept.keys() == {name for name in state_of(model) if not name.startswith("model.vision_encoder")}
+
+
+def test_a_tied_head_is_kept_once(tiny_parts):
+    config = LlamaConfig(
+        vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    model = build(tiny_parts)
+    model.decoder = CausalDecoder(LlamaForCausalLM(config))
+    apply_plan(model, PLANS["finetune"])
+    kept = keep_trained(state_of(model), model, "model.")
+    assert "model.decoder.model.lm_head.weight" in state_of(model)
+    assert "model.decoder.model.model.embed_tokens.weight" in kept
+    assert "model.decoder.model.lm_head.weight" not in kept
+    check_trained(kept, model, "model.", is_resumed=True)
 
 
 def test_what_is_no_parameter_is_left_out(tiny_parts):

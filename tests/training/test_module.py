@@ -137,6 +137,7 @@ def test_hyperparameters_are_plain_and_say_everything(setup, tiny_parts):
         "vision_encoder": {"path": str(tiny_parts / "encoder"), "select_layer": -2, "select_feature": "patch"},
         "decoder": {
             "path": str(tiny_parts / "decoder"), "attention": "sdpa",
+            "gradient_checkpointing": "none",
             "quantization": "none", "double_quantization": False, "compute_dtype": "bfloat16",
         },
         "optim": {
@@ -148,6 +149,7 @@ def test_hyperparameters_are_plain_and_say_everything(setup, tiny_parts):
             "vision_encoder": "frozen", "projector": "full", "decoder": "lora", "embeddings": "frozen",
         },
         "projector": "mlp2x_gelu",
+        "projector_options": None,
         "has_newline": False,
         "has_image_marks": False,
         "has_patch_token": False,

@@ -84,7 +84,11 @@ def load_decoder(
         options |= {"quantization_config": quantization, "device_map": {"": device}}
     if is_original(Path(path)):
         return build_original_decoder(Path(path), read_weights(path), **options)
-    _read_config(path, "decoder.path")
+    if getattr(_read_config(path, "decoder.path"), "quantization_config", None) is not None:
+        raise InputError(
+            f"decoder.path: {path}: its weights are quantized; give those that they were made from, and choose with "
+            "model.decoder.quantization"
+        )
     return CausalDecoder(_from_pretrained(AutoModelForCausalLM, path, "decoder.path", **options))
 
 

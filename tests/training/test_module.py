@@ -626,9 +626,10 @@ def test_a_resumed_qlora_run_equals_one_without_a_break(setup, tiny_parts):
         assert torch.equal(resumed.model.get_parameter(name), parameter), name
 
 
-def test_weights_trained_in_full_are_no_start_for_a_quantized_decoder(setup, tiny_parts):
+@pytest.mark.parametrize("quantization", QUANTIZED)
+def test_weights_trained_in_full_are_no_start_for_a_quantized_decoder(setup, tiny_parts, quantization):
     setup.fit(setup.module(), max_steps=1, **setup.saver())
-    decoder = DecoderConfig(str(tiny_parts / "decoder"), quantization="nf4")
+    decoder = DecoderConfig(str(tiny_parts / "decoder"), quantization=quantization)
     module = setup.module(decoder=decoder, trainable=LORA_PLAN, init_from=str(setup.root / "last.ckpt"))
     with pytest.raises(InputError, match=r"expected a quantized weight; give weights trained in full as model.decoder"):
         module.configure_model()

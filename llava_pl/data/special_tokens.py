@@ -5,9 +5,12 @@ In: a tokenizer as it was saved. Out: the same object, grown, and the ids that a
 
 from __future__ import annotations
 
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from llava_pl.types import IMAGE_END, IMAGE_PATCH, IMAGE_START
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def add_image_tokens(

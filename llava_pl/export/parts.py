@@ -114,7 +114,13 @@ def load_decoder(
         options |= {"quantization_config": quantization, "device_map": {"": device}}
     if is_original(Path(path)):
         return build_original_decoder(Path(path), read_weights(path), **options)
-    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(_read_config(path, "decoder.path")), None)
+    config = _read_config(path, "decoder.path")
+    if getattr(config, "quantization_config", None) is not None:
+        raise InputError(
+            f"decoder.path: {path}: its weights are quantized; give those that they were made from, and choose with "
+            "model.decoder.quantization"
+        )
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     flag = ATTENTION_FLAGS.get(attn_implementation)
     if flag is not None and not getattr(model_class, flag, True):
         raise InputError(

@@ -65,9 +65,9 @@ def check_lora(settings: Mapping[str, Any], lora: LoraConfig, *, where: str) -> 
     if (given := settings.get("lora")) is None:
         return
     for name in ("rank", "alpha", "use_rslora", "use_dora"):
-        if given[name] != getattr(lora, name):
+        if given.get(name) != getattr(lora, name):
             raise InputError(
-                f"{where}: its adapters have {name} {given[name]}, this model's {getattr(lora, name)}; "
+                f"{where}: its adapters have {name} {given.get(name)}, this model's {getattr(lora, name)}; "
                 f"set model.lora.{name} as in the run that trained them"
             )
 
@@ -78,7 +78,8 @@ def load_initial_weights(model: LlavaModel, path: str | Path, *, lora: LoraConfi
     Args:
         model: Whose parameters are overwritten; dtype and device stay.
         path: A checkpoint of this project (its weights only, no optimizer state), or an original `mm_projector.bin` or
-            model folder (its projector, its newline embedding if it has one, and the word embeddings of new tokens).
+            model folder: its projector, its newline embedding if it has one, and from a `mm_projector.bin` the word
+            embeddings of new tokens, if there are any; those of a whole model are the decoder's.
         lora: How the model uses its adapters, if it has any.
 
     Raises:
@@ -100,7 +101,7 @@ def load_initial_weights(model: LlavaModel, path: str | Path, *, lora: LoraConfi
         weights = {f"projector.{name}": tensor for name, tensor in projector_weights(content, path).items()}
         if (newline := find_newline(content)) is not None:
             weights["image_newline"] = newline
-        if model.new_token_ids and (table := content.get(EMBEDDING_NAME)) is not None:
+        if path.is_file() and model.new_token_ids and (table := content.get(EMBEDDING_NAME)) is not None:
             weights[NEW_ROWS] = table
     copy_initial_weights(model, weights, where=where)
 
@@ -190,13 +191,14 @@ def _take_new_rows(weights: dict[str, Tensor], model: LlavaModel, *, where: str)
 
 
 def _check_shape(where: str, name: str, tensor: Tensor, own: Mapping[str, Tensor]) -> None:
-    if own[name].shape == tensor.shape:
+    is_quantized = not own[name].is_floating_point()  # one of 8 bits has the shape of the weight that it stands for
+    if own[name].shape == tensor.shape and not is_quantized:
         return
     expected = f"shape {tuple(own[name].shape)}"
     hint = "check model.projector and the parts that the run was made with"
     if is_adapter(name):
         hint = "set model.lora.rank as in the run that trained it"
-    elif not own[name].is_floating_point():
+    elif is_quantized:
         expected, hint = "a quantized weight", "give weights trained in full as model.decoder.path"
     raise InputError(f"{where}: {name}: found shape {tuple(tensor.shape)}, expected {expected}; {hint}")
 

@@ -91,6 +91,15 @@ class LlavaModule(LightningModule):
         optim = OptimConfig(**optim) if isinstance(optim, dict) else optim
         trainable = TrainablePlan(**trainable) if isinstance(trainable, dict) else trainable
         lora = LoraConfig(**lora) if isinstance(lora, dict) else lora
+        plan = PLANS[stage] if trainable is None else trainable
+        check_plan(
+            plan,
+            lora=lora,
+            is_quantized=decoder.quantization != "none",
+            has_new_tokens=has_image_marks or has_patch_token,
+        )
+        if lora is None and plan.lora_parts:
+            lora = LoraConfig()  # a checkpoint says how its adapters are used, also where a default has changed since
         generation = GenerationConfig(**generation) if isinstance(generation, dict) else generation
         # Plain values only: a checkpoint with dataclasses inside could not be read with weights_only=True.
         self.save_hyperparameters(
@@ -117,13 +126,7 @@ class LlavaModule(LightningModule):
         self.vision_encoder_config = vision_encoder
         self.decoder_config = decoder
         self.optim_config = optim
-        self.plan = PLANS[stage] if trainable is None else trainable
-        check_plan(
-            self.plan,
-            lora=lora,
-            is_quantized=decoder.quantization != "none",
-            has_new_tokens=has_image_marks or has_patch_token,
-        )
+        self.plan = plan
         check_rates(optim, self.plan)
         if has_newline:
             check_keeps_grid(projector)
@@ -132,7 +135,7 @@ class LlavaModule(LightningModule):
         self.has_newline = has_newline
         self.has_image_marks = has_image_marks
         self.has_patch_token = has_patch_token
-        self.lora = (lora or LoraConfig()) if self.plan.lora_parts else None
+        self.lora = lora
         self.init_from = init_from
         self.loss_normalization: LossNormalization = loss_normalization
         self.frozen_dtype = DTYPES[frozen_dtype]

@@ -91,6 +91,12 @@ def check_plan(plan: TrainablePlan, *, lora: LoraConfig | None, is_quantized: bo
             "model.decoder.quantization: quantized weights cannot be trained in full; set model.trainable.decoder to "
             "lora or frozen, or the quantization to none"
         )
+    if is_quantized and plan.decoder == "lora" and lora is not None and lora.bias != "none":
+        # Its layers of 4 and 8 bits round their biases to the dtype of their inputs, in place, at each forward pass.
+        raise InputError(
+            f"model.lora.bias: found {lora.bias} beside a quantized decoder, whose biases bitsandbytes keeps in half "
+            "precision, where they cannot learn; set it to none"
+        )
     if plan.embeddings == "new_tokens" and not has_new_tokens:
         raise InputError(
             "model.trainable.embeddings: found new_tokens, but no token is new; add some with data.image_start_end or "

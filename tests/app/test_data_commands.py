@@ -75,6 +75,16 @@ def test_view_shows_a_record_and_writes_a_page(zoo, capsys):
     assert not output.err
 
 
+def test_view_shows_marks_around_pictures(zoo, capsys):
+    words = ["--data.image_start_end", "true", "--index", "2", "--html", str(zoo / "view.html")]
+    assert main(["data", "view", "--config", str(zoo / "config.yaml"), *words]) == 0
+    assert capsys.readouterr().out.startswith(
+        "record 2, id 'gif_named_jpg': 212 tokens, 13 supervised (6.1 %), 1 image\n"
+    )
+    page = (zoo / "view.html").read_text()
+    assert page.index("&lt;im_start&gt;") < page.index("&lt;im_end&gt;")
+
+
 @pytest.mark.parametrize(("index", "message"), [("99", "from 0 to 31, found 99 of 32"), ("-1", "found -1 of 32")])
 def test_view_of_no_record(zoo, capsys, index, message):
     assert message in error_of(capsys, ["view", "--config", str(zoo / "config.yaml"), "--index", index])

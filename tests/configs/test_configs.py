@@ -32,12 +32,17 @@ OVERLAYS = sorted(
 LINK_TARGETS = {"tokenizer", "image_processor", "num_image_tokens", "has_newline", "has_image_marks", "has_patch_token"}
 
 # Values that no file can know, and a run's owner gives.
-GIVEN = {"finetune_task": ["--model.decoder.path", "some/decoder"]}
+GIVEN = {
+    "finetune_task": ["--model.decoder.path", "some/decoder"],
+    "finetune_task_lora": ["--model.decoder.path", "some/decoder"],
+    "finetune_qlora_7b": ["--data.init_args.image_folder", "some/folder"],
+}
 
 # What all scripts share. The last five are not in the scripts: they are defaults of TrainingArguments in transformers
 # 4.37 (data_seed, seed, max_grad_norm, adam_beta1 and adam_beta2, adam_epsilon).
 SHARED = {
     "trainer.precision": "bf16-mixed",  # --bf16 True
+    "float32_matmul_precision": "high",  # --tf32 True
     "trainer.devices": 8,  # README: 8 A100
     "trainer.accumulate_grad_batches": 1,  # --gradient_accumulation_steps 1
     "trainer.log_every_n_steps": 1,  # --logging_steps 1
@@ -50,6 +55,7 @@ SHARED = {
     "model.optim.weight_decay": 0.0,  # --weight_decay 0.
     "model.optim.warmup_share": 0.03,  # --warmup_ratio 0.03
     "data.init_args.image_start_end": False,  # --mm_use_im_start_end False
+    "data.init_args.image_patch_token": False,  # --mm_use_im_patch_token False
     "data.init_args.respect_exif": False,  # train.py: Image.open(...).convert("RGB")
     "data.init_args.legacy_tokenizer": None,
     "data.init_args.max_length": 2048,  # --model_max_length 2048
@@ -90,6 +96,36 @@ FINETUNE = {  # scripts/v1_5/finetune.sh, and finetune_task.sh but for --model_n
     "data.init_args.image_aspect": "pad",  # --image_aspect_ratio pad
     "data.init_args.batch_size": 16,
     "data.init_args.grouping": "modality_length",  # --group_by_modality_length True
+}
+LORA = {  # scripts/v1_5/finetune_lora.sh and finetune_task_lora.sh, where they differ from finetune.sh
+    "model.trainable.vision_encoder": "frozen",
+    "model.trainable.projector": "full",  # train.py: no --freeze_mm_mlp_adapter
+    "model.trainable.decoder": "lora",  # --lora_enable True
+    "model.trainable.embeddings": "frozen",
+    "model.lora.rank": 128,  # --lora_r 128
+    "model.lora.alpha": 256.0,  # --lora_alpha 256
+    "model.lora.dropout": 0.05,  # train.py: lora_dropout
+    "model.lora.bias": "none",  # train.py: lora_bias
+    "model.lora.use_dora": False,
+    "model.lora.use_rslora": False,
+    "model.lora.targets": None,  # train.py: find_all_linear_names
+    "model.optim.learning_rate": 2e-4,
+    "model.optim.projector.learning_rate": 2e-5,  # --mm_projector_lr 2e-5
+}
+QLORA = {  # scripts/finetune_qlora.sh, where it differs from those
+    "model.vision_encoder.path": "openai/clip-vit-large-patch14",
+    "model.projector": "linear",  # no --mm_projector_type; train.py: linear
+    "model.decoder.path": "lmsys/vicuna-7b-v1.3",  # MODEL_VERSION="vicuna-v1-3-7b"
+    "model.decoder.quantization": "nf4",  # --bits 4; train.py: quant_type
+    "model.decoder.double_quantization": True,  # train.py: double_quant
+    "model.decoder.compute_dtype": "bfloat16",  # train.py: compute_dtype under --bf16
+    "model.lora.rank": 64,  # train.py: lora_r
+    "model.lora.alpha": 16.0,  # train.py: lora_alpha
+    "model.optim.learning_rate": 2e-5,
+    "model.optim.projector.learning_rate": None,  # no --mm_projector_lr
+    "data.init_args.records": "playground/data/llava_instruct_80k.json",
+    "data.init_args.image_aspect": "square",  # no --image_aspect_ratio; train.py: square
+    "data.init_args.grouping": "none",  # no --group_by_modality_length
 }
 SCIENCEQA = {  # scripts/finetune_sqa.sh
     "model.stage": "finetune",
@@ -142,7 +178,18 @@ ORIGINAL = {
     "align_7b": ("scripts/v1_5/pretrain.sh", PRETRAIN | {"model.decoder.path": "lmsys/vicuna-7b-v1.5"}, 256),
     "finetune_13b": ("scripts/v1_5/finetune.sh", FINETUNE | {"model.decoder.path": "lmsys/vicuna-13b-v1.5"}, 128),
     "finetune_7b": ("scripts/v1_5/finetune.sh", FINETUNE | {"model.decoder.path": "lmsys/vicuna-7b-v1.5"}, 128),
+    "finetune_lora_7b": (
+        "scripts/v1_5/finetune_lora.sh",
+        FINETUNE | LORA | {"model.decoder.path": "lmsys/vicuna-7b-v1.5"},
+        128,
+    ),
+    "finetune_qlora_7b": (
+        "scripts/finetune_qlora.sh",
+        {key: value for key, value in (FINETUNE | LORA | QLORA).items() if key != "data.init_args.image_folder"},
+        128,
+    ),
     "finetune_task": ("scripts/v1_5/finetune_task.sh", FINETUNE, 128),
+    "finetune_task_lora": ("scripts/v1_5/finetune_task_lora.sh", FINETUNE | LORA, 128),
     "scienceqa_7b": ("scripts/finetune_sqa.sh", SCIENCEQA | {"model.decoder.path": "lmsys/vicuna-7b-v1.3"}, 128),
 }
 

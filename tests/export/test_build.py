@@ -1,5 +1,8 @@
 """Guards: a configuration that builds another model than it names."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from transformers import LlamaForCausalLM
@@ -86,6 +89,17 @@ def test_a_decoder_in_the_originals_layout_is_quantized_too(golden_path):
     decoder = DecoderConfig(str(golden_path / "model" / "llava-mlp2x"), quantization="nf4")
     model = build_model(vision, "mlp2x_gelu", decoder, frozen_dtype=torch.float32)
     assert any(is_quantized(module) for module in model.decoder.modules())
+
+
+def test_weights_that_are_quantized_already_are_refused(tiny_parts, tmp_path):
+    """They would be trained as they are, whatever the configuration says."""
+    shutil.copytree(tiny_parts / "decoder", tmp_path / "decoder")
+    path = tmp_path / "decoder" / "config.json"
+    settings = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    decoder = DecoderConfig(str(tmp_path / "decoder"))
+    with pytest.raises(InputError, match=r"decoder.path: .*: its weights are quantized; give those that they were"):
+        build_model(VisionEncoderConfig(str(tiny_parts / "encoder")), "linear", decoder, frozen_dtype=torch.float32)
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,14 @@ from lightning.pytorch.callbacks import Callback
 
 from llava_pl import LlavaDataModule, LlavaModule
 from llava_pl.evaluation.questions import QuestionScores
-from llava_pl.training.optim import OptimConfig
 from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
+from llava_pl.models.adapters import LoraConfig
+from llava_pl.training.optim import OptimConfig
+from llava_pl.training.stages import TrainablePlan
 from llava_pl.types import Question
 
-parts, folder, world_size, aspect = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+parts, folder, world_size, kind = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+aspect = "anyres" if kind == "anyres" else "pad"
 
 
 class Recorder(Callback):
@@ -95,7 +98,16 @@ module = LlavaModule(
     decoder=DecoderConfig(str(parts / "decoder"), gradient_checkpointing="full" if world_size > 1 else "none"),
     optim=OptimConfig(learning_rate=1e-3),
     has_newline=aspect == "anyres",
+    has_image_marks=kind == "lora",
+    trainable=TrainablePlan("lora", "full", "lora", "new_tokens") if kind == "lora" else None,
+    # Dropout would be another on each rank.
+    lora=LoraConfig(rank=4, dropout=0.0) if kind == "lora" else None,
 )
+module.configure_model()
+with torch.no_grad():
+    for name, parameter in module.model.named_parameters():
+        if "lora_B" in name:  # while these are zero, the gradient of the other factor is
+            parameter.normal_(std=0.02)
 
 
 def make_data(val_records, **settings):
@@ -108,6 +120,7 @@ def make_data(val_records, **settings):
         image_processor=str(parts / "encoder"),
         num_image_tokens=4,
         image_aspect=aspect,
+        image_start_end=kind == "lora",
         max_length=400,
         batch_size=8 // world_size,
         num_workers=0,
@@ -178,9 +191,9 @@ def run(script: Path, *arguments: object) -> None:
     assert process.returncode == 0, output[-3000:]
 
 
-@pytest.fixture(scope="module", params=["pad", "anyres"])
+@pytest.fixture(scope="module", params=["pad", "anyres", "lora"])
 def folder(tiny_parts, tmp_path_factory, request) -> Path:
-    """What one process and two leave behind, with whole pictures and with tiled ones."""
+    """What one process and two leave behind, with whole pictures, with tiled ones, and with adapters and new tokens."""
     folder = tmp_path_factory.mktemp("ddp")
     write_records(folder)
     script = folder / "step.py"
@@ -210,15 +223,17 @@ def test_one_rank_has_no_pictures(folder):
 def test_gradient_equals_that_of_one_process(folder, request):
     one, first, second = read(folder, 1, 0), read(folder, 2, 0), read(folder, 2, 1)
     assert one["gradients"].keys() == first["gradients"].keys() == second["gradients"].keys()
-    # The projector's, and with tiles the newline's: the rank without pictures must have one too.
-    assert len(one["gradients"]) == (5 if request.node.callspec.params["folder"] == "anyres" else 4)
+    # The projector's, and with tiles the newline's: the rank without pictures must have one too. With adapters, theirs
+    # in two layers of the encoder and two of the decoder, and that of the rows of new tokens.
+    num_expected = {"pad": 4, "anyres": 5, "lora": 4 + 2 * 2 * (6 + 7) + 1}
+    assert len(one["gradients"]) == num_expected[request.node.callspec.params["folder"]]
     for name, gradient in one["gradients"].items():
         assert torch.equal(first["gradients"][name], second["gradients"][name])
         error = (first["gradients"][name] - gradient).norm() / gradient.norm()
         # Measured: 0 (the other rank adds zeros). The mean of the ranks' own means would differ by more than 0.1.
         assert error < 1e-6, name
     # A gradient of zeros on both would be equal too.
-    assert min(gradient.norm() for gradient in one["gradients"].values()) > 1e-4
+    assert min(gradient.norm() for gradient in one["gradients"].values()) > 1e-6
 
 
 def test_logged_loss_is_that_of_one_process(folder):

@@ -223,6 +223,18 @@ def test_initial_weights_of_an_original_projector_with_marks(tiny_parts, tmp_pat
     assert (new_rows(model.decoder.embedding) is not None) == learns
 
 
+def test_the_table_of_a_whole_model_is_no_table_of_new_tokens(golden_path):
+    """Its decoder, with spare rows or without, is what `model.decoder.path` may name."""
+    folder = golden_path / "model" / "llava-mlp2x"
+    encoder, decoder = load_vision_encoder(golden_path / "model" / "clip-mlp2x-patch14-56"), load_decoder(folder)
+    ids = [decoder.num_embeddings, decoder.num_embeddings + 1]
+    add_rows(decoder, ids)
+    table = decoder.embedding.weight.detach().clone()
+    projector = build_projector("mlp2x_gelu", vision_width=48, decoder_width=64)
+    load_initial_weights(LlavaModel(encoder, projector, decoder, new_token_ids=ids), folder)
+    assert torch.equal(decoder.embedding.weight, table)
+
+
 @pytest.mark.parametrize("shape", [(1, 32), (3, 32), (50, 32), (2, 16)])
 def test_rows_of_other_tokens_are_refused(tiny_parts, tmp_path, shape):
     weights = {f"model.mm_projector.{own}": tensor for own, tensor in build(tiny_parts).projector.state_dict().items()}

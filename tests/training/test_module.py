@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -317,6 +318,7 @@ def test_a_checkpoint_holds_adapters_and_projector_alone(setup):
     content = torch.load(setup.root / "last.ckpt", weights_only=True)
     assert all("lora_" in name or name.startswith("model.projector.") for name in content["state_dict"])
     assert len(content["state_dict"]) == 4 + 2 * 2 * 7
+    assert content["hyper_parameters"]["lora"] == asdict(LoraConfig())  # also where no configuration names them
     again = LlavaModule.load_from_checkpoint(setup.root / "last.ckpt", weights_only=True)
     assert dict(again.hparams) == dict(module.hparams)
     for name, parameter in module.model.named_parameters():
@@ -416,6 +418,14 @@ def test_a_rank_that_only_the_weights_tell_is_one_line(setup):
         ({"lora": LoraConfig()}, "model.lora: found settings, but no part has adapters"),
         ({"trainable": TrainablePlan(embeddings="new_tokens")}, "new_tokens, but no token is new"),
         ({"decoder": DecoderConfig("nowhere", quantization="nf4")}, "quantized weights cannot be trained in full"),
+        (
+            {
+                "decoder": DecoderConfig("nowhere", quantization="int8"),
+                "trainable": LORA_PLAN,
+                "lora": LoraConfig(bias="lora_only"),
+            },
+            "model.lora.bias: found lora_only beside a quantized decoder",
+        ),
     ],
 )
 def test_contradictions_are_refused_before_anything_is_loaded(settings, message):
@@ -491,6 +501,23 @@ def test_new_tokens_learn_alone(request, plan, is_tied):
     again = LlavaModule.load_from_checkpoint(setup.root / "last.ckpt", weights_only=True)
     for name, parameter in module.model.named_parameters():
         assert torch.equal(again.model.get_parameter(name), parameter), name
+
+
+def test_a_model_with_new_tokens_and_adapters_answers_with_what_it_has_learned(setup):
+    """Its answers go through the same layers as its training, tokens after the prompt among them."""
+    module = setup.module(trainable=TrainablePlan(decoder="lora", embeddings="new_tokens"), **MARKS)
+    module.configure_model()
+    module.eval()
+    with torch.no_grad():
+        for name, parameter in module.model.named_parameters():
+            if "lora_B" in name or name == ROWS:
+                parameter.normal_(std=0.5)
+    ids = torch.tensor([[1, 100, 40, 101, 50]])
+    answer = module.model.generate(ids, max_new_tokens=4, do_sample=False, eos_token_id=None)
+    for _ in range(4):
+        token = module.model(ids).logits[:, -1].argmax(dim=-1)
+        ids = torch.cat([ids, token[:, None]], dim=1)
+    assert torch.equal(answer, ids[:, 5:])
 
 
 def test_a_resumed_run_with_new_tokens_equals_one_without_a_break(setup):
@@ -601,9 +628,10 @@ def test_a_resumed_qlora_run_equals_one_without_a_break(setup, tiny_parts):
         assert torch.equal(resumed.model.get_parameter(name), parameter), name
 
 
-def test_weights_trained_in_full_are_no_start_for_a_quantized_decoder(setup, tiny_parts):
+@pytest.mark.parametrize("quantization", QUANTIZED)
+def test_weights_trained_in_full_are_no_start_for_a_quantized_decoder(setup, tiny_parts, quantization):
     setup.fit(setup.module(), max_steps=1, **setup.saver())
-    decoder = DecoderConfig(str(tiny_parts / "decoder"), quantization="nf4")
+    decoder = DecoderConfig(str(tiny_parts / "decoder"), quantization=quantization)
     module = setup.module(decoder=decoder, trainable=LORA_PLAN, init_from=str(setup.root / "last.ckpt"))
     with pytest.raises(InputError, match=r"expected a quantized weight; give weights trained in full as model.decoder"):
         module.configure_model()
@@ -637,7 +665,8 @@ def test_frozen_parts_stay_in_eval_mode_after_validation(setup):
 
 
 @pytest.mark.parametrize("stage", ["align", "finetune"])
-@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+@pytest.mark.filterwarnings("ignore:.*AMP with fp16 is not supported on CPU.*")  # Lightning takes bf16 in its place
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "32-true"])
 def test_trained_weights_are_float32_beside_frozen_bfloat16(setup, stage, precision):
     module = setup.module(stage, frozen_dtype="bfloat16")
     setup.fit(module, max_steps=2, precision=precision)

@@ -2,16 +2,20 @@
 
 import pytest
 import torch
+from transformers import BitsAndBytesConfig
 
 from llava_pl.export.parts import load_decoder, load_vision_encoder
+from llava_pl.models.adapters import LoraConfig, is_adapter, plain_name
 from llava_pl.models.anyres import build_newline
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector
+from llava_pl.models.vocabulary import add_rows
 from llava_pl.training.stages import (
     PARTS,
     PLANS,
     PartSummary,
     TrainablePlan,
+    add_planned_adapters,
     apply_plan,
     parameters_by_part,
     summarize_parts,
@@ -110,6 +114,60 @@ def test_a_plan_of_one_s_own(model, plan, trained):
     apply_plan(model, TrainablePlan(**plan))
     assert trained_names(model) == learning_names_of(model, trained)
     assert [model.get_submodule(part).training for part in MODULES] == [part in trained for part in MODULES]
+
+
+LORA = TrainablePlan(vision_encoder="lora", decoder="lora", embeddings="new_tokens")
+
+
+def test_adapters_are_parts_of_their_parts(model):
+    add_rows(model.decoder, [99])
+    model.new_token_ids = (99,)
+    before = {part: names_of(model, {part}) for part in PARTS}
+    add_planned_adapters(model, LORA, LoraConfig(rank=2))
+    parts = parameters_by_part(model)
+    for part in PARTS:
+        own = {plain_name(name) for name in parts[part] if not is_adapter(name) and "tokens_delta" not in name}
+        assert own == before[part]
+    assert {part: sum(map(is_adapter, named)) for part, named in parts.items()} == {
+        "vision_encoder": 2 * 2 * 6, "projector": 0, "decoder": 2 * 2 * 7, "embeddings": 0,
+    }  # fmt: skip
+    assert len(parts["embeddings"]) == 2
+    assert not any(is_adapter(name) for name, _ in model.decoder.head.named_parameters())
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_plan_with_adapters_sets_every_parameter_and_mode(model, before):
+    add_rows(model.decoder, [99])
+    model.new_token_ids = (99,)
+    add_planned_adapters(model, LORA, LoraConfig(rank=2, dropout=0.5))
+    model.requires_grad_(before).train(before)
+    apply_plan(model, LORA)
+    trained = trained_names(model)
+    assert trained == {
+        name
+        for name, _ in model.named_parameters()
+        if is_adapter(name) or "tokens_delta" in name or name.startswith("projector")
+    }
+    # Adapters drop out only in parts that learn.
+    assert {model.get_submodule(part).training for part in MODULES} == {True}
+    apply_plan(model, PLANS["align"])
+    assert trained_names(model) == names_of(model, {"projector"})
+    assert not model.decoder.training
+
+
+def test_a_part_that_has_no_adapters_in_the_plan_gets_none(model):
+    add_planned_adapters(model, TrainablePlan(decoder="lora"), LoraConfig())
+    assert not any(is_adapter(name) for name, _ in model.vision_encoder.named_parameters())
+    assert not any(is_adapter(name) for name, _ in model.projector.named_parameters())
+
+
+def test_summary_counts_weights_of_which_two_share_a_byte(tiny_parts, model):
+    four = load_decoder(
+        tiny_parts / "decoder", quantization=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    )
+    whole, model.decoder = summarize_parts(model), four
+    assert [row.num_parameters for row in summarize_parts(model)] == [row.num_parameters for row in whole]
+    assert summarize_parts(model)[2].dtypes == "float32, uint8"
 
 
 def test_summary(model):

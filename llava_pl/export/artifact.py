@@ -7,11 +7,13 @@ In, out: a `Pretrained` and a folder of `config.json`, `model.safetensors`, toke
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from llava_pl.data.anyres import Tiling
 from llava_pl.data.image import ImageTransform
@@ -21,7 +23,8 @@ from llava_pl.export.assemble import ModelSpec, assemble, describe, tensors_of
 from llava_pl.export.manifest import LAYOUT_VERSION, check_tensors, origin_of, read_manifest, write_manifest
 from llava_pl.export.pretrained import Pretrained
 from llava_pl.export.tokenizer_files import find_tokenizer, read_sentencepiece, write_tokenizer
-from llava_pl.export.weights import MAX_SHARD_BYTES, read_weights, write_weights
+from llava_pl.export.weights import MAX_SHARD_BYTES, check_weights, read_weights, write_weights
+from llava_pl.models.projector import CONNECTORS, ORIGINAL_KINDS
 from llava_pl.types import InputError
 
 MODEL_TYPE = "llava_pl"
@@ -52,12 +55,39 @@ def read_spec(folder: Path) -> tuple[ModelSpec, DataSettings]:
     return spec, DataSettings.from_plain(config.get("data"), f"{path}: data")
 
 
-def read_artifact(folder: Path, *, dtype: torch.dtype | None = None) -> Pretrained:
+def read_part(folder: Path, prefix: str) -> dict[str, Tensor]:
+    """Return the tensors of one part, named as in the part itself.
+
+    Args:
+        folder: Of a whole model.
+        prefix: How its names begin, such as ``decoder.model.``.
+
+    Raises:
+        InputError: A file is missing, broken or not the one that was written.
+    """
+    read_manifest(folder)
+    weights = read_weights(folder, prefix=prefix)
+    check_weights(weights, folder)
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+
+
+def read_projector(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of the projector, and the newline embedding if there is one, by their names in the model.
+
+    Raises:
+        InputError: As `read_part`.
+    """
+    projector = {f"projector.{name}": tensor for name, tensor in read_part(folder, "projector.").items()}
+    return projector | read_weights(folder, prefix="image_newline")
+
+
+def read_artifact(folder: Path, *, dtype: torch.dtype | None = None, unsafe: bool = False) -> Pretrained:
     """Return the model of a folder.
 
     Args:
         folder: Of any name.
         dtype: Of the weights; as on disk when None.
+        unsafe: Import the class that it names as its projector, which runs that class's code.
 
     Raises:
         InputError: A file is missing, broken or not the one that was written, or tensors do not fit.
@@ -66,6 +96,7 @@ def read_artifact(folder: Path, *, dtype: torch.dtype | None = None) -> Pretrain
     if manifest is None:
         raise InputError(f"{folder}: expected manifest.json beside config.json, found none; fetch the folder again")
     spec, settings = read_spec(folder)
+    _check_projector(spec.projector, folder, unsafe=unsafe)
     weights = read_weights(folder)
     check_tensors(manifest, weights, folder)
     model = assemble(spec, weights, folder, dtype=dtype)
@@ -98,3 +129,13 @@ def write_artifact(pretrained: Pretrained, folder: Path, *, max_shard_bytes: int
     pretrained.image_transform.processor.save_pretrained(folder)
     write_tokenizer(pretrained, folder)
     write_manifest(pretrained, weights, folder, "artifact")
+
+
+def _check_projector(kind: str, folder: Path, *, unsafe: bool) -> None:
+    """Refuse a class from outside that nobody but the file asks for; one that the user has imported is known."""
+    is_ours = ORIGINAL_KINDS.fullmatch(kind) is not None or kind in CONNECTORS
+    if not is_ours and not unsafe and kind.rpartition(".")[0] not in sys.modules:
+        raise InputError(
+            f"{folder}: its projector is the class {kind}, whose code would run; import it first if you trust it "
+            "(on the command line: --unsafe)"
+        )

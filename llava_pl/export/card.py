@@ -61,8 +61,9 @@ def make_card(pretrained: Pretrained, layout: Layout, name: str, same: Sequence[
     ]
     limits = ""
     if layout == "hf" and settings.respect_exif:
-        limits = (
-            "The stock processor does not turn photographs upright: give it `ImageOps.exif_transpose(picture)`.\n"
+        limits = "The stock processor does not turn photographs upright: give it `ImageOps.exif_transpose(picture)`.\n"
+    if layout == "hf":
+        limits += (
             "With torchvision it resizes by other code, which moves pixel values by up to a level; "
             "`AutoProcessor.from_pretrained(..., use_fast=False)` asks for the exact ones.\n\n"
         )

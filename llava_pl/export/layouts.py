@@ -35,7 +35,8 @@ def load_pretrained(
         base: The language model of a folder that holds a projector or a LoRA alone.
         dtype: Of the weights; as on disk when None.
         traces: Also find out what a copy's manifest and certificate tell: hashes of the bases, and the base's answers.
-        unsafe: Read a checkpoint that holds pickled objects, which can run any code.
+        unsafe: Read a checkpoint that holds pickled objects, or import the class that a folder names as its projector:
+            either can run any code.
 
     Raises:
         InputError: It is no LLaVA model, or a part is missing or does not fit.
@@ -46,14 +47,17 @@ def load_pretrained(
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; expected one with config.json of a LLaVA model")
     if is_artifact(path):
-        return read_artifact(path, dtype=dtype)
+        return read_artifact(path, dtype=dtype, unsafe=unsafe)
     if is_hf(path):
         return read_hf(path, dtype=dtype)
     if is_lora(path):
         return read_lora(path, base=base, vision_encoder=vision_encoder, dtype=dtype, traces=traces)
     if is_original(path):
         return read_original(path, vision_encoder=vision_encoder, base=base, dtype=dtype, traces=traces)
-    raise InputError(f"{path}: expected a config.json with 'mm_vision_tower' (the original LLaVA's layout), found none")
+    raise InputError(
+        f"{path}: expected a model folder of llava_pl, llava-hf or the original LLaVA (whose config.json has "
+        "mm_vision_tower), found none of them"
+    )
 
 
 def needs_base(path: Path) -> bool:

@@ -23,6 +23,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from llava_pl.data.json_files import read_json_object
+from llava_pl.export.artifact import is_artifact, read_part, read_spec
+from llava_pl.export.manifest import MANIFEST_FILE
 from llava_pl.export.original import decoder_weights, is_original, read_original_config
 from llava_pl.export.weights import read_weights
 from llava_pl.models.decoder import CausalDecoder
@@ -45,7 +48,10 @@ def read_vision_config(path: str | Path) -> VisionConfig:
     Raises:
         InputError: There is no configuration of CLIP or SigLIP.
     """
-    config = _read_config(path, "vision_encoder.path")
+    if is_artifact(Path(path)):
+        config = AutoConfig.for_model(**read_spec(Path(path))[0].vision_encoder)
+    else:
+        config = _read_config(path, "vision_encoder.path")
     config = getattr(config, "vision_config", config)
     if not isinstance(config, CLIPVisionConfig | SiglipVisionConfig):
         raise InputError(
@@ -68,13 +74,13 @@ def load_vision_encoder(
         InputError: The folder is no CLIP or SigLIP model, tensors are missing, or the layer does not exist.
     """
     config = read_vision_config(path)
+    if is_artifact(Path(path)):
+        return _load_own_encoder(Path(path), config, select_layer, select_feature, dtype)
     config.num_hidden_layers = count_layers_to_run(config.num_hidden_layers, select_layer)
-    model_class: Any = CLIPVisionModel
-    if isinstance(config, SiglipVisionConfig):
-        model_class = SiglipVisionModel
-        config.vision_use_head = False  # it pools the last layer
     # Text part, projection and upper layers are expected to be left over.
-    model = _from_pretrained(model_class, path, "vision_encoder.path", allows_rest=True, config=config, dtype=dtype)
+    model = _from_pretrained(
+        _vision_class(config), path, "vision_encoder.path", allows_rest=True, config=config, dtype=dtype
+    )
     return VisionEncoder(cast("VisionModel", model), select_feature)
 
 
@@ -86,6 +92,8 @@ def read_decoder_width(path: str | Path) -> int:
     """
     if is_original(Path(path)):
         return LlamaConfig.from_dict(read_original_config(Path(path)).decoder).hidden_size
+    if is_artifact(Path(path)):
+        return int(AutoConfig.for_model(**read_spec(Path(path))[0].decoder).get_text_config().hidden_size)
     return int(_read_config(path, "decoder.path").get_text_config().hidden_size)
 
 
@@ -114,6 +122,11 @@ def load_decoder(
         options |= {"quantization_config": quantization, "device_map": {"": device}}
     if is_original(Path(path)):
         return build_original_decoder(Path(path), read_weights(path), **options)
+    if is_artifact(Path(path)):
+        own = AutoConfig.for_model(**read_spec(Path(path))[0].decoder)
+        options |= {"config": own, "state_dict": read_part(Path(path), "decoder.model.")}
+        field = f"decoder.path: {path}"
+        return CausalDecoder(_from_pretrained(MODEL_FOR_CAUSAL_LM_MAPPING[type(own)], None, field, **options))
     config = _read_config(path, "decoder.path")
     if getattr(config, "quantization_config", None) is not None:
         raise InputError(
@@ -127,6 +140,38 @@ def load_decoder(
             f"model.decoder.attention: {model_class.__name__} has no {attn_implementation}; expected eager"
         )
     return CausalDecoder(_from_pretrained(AutoModelForCausalLM, path, "decoder.path", **options))
+
+
+def _load_own_encoder(
+    folder: Path, config: VisionConfig, select_layer: int, select_feature: SelectFeature, dtype: torch.dtype
+) -> VisionEncoder:
+    """Return the encoder of a folder of this project, which was cut when it was written.
+
+    Raises:
+        InputError: Another hidden state is asked for than that which the encoder was cut at, or other positions of it.
+    """
+    spec, _ = read_spec(folder)
+    bases = read_json_object(folder / MANIFEST_FILE).get("base_models", {})
+    cut = bases.get("vision_encoder", {}).get("select_layer")
+    if select_layer not in (-1, cut) or select_feature != spec.select_feature:
+        raise InputError(
+            f"vision_encoder.path: {folder}: was made with select_layer {cut} and select_feature "
+            f"{spec.select_feature}, found {select_layer} and {select_feature}; give those, or the whole encoder"
+        )
+    options: dict[str, Any] = {
+        "config": config,
+        "state_dict": read_part(folder, "vision_encoder.model."),
+        "dtype": dtype,
+    }
+    model = _from_pretrained(_vision_class(config), None, f"vision_encoder.path: {folder}", **options)
+    return VisionEncoder(cast("VisionModel", model), select_feature)
+
+
+def _vision_class(config: VisionConfig) -> Any:  # noqa: ANN401  a class of transformers
+    if isinstance(config, SiglipVisionConfig):
+        config.vision_use_head = False  # it pools the last layer
+        return SiglipVisionModel
+    return CLIPVisionModel
 
 
 def build_original_decoder(

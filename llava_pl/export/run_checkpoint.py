@@ -7,7 +7,7 @@ before, because weights that are merged into 4 bits answer otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.settings import DataSettings
 from llava_pl.data.special_tokens import add_image_tokens
+from llava_pl.export.artifact import is_artifact, read_projector
 from llava_pl.export.build import DTYPES, DecoderConfig, VisionEncoderConfig, build_model
 from llava_pl.export.certificate import probe
 from llava_pl.export.lora import insert_adapters, merge_adapters
@@ -68,7 +69,7 @@ def read_checkpoint(
     check_weights(weights, path)
     model, bases = _build(hyper, path, traces=traces)
     if hyper["init_from"] is not None:
-        _copy(model, _initial_weights(Path(hyper["init_from"])), hyper["init_from"])
+        _copy(model, _initial_weights(Path(hyper["init_from"]), model.new_token_ids), hyper["init_from"])
     base_answers = probe(model) if traces else ()
     plain = {name: tensor for name, tensor in weights.items() if not is_adapter(name)}
     _check_complete(model, plain, path)
@@ -131,17 +132,21 @@ def _build(hyper: Mapping[str, Any], path: Path, *, traces: bool) -> tuple[Llava
     }
 
 
-def _initial_weights(path: Path) -> dict[str, Tensor]:
+def _initial_weights(path: Path, new_token_ids: Sequence[int]) -> dict[str, Tensor]:
     """Return the plain tensors that a run started from, as ``model.init_from`` takes them."""
     if path.suffix == ".ckpt":
         content = read_torch_file(path)
         weights = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
         return {name: tensor for name, tensor in weights.items() if not is_adapter(name)}
+    if is_artifact(path):
+        return read_projector(path)
     file = path / PROJECTOR_FILE if not has_weights(path) and (path / PROJECTOR_FILE).is_file() else path
     found = read_weights(file)
     weights = {f"projector.{name}": tensor for name, tensor in projector_weights(found, file).items()}
     if (newline := find_newline(found)) is not None:
         weights["image_newline"] = newline
+    if file.is_file() and new_token_ids and (table := found.get(EMBEDDING_NAME)) is not None:
+        weights[f"decoder{NEW_ROWS}"] = table[list(new_token_ids)] if len(table) > max(new_token_ids) else table
     return weights
 
 

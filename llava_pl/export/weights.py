@@ -11,12 +11,12 @@ import pickle
 from collections.abc import Mapping
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from llava_pl.data.json_files import read_json
@@ -32,8 +32,12 @@ WEIGHT_FILES = (
 MAX_SHARD_BYTES = 5_000_000_000
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
+def read_weights(path: str | Path, *, prefix: str = "") -> dict[str, Tensor]:
     """Return the tensors of a weights file or of the weights files in a folder.
+
+    Args:
+        path: The file or folder.
+        prefix: How the names begin of those that are wanted; of safetensors files no more is read.
 
     Raises:
         InputError: Nothing to read, a shard is missing or lies outside the folder, or a file is broken or holds
@@ -41,10 +45,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if path.is_file():
-        return _read_file(path)
+        return _read_file(path, prefix)
     for name in WEIGHT_FILES:
         if (path / name).is_file():
-            return _read_shards(path / name) if name.endswith(".json") else _read_file(path / name)
+            return _read_shards(path / name, prefix) if name.endswith(".json") else _read_file(path / name, prefix)
     raise InputError(f"{path}: no weights found; expected a weights file or a folder with {', '.join(WEIGHT_FILES)}")
 
 
@@ -119,19 +123,20 @@ def hash_weights(path: str | Path) -> str | None:
     return sha256("".join(f"{file.name} {hash_file(file)}\n" for file in files).encode()).hexdigest()
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def _read_file(path: Path, prefix: str) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: broken safetensors file ({error}); fetch it again") from error
     content = read_torch_file(path)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{path}: expected a dictionary of tensors, found {type(content).__name__} of other things")
-    return cast("dict[str, Tensor]", content)
+    return {name: tensor for name, tensor in content.items() if name.startswith(prefix)}
 
 
-def _read_shards(index: Path) -> dict[str, Tensor]:
+def _read_shards(index: Path, prefix: str) -> dict[str, Tensor]:
     content = read_json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
@@ -142,7 +147,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
             raise InputError(f"{index}: shard {shard!r} lies outside the folder; expected a plain file name")
         if not (index.parent / shard).is_file():
             raise InputError(f"{index}: shard {shard!r} is missing; fetch it again")
-        weights |= _read_file(index.parent / shard)
-    if missing := sorted(weight_map.keys() - weights.keys()):
+        weights |= _read_file(index.parent / shard, prefix)
+    if missing := sorted(n for n in weight_map if n.startswith(prefix) and n not in weights):
         raise InputError(f"{index}: {len(missing)} tensors are in no shard, such as {missing[0]!r}")
     return weights

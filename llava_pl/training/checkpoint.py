@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from llava_pl.export.artifact import is_artifact, read_projector
 from llava_pl.export.original import EMBEDDING_NAME, PROJECTOR_FILE, find_newline, is_original, projector_weights
 from llava_pl.export.weights import has_weights, read_torch_file, read_weights
 from llava_pl.models.adapters import LoraConfig, is_adapter, plain_name, plain_table
@@ -78,8 +79,9 @@ def load_initial_weights(model: LlavaModel, path: str | Path, *, lora: LoraConfi
     Args:
         model: Whose parameters are overwritten; dtype and device stay.
         path: A checkpoint of this project (its weights only, no optimizer state), or an original `mm_projector.bin` or
-            model folder: its projector, its newline embedding if it has one, and from a `mm_projector.bin` the word
-            embeddings of new tokens, if there are any; those of a whole model are the decoder's.
+            model folder, or a folder that `llava-pl import` made: its projector, its newline embedding if it has one,
+            and from a `mm_projector.bin` the word embeddings of new tokens, if there are any; those of a whole model
+            are the decoder's.
         lora: How the model uses its adapters, if it has any.
 
     Raises:
@@ -89,13 +91,15 @@ def load_initial_weights(model: LlavaModel, path: str | Path, *, lora: LoraConfi
     where = f"model.init_from: {path}"
     if not has_weights(path) and (path / PROJECTOR_FILE).is_file():
         path = path / PROJECTOR_FILE
-    if path.is_dir() and not is_original(path):
+    if path.is_dir() and not is_original(path) and not is_artifact(path):
         raise InputError(f"{where}: expected a .ckpt file, {PROJECTOR_FILE} or a LLaVA folder")
     if path.suffix == ".ckpt":
         content = _read_checkpoint(path)
         if lora is not None:
             check_lora(content.get("hyper_parameters", {}), lora, where=where)
         weights = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
+    elif is_artifact(path):
+        weights = read_projector(path)
     else:
         content = read_weights(path)
         weights = {f"projector.{name}": tensor for name, tensor in projector_weights(content, path).items()}

@@ -8,8 +8,13 @@ from llava_pl.export.quiet import silenced
 
 def test_verbosity_comes_back_even_after_an_error():
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    with pytest.raises(ValueError, match="stop"), silenced():
-        assert logging.get_verbosity() == logging.ERROR
-        assert not logging.is_progress_bar_enabled()
+    seen = []
+
+    def fail():
+        seen.extend((logging.get_verbosity(), logging.is_progress_bar_enabled()))
         raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"), silenced():
+        fail()
+    assert seen == [logging.ERROR, False]
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before

@@ -1,0 +1,99 @@
+"""Guards: a command that writes the wrong form, over something, or half; errors that are pages long."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from llava_pl.cli import main
+
+
+@pytest.fixture
+def golden(golden_path):
+    return str(golden_path / "model" / "llava-mlp2x")
+
+
+@pytest.fixture
+def tokenizer(tiny_parts):
+    return str(tiny_parts / "decoder")
+
+
+def test_import_export_and_certify(golden, tokenizer, tmp_path, capsys):
+    ours, hf, theirs = (str(tmp_path / name) for name in ("ours", "hf", "theirs"))
+    assert main(["import", golden, ours, "--tokenizer", tokenizer]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"reading {golden}"
+    assert lines[1:3] == [f"writing {ours} (artifact)", "reading it back"]
+    assert lines[3].startswith("text        logits differ by at most 0 of ")
+    assert lines[-1] == f"wrote {ours}"
+    assert main(["export", ours, hf, "--format", "hf", "--dtype", "bfloat16"]) == 0
+    assert main(["export", hf, theirs, "--format", "llava"]) == 0
+    assert json.loads((tmp_path / "theirs" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert main(["certify", hf, theirs]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "the same model, up to rounding"
+
+
+def test_certify_ends_with_1_where_models_differ(golden, golden_path, tokenizer, tmp_path, capsys):
+    stage_1 = str(golden_path / "model" / "stage1-mlp2x")
+    rc = main(["certify", stage_1, golden, "--base", golden])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert (rc, last) in {(0, "the same model, up to rounding"), (1, "not the same model")}
+    assert main(["import", stage_1, str(tmp_path / "x"), "--base", golden, "--dtype", "float16"]) == 0
+    import torch
+
+    from llava_pl import load_pretrained
+    from llava_pl.export.carry import carry
+
+    other = load_pretrained(tmp_path / "x")
+    with torch.no_grad():
+        other.model.decoder.head.weight.mul_(2)
+    carry(other, tmp_path / "y", "artifact")
+    capsys.readouterr()
+    assert main(["certify", str(tmp_path / "x"), str(tmp_path / "y")]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "not the same model"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["import", "{golden}", "{tmp}"], "exists already; choose another place, or remove it first"),
+        (["import", "nowhere", "{tmp}/x"], "nowhere: no such folder"),
+        (["export", "{golden}", "{tmp}/x", "--format", "hf"], "the model has no tokenizer, which AutoProcessor needs"),
+        (
+            ["export", "{golden}", "{tmp}/x", "--format", "lora"],
+            "expected a model that was trained by LoRA, found none",
+        ),
+        (["certify", "{golden}", "nowhere"], "nowhere: no such folder"),
+        (["import", "{golden}", "{tmp}/x", "--tokenizer", "{tmp}"], "no tokenizer at"),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing(golden, tmp_path, capsys, words, message):
+    assert main([word.format(golden=golden, tmp=tmp_path) for word in words]) == 2
+    found = capsys.readouterr().err
+    assert message in found
+    assert found.startswith("llava-pl: error: ")
+    assert len(found.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["export", "a", "b"], ["export", "a", "b", "--format", "gguf"], ["import", "a"], ["certify", "a", "b", "c"]],
+)
+def test_wrong_words_are_one_line(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("llava-pl: error: ")
+
+
+@pytest.mark.parametrize("command", ["import", "export", "certify"])
+def test_help_is_answered_without_torch(command):
+    code = (
+        "import sys\nfrom llava_pl.cli import main\ntry:\n    main([sys.argv[1], '--help'])\n"
+        "except SystemExit as stopped:\n    assert stopped.code == 0\nassert 'torch' not in sys.modules"
+    )
+    result = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True, check=True)
+    assert f"usage: llava-pl {command} " in result.stdout
+    assert "forms that are read, told apart by their files" in result.stdout

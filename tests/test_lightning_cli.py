@@ -294,7 +294,7 @@ def test_wandb_without_a_login_is_one_line(config, tmp_path):
 
 
 def test_an_error_of_our_own_code_keeps_its_traceback(config, monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise ValueError("a bug")
 
     monkeypatch.setattr("llava_pl.training.module.build_optimizer", broken)

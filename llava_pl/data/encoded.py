@@ -30,7 +30,7 @@ from rich.progress import track
 from llava_pl.data.collate import count_supervised
 from llava_pl.data.dataset import PICTURE_REASONS
 from llava_pl.data.lengths import count_words
-from llava_pl.data.store_cache import locked, sync
+from llava_pl.data.store_cache import advise, locked, sync
 from llava_pl.data.tokenization import EncodedConversation
 from llava_pl.types import IGNORE_INDEX, InputError, Record, RecordError, Sample
 
@@ -91,8 +91,8 @@ class EncodedRecords:
                     _write(temporary, _encode(store, encoder, has_tokens, num_workers))
         except OSError as error:
             raise InputError(
-                f"{folder.parent}: cannot store what the records are encoded to ({error.strerror or error}); make "
-                "room, switch data.cache_tokens off, or set data.cache_dir to another folder"
+                f"{folder.parent}: cannot store what the records are encoded to ({error.strerror or error}); "
+                + advise(error, " or switch data.cache_tokens off" if has_tokens else "")
             ) from error
         found = cls._open(folder, store, has_tokens=has_tokens)
         assert found is not None, "it was written by this process"

@@ -45,25 +45,19 @@ class DataCount(Callback):
         self._before: list[list[int]] | None = None
         self._counts = torch.zeros(0, 1 + len(SKIP_REASONS), dtype=torch.int64)
         self._val: Counter[str] = Counter()
+        self._told_epoch = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start at zero, or where the checkpoint left off."""
+        self._told_epoch = -1
         self._counts = torch.zeros(len(_data(trainer).labels), 1 + len(SKIP_REASONS), dtype=torch.int64)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say which order the epoch has, and write it down."""
-        sampler = getattr(trainer.train_dataloader, "sampler", None)
-        if not trainer.is_global_zero or not isinstance(sampler, ResumableSampler):
-            return
-        data, epoch, order = _data(trainer), trainer.current_epoch, sampler.order_hash
-        rank_zero_info(f"data: order {order} of {sampler.num_dataset:,} samples in epoch {epoch}")
-        if data.content is None or getattr(trainer, "fast_dev_run", False):
-            return
-        orders = {**self._read_orders(data.content), str(epoch): order}
-        report = {"content": data.content, "sources": data.describe(), "orders": orders}
-        temporary = self._path.with_name(f".{self._path.name}.tmp")
-        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(self._path)
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        """Say which order the epoch has, and write it down, before its first batch of this process."""
+        # Not at the start of the epoch: of one that is resumed midway, Lightning tells nobody.
+        if trainer.current_epoch != self._told_epoch:
+            self._told_epoch = trainer.current_epoch
+            self._tell_order(trainer)
 
     def on_train_batch_end(
         self,
@@ -155,6 +149,20 @@ class DataCount(Callback):
                 "resume with the same data.seed and data.grouping, or start anew with --model.init_from"
             )
         self._before = state["counts"]
+
+    def _tell_order(self, trainer: Trainer) -> None:
+        sampler = getattr(trainer.train_dataloader, "sampler", None)
+        if not trainer.is_global_zero or not isinstance(sampler, ResumableSampler):
+            return
+        data, epoch, order = _data(trainer), trainer.current_epoch, sampler.order_hash
+        rank_zero_info(f"data: order {order} of {sampler.num_dataset:,} samples in epoch {epoch}")
+        if data.content is None or getattr(trainer, "fast_dev_run", False):
+            return
+        orders = {**self._read_orders(data.content), str(epoch): order}
+        report = {"content": data.content, "sources": data.describe(), "orders": orders}
+        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(self._path)
 
     def _read_orders(self, content: str) -> dict[str, str]:
         """Return the orders of earlier epochs, as far as they are of the same data."""

@@ -1,10 +1,12 @@
 """Guards: samples that are counted twice, for another source, or not at all, above all across ranks and resumes."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from llava_pl.data.sampler import ResumableSampler
 from llava_pl.data.training_data import GivenRecords
 from llava_pl.training.data_count import DataCount
 from llava_pl.types import InputError
@@ -88,6 +90,19 @@ def test_a_resumed_run_goes_on_counting(counter, tmp_path):
     again.on_load_checkpoint(trainer, None, checkpoint)
     again.on_train_start(trainer, None)
     assert count(again, trainer, batch(1)) == {"data/seen/a": 4.0, "data/seen/b": 2.0}
+
+
+def test_the_order_is_written_down_at_the_first_batch_of_an_epoch(counter, tmp_path, monkeypatch):
+    """In an epoch that is resumed midway, too, of which Lightning announces no start."""
+    trainer, sampler = trainer_of(), ResumableSampler(range(5), num_replicas=1, rank=0)
+    trainer.train_dataloader = SimpleNamespace(sampler=sampler)
+    monkeypatch.setattr(TwoSources, "describe", lambda _: ["a"])
+    for trainer.current_epoch, first_batch in ((3, 2), (4, 0)):
+        sampler.set_epoch(trainer.current_epoch)
+        for batch_idx in (first_batch, first_batch + 1):
+            counter.on_train_batch_start(trainer, None, {}, batch_idx)
+            assert json.loads((tmp_path / "data.json").read_text())["orders"][str(sampler.epoch)] == sampler.order_hash
+    assert list(json.loads((tmp_path / "data.json").read_text())["orders"]) == ["3", "4"]
 
 
 @pytest.mark.parametrize(("content", "is_refused"), [("c" * 32, False), ("d" * 32, True), (None, False)])

@@ -38,6 +38,7 @@ options
   --version      show the version
 
 Later files and options win over earlier ones. Every run gets a folder of its own, runs/NAME/TIME.
+fit --ckpt_path last goes on with the newest run; fit --run_dir FOLDER --ckpt_path auto begins a run or goes on.
 """
 
 

@@ -38,6 +38,7 @@ from llava_pl.training.metrics_log import MetricsLog
 from llava_pl.training.module import LlavaModule
 from llava_pl.training.saving import RunCheckpoint
 from llava_pl.training.seeding import SeedSteps
+from llava_pl.training.wandb_run import continue_wandb_runs
 from llava_pl.types import InputError
 
 REFUSERS = {"lightning": "trainer", "wandb": "trainer.logger"}
@@ -154,6 +155,9 @@ class LlavaCLI(LightningCLI):
             keep_old_logs(self.run_dir, with_ledger=is_fit)
         if has_metrics_log:
             kwargs["logger"] = MetricsLog(self.run_dir)
+        elif config.logger and is_fit and not config.fast_dev_run:
+            loggers = config.logger if isinstance(config.logger, list) else [config.logger]
+            continue_wandb_runs(loggers, self.run_dir, is_continued=self.is_continued)
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         callbacks: list[Callback] = [callback for callback in given if callback is not None]
         callbacks += [PlanTable(), ScoreTable(), Throughput(), DataCount(self.run_dir)]

@@ -261,6 +261,21 @@ def test_wandb_offline(config, tmp_path, monkeypatch):
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
 
+def test_a_continued_run_is_one_run_of_wandb(config, tmp_path):
+    import wandb
+
+    words = ["fit", "--config", str(config), "--run_dir", "run", "--ckpt_path", "auto"]
+    words += ["--trainer.logger", "WandbLogger", "--trainer.logger.save_dir", "."]
+    found = []
+    for epochs in ("1", "2"):
+        wandb.finish()  # as the end of a process does
+        assert main([*words, "--trainer.max_epochs", epochs]) == 0
+        found.append(wandb.run.id)
+    run_id = (tmp_path / "run" / "wandb_id").read_text().strip()
+    assert found == [run_id, run_id]
+    assert run_id not in "".join(path.read_text() for path in (tmp_path / "run").glob("config*.yaml"))
+
+
 def test_callbacks_are_appended_by_an_overlay(config, tmp_path):
     (tmp_path / "more.yaml").write_text(
         "trainer: {callbacks+: [{class_path: lightning.pytorch.callbacks.LearningRateMonitor}]}\n"

@@ -7,28 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from math import ceil, inf
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from llava_pl.data.anyres import choose_tiling
 from llava_pl.data.collate import collate
-from llava_pl.data.dataset import PackedDataset, RecordDataset, SampleEncoder
+from llava_pl.data.dataset import RecordDataset, SampleEncoder
 from llava_pl.data.eval_loader import make_eval_loader
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.loader import StepLoader
 from llava_pl.data.ordering import Grouping
-from llava_pl.data.packing import pack
 from llava_pl.data.question_dataset import QuestionDataset
-from llava_pl.data.sampler import PackedSampler, ResumableSampler, check_budget, count_epochs
 from llava_pl.data.store_cache import open_store
 from llava_pl.data.templates import TEMPLATES, TemplateName
+from llava_pl.data.train_loader import make_train_loader
 from llava_pl.data.training_data import Entries, GivenRecords, TrainingData, TrainingSource
 from llava_pl.types import BadRecord, InputError, OnTooLong, Record, Sample
 
@@ -231,17 +229,10 @@ class ConversationDataModule(LightningDataModule):
         """Return the micro batches of an epoch per device, known without making a loader."""
         return ceil(ceil(len(self.train_records) / world_size) / self.batch_size)
 
-    def measure_train_records(self) -> list[int]:
-        """Return what `grouping` goes by for each training record, words or tokens."""
-        is_words = self.grouping == "modality_length"
-        lengths: list[int] = (self.train_data.num_words if is_words else self.train_data.num_tokens).tolist()
-        return lengths
-
     def train_dataloader(self) -> StepLoader:
         """Return the loader of training batches, in an order that seed and epoch alone decide."""
         if not self.train_records:
             raise InputError("data: no records to train on; give the data module a training file")
-        trainer = self.trainer
         dataset = RecordDataset(
             self.train_records,
             self.make_encoder(),
@@ -249,32 +240,16 @@ class ConversationDataModule(LightningDataModule):
             skips_broken=self._bad_records == "quarantine",
             retry_after_seconds=RETRY_AFTER_SECONDS,
         )
-        sampler = (PackedSampler if self.is_packed else ResumableSampler)(
+        return make_train_loader(
             dataset,
-            num_replicas=trainer.world_size if trainer else 1,
-            rank=trainer.global_rank if trainer else 0,
+            self.train_data,
+            batch_size=self.batch_size,
             seed=self.seed,
-            grouping="balanced" if self.is_packed else self.grouping,
-            micro_batch_size=self.batch_size,
-            num_micro_batches=trainer.accumulate_grad_batches if trainer else 1,
-            lengths=self.measure_train_records,
-        )
-        if self.token_budget is not None:
-            num_epochs = count_epochs(trainer.max_epochs, trainer.max_steps, sampler) if trainer else 1
-            num_tokens = self.train_data.num_tokens.tolist()
-            check_budget(sampler, self.token_budget, num_tokens=num_tokens, epochs=range(num_epochs))
-        return StepLoader(
-            PackedDataset(dataset) if self.is_packed else dataset,
-            batch_size=None if self.is_packed else self.batch_size,
-            sampler=sampler,
-            collate_fn=partial(pack, num_image_tokens=self.num_image_tokens)
-            if self.is_packed
-            else self._collate("right"),
-            count_micro_batches=lambda: trainer.accumulate_grad_batches if trainer else 1,
-            count_batches=lambda: trainer.num_training_batches if trainer else inf,
+            grouping=self.grouping,
+            is_packed=self.is_packed,
+            token_budget=self.token_budget,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            trainer=self.trainer,
         )
 
     def val_dataloader(self) -> list[DataLoader[Sample]]:
@@ -287,14 +262,11 @@ class ConversationDataModule(LightningDataModule):
             batch_size=self.eval_batch_size,
             num_replicas=self.trainer.world_size if self.trainer else 1,
             rank=self.trainer.global_rank if self.trainer else 0,
-            collate_fn=self._collate("left" if isinstance(dataset, QuestionDataset) else "right"),
+            collate_fn=partial(
+                collate,
+                pad_token_id=self.tokenizer.pad_token_id,
+                num_image_tokens=self.num_image_tokens,
+                padding_side="left" if isinstance(dataset, QuestionDataset) else "right",
+            ),
             num_workers=self.num_workers,
-        )
-
-    def _collate(self, padding_side: Literal["left", "right"]) -> partial:  # type: ignore[type-arg]
-        return partial(
-            collate,
-            pad_token_id=self.tokenizer.pad_token_id,
-            num_image_tokens=self.num_image_tokens,
-            padding_side=padding_side,
         )

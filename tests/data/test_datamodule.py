@@ -15,6 +15,7 @@ from PIL import Image
 from llava_pl.data import conversation_datamodule
 from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
 from llava_pl.data.loader import StepLoader
+from llava_pl.data.train_loader import measure_samples
 from llava_pl.types import BadRecord, InputError, RecordError
 
 COLOURS = {"1": (255, 0, 0), "2": (0, 255, 0), "3": (0, 0, 255)}
@@ -139,12 +140,12 @@ def test_devices_share_the_records_of_an_epoch(tiny_parts, records):
 def test_grouping_goes_by_the_tokens_of_the_samples(tiny_parts, records, grouping):
     data = make_llava(tiny_parts, records, grouping=grouping)
     # BOS, four image tokens, the caption's letters and a line break.
-    assert list(data.measure_train_records()) == [1 + 4 + (index + 1) + 1 for index in range(NUM_RECORDS)]
+    assert measure_samples(data.train_data, grouping) == [1 + 4 + (index + 1) + 1 for index in range(NUM_RECORDS)]
 
 
 def test_modality_length_goes_by_words(tiny_parts, records):
     data = make_llava(tiny_parts, records, grouping="modality_length")
-    assert data.measure_train_records() == [2] * NUM_RECORDS
+    assert measure_samples(data.train_data, "modality_length") == [2] * NUM_RECORDS
 
 
 def test_balanced_steps_hold_the_records_of_shuffled_ones(tiny_parts, records):
@@ -355,7 +356,7 @@ def test_samples_that_are_dropped_leave_order_and_number_of_batches_as_they_are(
 
 def test_samples_that_are_dropped_count_as_one_token_in_a_grouping(tiny_parts, records):
     data = make_llava(tiny_parts, records, max_length=11, on_too_long="drop", grouping="length")
-    assert data.measure_train_records() == [7, 8, 9, 10, 11, *[1] * 6]
+    assert measure_samples(data.train_data, "length") == [7, 8, 9, 10, 11, *[1] * 6]
     assert sorted(int(name) for batch in data.train_dataloader() for name in batch["ids"]) == list(range(NUM_RECORDS))
 
 

@@ -19,8 +19,7 @@ from llava_pl.data.anyres import choose_tiling
 from llava_pl.data.collate import collate
 from llava_pl.data.dataset import RecordDataset, SampleEncoder
 from llava_pl.data.eval_loader import make_eval_loader
-from llava_pl.data.image import ImageTransform
-from llava_pl.data.llama_tokenizer import load_tokenizer
+from llava_pl.data.load_encoder import load_encoder
 from llava_pl.data.loader import StepLoader
 from llava_pl.data.ordering import Grouping
 from llava_pl.data.question_dataset import QuestionDataset
@@ -134,38 +133,29 @@ class ConversationDataModule(LightningDataModule):
         self.token_budget = token_budget
         self.train_data: TrainingData | GivenRecords = GivenRecords((), self.make_encoder)
         self.val_datasets: list[Dataset[Sample]] = []
-        self._tokenizer_path = tokenizer
-        self._image_processor = image_processor
-        self._image_folder = Path(image_folder)
         self._template = template
-        self._square_by: Literal["pad", "square"] = "pad" if image_aspect == "pad" else "square"  # tiles are squares
-        self._tiling = choose_tiling(image_aspect, grid_pinpoints, image_processor, num_image_tokens)
-        self._image_start_end = image_start_end
-        self._respect_exif = respect_exif
-        self._legacy_tokenizer = legacy_tokenizer
-        self._max_length = max_length
-        self._on_too_long: OnTooLong = on_too_long
+        self._load_encoder = partial(
+            load_encoder,
+            tokenizer=tokenizer,
+            image_processor=image_processor,
+            num_image_tokens=num_image_tokens,
+            image_folder=Path(image_folder),
+            template=template,
+            image_aspect=image_aspect,
+            image_start_end=image_start_end,
+            respect_exif=respect_exif,
+            legacy_tokenizer=legacy_tokenizer,
+            max_length=max_length,
+            on_too_long=on_too_long,
+            tiling=choose_tiling(image_aspect, grid_pinpoints, image_processor, num_image_tokens),
+        )
         self._bad_records, self._quarantine = bad_records, quarantine
         self._cache_dir, self._cache_tokens = cache_dir, cache_tokens
         self.encoder: SampleEncoder | None = None
 
     def make_encoder(self) -> SampleEncoder:
         """Return the encoder of samples, made when first asked for."""
-        if self.encoder is None:
-            if not self._image_folder.is_dir():
-                raise InputError(f"data.image_folder: {self._image_folder}: no such folder; check the path")
-            self.encoder = SampleEncoder(
-                tokenizer=load_tokenizer(self._tokenizer_path, legacy=self._legacy_tokenizer),
-                image_transform=ImageTransform.from_pretrained(self._image_processor, aspect=self._square_by),
-                image_folder=self._image_folder,
-                num_image_tokens=self.num_image_tokens,
-                template=self._template,
-                image_start_end=self._image_start_end,
-                respect_exif=self._respect_exif,
-                max_length=self._max_length,
-                on_too_long=self._on_too_long,
-                tiling=self._tiling,
-            )
+        self.encoder = self.encoder or self._load_encoder()
         return self.encoder
 
     @property

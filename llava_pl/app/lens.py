@@ -1,4 +1,4 @@
-"""One record of the training data, through the loader of `fit`, to what a person can read.
+"""One record of a run, through the loader of `fit`, to what a person can read.
 
 In: a data module and the place of a record. Out: a `View`, which `lens_terminal.py` and `lens_html.py` draw. Nothing is
 computed anew: ids, labels and pixels are read off the batch that the model would get.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from PIL import Image
 
 from llava_pl.data.conversation_datamodule import ConversationDataModule
+from llava_pl.data.entries import VAL_LABEL
 from llava_pl.data.image import ImageTransform
 from llava_pl.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, BadRecord, Batch, ImageGrid, InputError, RecordError
 
@@ -78,7 +79,8 @@ class View:
     """What training sees of one record, and of those that share a packed row with it.
 
     Args:
-        index: Its place in the training data.
+        source: Label of its source.
+        index: Its place there.
         id: Its name.
         stretches: All positions, in order.
         num_supervised: How many tokens the loss counts.
@@ -86,9 +88,11 @@ class View:
         grids: How each tiled picture is cut; empty when pictures are whole.
         num_cut: Tokens that were cut off the end.
         skipped: Why it is left out of training, None if it is not.
+        quarantined: Why the quarantine leaves it out, None if it does not.
         row: Name of each sample of a packed row; empty where rows are not packed.
     """
 
+    source: str
     index: int
     id: str
     stretches: tuple[Stretch, ...]
@@ -97,6 +101,7 @@ class View:
     grids: tuple[ImageGrid, ...] = ()
     num_cut: int = 0
     skipped: str | None = None
+    quarantined: str | None = None
     row: tuple[str, ...] = ()
 
     @property
@@ -134,7 +139,8 @@ class View:
     @property
     def warnings(self) -> list[str]:
         """What a person should not overlook."""
-        found = [f"left out of training: {self.skipped}"] if self.skipped else []
+        found = [f"left out by data.quarantine: {self.quarantined}"] if self.quarantined is not None else []
+        found += [f"left out of training: {self.skipped}"] if self.skipped else []
         if not self.num_supervised and not self.skipped:
             found.append("nothing is supervised: this sample teaches nothing")
         if any(stretch.kind == "wrong" for stretch in self.stretches):
@@ -142,33 +148,42 @@ class View:
         return found
 
 
-def look_at(data: ConversationDataModule, index: int) -> View:
+def look_at(data: ConversationDataModule, index: int, source: str | None = None) -> View:
     """Return what training sees of one record; where rows are packed, the row of the first epoch that it stands in.
 
     Args:
         data: As `fit` has it, on one device; it is not fit for training afterwards.
-        index: Place of the record in the training data, quarantined ones counted.
+        index: Place of the record in its source, quarantined ones counted.
+        source: Label of the source, by default the first.
 
     Raises:
         RecordError: The record cannot be learned from.
-        InputError: There is no such record, or a setting is wrong.
+        InputError: There is no such source or record, or a setting is wrong.
     """
-    records = data.train_entries()
+    sources = data.open_entries()
+    source = next(iter(sources)) if source is None else source
+    if source not in sources:
+        raise InputError(f"--source: expected one of {', '.join(sources)}, found {source!r}")
+    records = sources[source]
     if not 0 <= index < len(records):
         places = f"a place from 0 to {len(records) - 1}" if records else "training data"
-        raise InputError(f"--index: expected {places}, found {index} of {len(records)} records")
+        raise InputError(f"--index: expected {places}, found {index} of {len(records)} records of {source}")
+    quarantined = data.quarantine.leave_out(source, records) if data.quarantine else {}
+    reason = quarantined[index].reason if index in quarantined else None
     record = records[index]
     if isinstance(record, BadRecord):
         raise RecordError(record.message, record.reason)
     encoder = data.make_encoder()
     sample = encoder.encode_record(record)
     data.num_workers = 0
+    data.is_packed = data.is_packed and reason is None and source != VAL_LABEL  # the others stand in no row
     if data.is_packed:
-        batch = _packed_row(data, index)
+        batch = _packed_row(data, index, source)
     else:
         data.train_records = [record]
         batch = next(iter(data.train_dataloader()))
     return View(
+        source=source,
         index=index,
         id=record.id,
         stretches=read_row(batch, encoder.tokenizer, num_image_tokens=data.num_image_tokens),
@@ -177,18 +192,17 @@ def look_at(data: ConversationDataModule, index: int) -> View:
         grids=tuple(batch.get("grids", ())),
         num_cut=sample.num_cut,
         skipped=sample.skipped,
+        quarantined=reason,
         row=tuple(batch["ids"]) if data.is_packed else (),
     )
 
 
-def _packed_row(data: ConversationDataModule, index: int) -> Batch:
-    """Return the first epoch's micro batch with the record at a place of the training data."""
+def _packed_row(data: ConversationDataModule, index: int, source: str) -> Batch:
+    """Return the first epoch's micro batch with the record at a place of a source."""
     data.open_train_data()
-    found = data.train_data.find(index)
+    found = data.train_data.find(source, index)
     if found is None:
-        raise InputError(
-            f"--index: record {index} is in no epoch (data.quarantine or data.records' repeats), so in no row"
-        )
+        raise InputError(f"--index: record {index} of {source} is in no epoch (data.records' repeats), so in no row")
     loader = data.train_dataloader()
     rows: Any = loader.sampler
     samples: Any = loader.dataset[next(row for row in rows if found in row)]

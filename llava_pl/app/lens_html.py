@@ -46,7 +46,7 @@ def view_page(view: View) -> str:
         '<thead><tr><th scope="col">positions</th><th scope="col">what</th><th scope="col">text</th></tr></thead>\n'
         f"<tbody>\n{rows}</tbody>\n</table>\n{heading}{pictures}"
     )
-    return page(f"Record {view.index}, id {view.id!r}, as training sees it", body, STYLE)
+    return page(f"Record {view.index} of {view.source}, id {view.id!r}, as training sees it", body, STYLE)
 
 
 def _row(span: str, kind: str, text: str) -> str:

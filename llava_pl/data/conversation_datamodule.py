@@ -6,7 +6,7 @@ In: the sources and questions that a data module names. Out: the batches of `fit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -18,29 +18,30 @@ from torch.utils.data import DataLoader, Dataset
 from llava_pl.data.anyres import choose_tiling
 from llava_pl.data.collate import collate
 from llava_pl.data.dataset import RecordDataset, SampleEncoder
+from llava_pl.data.entries import TrainingSource, check_sources, open_entries
 from llava_pl.data.eval_loader import make_eval_loader
 from llava_pl.data.load_encoder import load_encoder
 from llava_pl.data.loader import StepLoader
 from llava_pl.data.ordering import Grouping
+from llava_pl.data.quarantine import Quarantine
 from llava_pl.data.question_dataset import QuestionDataset
-from llava_pl.data.store_cache import open_store
 from llava_pl.data.templates import TEMPLATES, TemplateName
 from llava_pl.data.train_loader import make_train_loader
-from llava_pl.data.training_data import Entries, GivenRecords, TrainingData, TrainingSource
+from llava_pl.data.training_data import GivenRecords, TrainingData
 from llava_pl.types import BadRecord, InputError, OnTooLong, Record, Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 RETRY_AFTER_SECONDS = (0.5, 2.0)
-"""How long training waits for a picture that cannot be read, before each further try."""
+"""How long a run waits for a picture that cannot be read, before each further try."""
 
 
 class ConversationDataModule(LightningDataModule):
     """What every data module here shares: one encoder, loaders for learning and for answering.
 
-    A subclass names its `train_sources`, which `open_train_data` reads, and fills ``val_datasets`` in `setup`. One that
-    has records of its own making fills ``train_records`` there instead.
+    A subclass names its `train_sources`, which `open_train_data` reads, and fills ``val_datasets`` in `setup`, from
+    `val_sources` if it has some. One that has records of its own making fills ``train_records`` there instead.
 
     Args:
         tokenizer: Folder or hub name of the decoder's tokenizer.
@@ -57,8 +58,8 @@ class ConversationDataModule(LightningDataModule):
         on_too_long: A longer sample has text cut off its end ("truncate_text"; one whose image would be cut stops the
             run), is left out and counted ("drop"), or stops the run ("error").
         bad_records: A record that cannot be learned from stops the run ("error"), or is left out if `quarantine` names
-            it ("quarantine"). So does, or is, one whose picture cannot be read when its turn comes, after two more
-            tries.
+            it ("quarantine"); in validation, too. So does, or is, one whose picture cannot be read when its turn
+            comes, after two more tries.
         quarantine: JSON file that `llava-pl data check --quarantine` wrote.
         cache_dir: Folder of what is read and counted once and mapped into memory from then on; by default
             `$LLAVA_PL_CACHE`, or `~/.cache/llava_pl`. What lies there may be deleted at any time between runs.
@@ -172,11 +173,24 @@ class ConversationDataModule(LightningDataModule):
         """Return where the records to train on come from."""
         return []
 
-    def train_entries(self) -> Sequence[Record | BadRecord]:
-        """Return every record to train on, or what is wrong with it, in the order that a quarantine counts in."""
-        if sources := self.train_sources():
-            return Entries([open_store(source.source, self._cache_dir) for source in sources])
-        return self.train_records
+    def val_sources(self) -> list[TrainingSource]:
+        """Return where the records of validation come from, if it goes through records."""
+        return []
+
+    def open_entries(self) -> dict[str, Sequence[Record | BadRecord]]:
+        """Return for each source, those of validation last, every record or what is wrong with it.
+
+        Raises:
+            InputError: A source or its weight is one that `fit` refuses, too.
+        """
+        train = self.train_sources()
+        given = {} if train else self.train_data.entries
+        return {**given, **open_entries(train, self.val_sources(), self._cache_dir)}
+
+    @cached_property
+    def quarantine(self) -> Quarantine | None:
+        """What the file of that name says, read once; None if there is none."""
+        return None if self._quarantine is None else Quarantine.read(self._quarantine)
 
     def prepare_data(self) -> None:
         """Do what `setup` does once in one process: what it reads and counts, the others then find in the cache."""
@@ -190,7 +204,10 @@ class ConversationDataModule(LightningDataModule):
             RecordError: A record that cannot be learned from is not in the quarantine.
         """
         if isinstance(self.train_data, GivenRecords) and (sources := self.train_sources()):
-            self.train_data = self._open(sources, self._quarantine)
+            labels = check_sources(sources, self.val_sources())
+            if self.quarantine is not None:
+                self.quarantine.check_sources(labels, rank_zero_info)
+            self.train_data = self.open_sources(sources)
             for line in self.train_data.describe():
                 rank_zero_info(line)
 
@@ -203,14 +220,15 @@ class ConversationDataModule(LightningDataModule):
     def train_records(self, records: Sequence[Record]) -> None:
         self.train_data = GivenRecords(records, self.make_encoder)
 
-    def _open(self, sources: Sequence[TrainingSource], quarantine: str | Path | None = None) -> TrainingData:
+    def open_sources(self, sources: Sequence[TrainingSource]) -> TrainingData:
+        """Return what some sources hold, read and counted, without what the quarantine names."""
         return TrainingData(
             sources,
             self.make_encoder(),
             cache_dir=self._cache_dir,
             has_tokens=self._cache_tokens,
             num_workers=self.num_workers,
-            quarantine=quarantine,
+            quarantine=self.quarantine,
             seed=self.seed,
             say=rank_zero_info,
         )
@@ -219,19 +237,22 @@ class ConversationDataModule(LightningDataModule):
         """Return the micro batches of an epoch per device, known without making a loader."""
         return ceil(ceil(len(self.train_records) / world_size) / self.batch_size)
 
+    def make_dataset(self, data: TrainingData | GivenRecords) -> RecordDataset:
+        """Return the samples of some records; of pictures that break on the way, ``bad_records`` decides."""
+        return RecordDataset(
+            data.records,
+            self.make_encoder(),
+            tokens=data.tokens,
+            skips_broken=self._bad_records == "quarantine",
+            retry_after_seconds=RETRY_AFTER_SECONDS,
+        )
+
     def train_dataloader(self) -> StepLoader:
         """Return the loader of training batches, in an order that seed and epoch alone decide."""
         if not self.train_records:
             raise InputError("data: no records to train on; give the data module a training file")
-        dataset = RecordDataset(
-            self.train_records,
-            self.make_encoder(),
-            tokens=self.train_data.tokens,
-            skips_broken=self._bad_records == "quarantine",
-            retry_after_seconds=RETRY_AFTER_SECONDS,
-        )
         return make_train_loader(
-            dataset,
+            self.make_dataset(self.train_data),
             self.train_data,
             batch_size=self.batch_size,
             seed=self.seed,

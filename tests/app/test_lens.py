@@ -78,9 +78,9 @@ def test_a_label_of_another_token_is_seen(tokenizer):
 
 
 def test_warnings():
-    assert View(0, "a", (), 0).warnings == ["nothing is supervised: this sample teaches nothing"]
-    assert View(0, "a", (), 0, skipped="too_long").warnings == ["left out of training: too_long"]
-    assert View(0, "a", (), 5).warnings == []
+    assert View("a", 0, "a", (), 0).warnings == ["nothing is supervised: this sample teaches nothing"]
+    assert View("a", 0, "a", (), 0, skipped="too_long").warnings == ["left out of training: too_long"]
+    assert View("a", 0, "a", (), 5).warnings == []
 
 
 @pytest.mark.parametrize(
@@ -156,13 +156,42 @@ def test_a_packed_row_is_shown_whole_with_its_boundaries(zoo):
     }
 
 
-def test_a_record_that_is_left_out_stands_in_no_row(zoo):
+def leaving_out(zoo, *places) -> list[str]:
+    """The options of a run that leaves records out, each given by source, index and id."""
+    entries = [{"source": source, "index": index, "id": name, "reason": "roles"} for source, index, name in places]
+    (zoo / "bad.json").write_text(json.dumps(entries))
+    return ["--data.bad_records", "quarantine", "--data.quarantine", str(zoo / "bad.json")]
+
+
+def test_a_record_that_is_left_out_stands_in_no_row_and_says_so(zoo):
+    words = packed(zoo, a="one", b="two") + leaving_out(zoo, ("packed", 1, "b"))
+    kept, left_out = (look_at(load_data(words), index) for index in range(2))
+    assert (kept.row, kept.warnings) == (("a",), [])
+    assert (left_out.row, left_out.warnings) == ((), ["left out by data.quarantine: roles"])
+    assert left_out.summary == "9 tokens, 4 supervised (44.4 %), 1 image"
+
+
+def test_a_record_that_no_epoch_holds_stands_in_no_row(zoo):
     words = packed(zoo, a="one", b="two")
-    (zoo / "bad.json").write_text('[{"index": 1, "id": "b", "reason": "roles"}]')
-    words += ["--data.bad_records", "quarantine", "--data.quarantine", str(zoo / "bad.json")]
-    assert look_at(load_data(words), 0).row == ("a",)
-    with pytest.raises(InputError, match=r"record 1 is in no epoch"):
-        look_at(load_data(words), 1)
+    words[words.index("--data.records") + 1] = json.dumps([{"path": str(zoo / "packed.json"), "repeats": 0.5}])
+    found = []
+    for index in range(2):
+        try:
+            found += look_at(load_data(words), index).row
+        except InputError as error:
+            found.append(str(error))
+    assert sum(line.endswith(" of packed is in no epoch (data.records' repeats), so in no row") for line in found) == 1
+
+
+def test_records_of_every_source_can_be_looked_at(zoo):
+    words = packed(zoo, a="one", b="two")
+    words += ["--data.val_records", str(zoo / "packed.json"), *leaving_out(zoo, ("data.val_records", 0, "a"))]
+    view = look_at(load_data(words), 0, "data.val_records")
+    assert (view.source, view.id, view.row) == ("data.val_records", "a", ())
+    assert view.warnings == ["left out by data.quarantine: roles"]
+    assert look_at(load_data(words), 0).warnings == []
+    with pytest.raises(InputError, match=r"--source: expected one of packed, data\.val_records, found 'val'"):
+        look_at(load_data(words), 0, "val")
 
 
 def test_tiles_are_shown_picture_by_picture(zoo):

@@ -57,6 +57,10 @@ def test_number_of_workers_is_checked(capsys):
     [
         (["view", "--index", "x"], "argument --index: invalid int value: 'x'"),
         (["view", "--indx", "1"], "--indx: no such option; --help lists all options"),
+        (
+            ["check", "--data.records", '[{"path": "a.json", "repeats": "abc"}]'],
+            "--data.records: item 0: repeats: expected a number such as 2.5, found 'abc'",
+        ),
         (["check", "--data.seedd", "3"], "--data.seedd: no such option; did you mean data.init_args.seed?"),
     ],
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from llava_pl.app.html_page import page, picture_tag, show
-from llava_pl.app.lens import MEANINGS, Stretch, Token, View
+from llava_pl.app.lens import View
+from llava_pl.app.stretches import MEANINGS, Stretch, Token
 
 COLOURS = {
     "read": ("#ffffff", "#f1f1f1"),

@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llava_pl.app.lens import MEANINGS, Stretch, View, visible
+from llava_pl.app.lens import View
+from llava_pl.app.stretches import MEANINGS, Stretch, visible
 
 STYLES = {
     "read": ("default", "default"),

@@ -5,8 +5,9 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from llava_pl.app.lens import Stretch, Token, View
+from llava_pl.app.lens import View
 from llava_pl.app.lens_html import COLOURS, view_page
+from llava_pl.app.stretches import Stretch, Token
 from llava_pl.types import ImageGrid
 
 VIEW = View(

@@ -5,9 +5,10 @@ import json
 
 from rich.console import Console
 
-from llava_pl.app.lens import Stretch, Token, View, look_at
+from llava_pl.app.lens import View, look_at
 from llava_pl.app.lens_terminal import print_view
 from llava_pl.app.load_data import load_data
+from llava_pl.app.stretches import Stretch, Token
 
 # By hand: the preamble and "USER: " have 161 characters, the picture 4 positions, " red</s>" 5.
 CONVERSATION = """\

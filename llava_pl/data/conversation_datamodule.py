@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from llava_pl.data.anyres import choose_tiling
 from llava_pl.data.collate import collate
 from llava_pl.data.dataset import RecordDataset, SampleEncoder
-from llava_pl.data.entries import TrainingSource, check_sources, open_entries
+from llava_pl.data.entries import RunSource, check_sources, open_entries
 from llava_pl.data.eval_loader import make_eval_loader
 from llava_pl.data.load_encoder import load_encoder
 from llava_pl.data.loader import StepLoader
@@ -169,11 +169,11 @@ class ConversationDataModule(LightningDataModule):
         """The text that ends an answer: the template's end mark, or the end-of-sequence token of a Jinja template."""
         return str(self.tokenizer.eos_token) if self._template == "chat" else TEMPLATES[self._template].stop
 
-    def train_sources(self) -> list[TrainingSource]:
+    def train_sources(self) -> list[RunSource]:
         """Return where the records to train on come from."""
         return []
 
-    def val_sources(self) -> list[TrainingSource]:
+    def val_sources(self) -> list[RunSource]:
         """Return where the records of validation come from, if it goes through records."""
         return []
 
@@ -220,7 +220,7 @@ class ConversationDataModule(LightningDataModule):
     def train_records(self, records: Sequence[Record]) -> None:
         self.train_data = GivenRecords(records, self.make_encoder)
 
-    def open_sources(self, sources: Sequence[TrainingSource]) -> TrainingData:
+    def open_sources(self, sources: Sequence[RunSource]) -> TrainingData:
         """Return what some sources hold, read and counted, without what the quarantine names."""
         return TrainingData(
             sources,

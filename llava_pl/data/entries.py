@@ -22,7 +22,7 @@ VAL_LABEL = "data.val_records"
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingSource:
+class RunSource:
     """A source of a run.
 
     Args:
@@ -56,7 +56,7 @@ class Entries(Sequence[Record | BadRecord]):
         return replace(entry, source=self._label) if isinstance(entry, BadRecord) else entry
 
 
-def check_sources(train: Sequence[TrainingSource], val: Sequence[TrainingSource]) -> list[str]:
+def check_sources(train: Sequence[RunSource], val: Sequence[RunSource]) -> list[str]:
     """Return the labels of all sources of a run, after a look at what can be known before they are read.
 
     Raises:
@@ -69,7 +69,7 @@ def check_sources(train: Sequence[TrainingSource], val: Sequence[TrainingSource]
 
 
 def open_entries(
-    train: Sequence[TrainingSource], val: Sequence[TrainingSource], cache_dir: str | Path | None
+    train: Sequence[RunSource], val: Sequence[RunSource], cache_dir: str | Path | None
 ) -> dict[str, Sequence[Record | BadRecord]]:
     """Return the entries of each source, those of validation last; what `fit` refuses of them is refused here.
 

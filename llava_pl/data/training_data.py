@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_pl.data.encoded import EncodedRecords
-from llava_pl.data.entries import Entries, TrainingSource
+from llava_pl.data.entries import Entries, RunSource
 from llava_pl.data.lengths import count_words
 from llava_pl.data.mixture import Mixed, Mixture
 from llava_pl.data.quarantine import Quarantine, refuse
@@ -100,7 +100,7 @@ class TrainingData:
 
     def __init__(
         self,
-        sources: Sequence[TrainingSource],
+        sources: Sequence[RunSource],
         encoder: SampleEncoder,
         *,
         cache_dir: str | Path | None = None,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llava_pl.data.entries import VAL_LABEL, Entries, TrainingSource, check_sources, open_entries
+from llava_pl.data.entries import VAL_LABEL, Entries, RunSource, check_sources, open_entries
 from llava_pl.data.sources import Source
 from llava_pl.types import BadRecord, InputError
 
@@ -18,7 +18,7 @@ def make(tmp_path):
     def make(label, *ids, repeats=1.0):
         path = tmp_path / f"{label}.json"
         path.write_text(json.dumps([{"id": id_, "conversations": TURNS if id_ >= 0 else []} for id_ in ids]))
-        return TrainingSource(label, Source.of(path), repeats)
+        return RunSource(label, Source.of(path), repeats)
 
     return make
 

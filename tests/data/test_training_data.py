@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from llava_pl.data.entries import TrainingSource
+from llava_pl.data.entries import RunSource
 from llava_pl.data.quarantine import Quarantine
 from llava_pl.data.sources import Source
 from llava_pl.data.training_data import GivenRecords, TrainingData
@@ -22,10 +22,10 @@ def entry(name: str, answer: str = "Hi") -> dict:
 
 @pytest.fixture
 def write(tmp_path):
-    def write(label: str, *entries: object, repeats: float = 1.0) -> TrainingSource:
+    def write(label: str, *entries: object, repeats: float = 1.0) -> RunSource:
         path = tmp_path / f"{label}.json"
         path.write_text(json.dumps(list(entries)))
-        return TrainingSource(label, Source.of(path), repeats)
+        return RunSource(label, Source.of(path), repeats)
 
     return write
 

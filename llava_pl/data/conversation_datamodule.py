@@ -243,6 +243,7 @@ class ConversationDataModule(LightningDataModule):
             data.records,
             self.make_encoder(),
             tokens=data.tokens,
+            places=data.places,
             skips_broken=self._bad_records == "quarantine",
             retry_after_seconds=RETRY_AFTER_SECONDS,
         )

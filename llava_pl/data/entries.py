@@ -56,6 +56,25 @@ class Entries(Sequence[Record | BadRecord]):
         return replace(entry, source=self._label) if isinstance(entry, BadRecord) else entry
 
 
+class Places(Sequence[str]):
+    """What messages call the good records of a source: its label and their index in it, as a quarantine names them.
+
+    Args:
+        label: Of the source.
+        store: Its opened store.
+    """
+
+    def __init__(self, label: str, store: RecordStore) -> None:
+        self._label = label
+        self._store = store
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # no slices: nobody asks
+        return f"{self._label} {self._store.source_index[index]}"
+
+
 def check_sources(train: Sequence[RunSource], val: Sequence[RunSource]) -> list[str]:
     """Return the labels of all sources of a run, after a look at what can be known before they are read.
 

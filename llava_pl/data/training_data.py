@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_pl.data.encoded import EncodedRecords
-from llava_pl.data.entries import Entries, RunSource
+from llava_pl.data.entries import Entries, Places, RunSource
 from llava_pl.data.lengths import count_words
 from llava_pl.data.mixture import Mixed, Mixture
 from llava_pl.data.quarantine import Quarantine, refuse
@@ -37,10 +37,11 @@ class GivenRecords:
         make_encoder: Returns what makes their samples.
 
     Attributes:
-        labels, entries, records, tokens, content: As those of `TrainingData`.
+        labels, entries, records, places, tokens, content: As those of `TrainingData`.
     """
 
     labels = ("records",)
+    places = None
     tokens = None
     content = None
 
@@ -91,6 +92,7 @@ class TrainingData:
         entries: All entries of each source, by its label.
         mixture: Which records an epoch holds.
         records: These records.
+        places: What messages call them.
         tokens: Their tokens, None if they are not kept.
 
     Raises:
@@ -132,6 +134,9 @@ class TrainingData:
         )
         self.labels = self.mixture.labels
         self.records: Sequence[Record] = Mixed(self.mixture, self._stores)
+        self.places: Sequence[str] | None = Mixed(
+            self.mixture, [Places(label, store) for label, store in zip(self.labels, self._stores, strict=True)]
+        )
         self.tokens: Sequence[EncodedConversation] | None = None
         if has_tokens:
             self.tokens = Mixed(self.mixture, [encoded.tokens or () for encoded in self._encoded])

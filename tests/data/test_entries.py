@@ -1,11 +1,13 @@
 """Guards: a check that goes through other records than the run, or passes a mixture that the run refuses."""
 
 import json
+import pickle
 
 import pytest
 
-from llava_pl.data.entries import VAL_LABEL, Entries, RunSource, check_sources, open_entries
+from llava_pl.data.entries import VAL_LABEL, Entries, Places, RunSource, check_sources, open_entries
 from llava_pl.data.sources import Source
+from llava_pl.data.store_cache import open_store
 from llava_pl.types import BadRecord, InputError
 
 TURNS = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
@@ -37,6 +39,11 @@ def test_entries_are_those_of_the_file_and_know_their_source(make, tmp_path):
     for place in (-1, 3):
         with pytest.raises(IndexError):
             opened["a"][place]
+
+
+def test_places_are_those_that_a_quarantine_names(make, tmp_path):
+    store = open_store(make("a", 1, -2, 3).source, tmp_path / "cache")
+    assert list(pickle.loads(pickle.dumps(Places("a", store)))) == ["a 0", "a 2"]
 
 
 @pytest.mark.parametrize("labels", [("a", "a"), (VAL_LABEL, "b")])

@@ -49,6 +49,7 @@ def test_sources_are_one_after_the_other(write, encoder, tmp_path):
     sources = [write("a", entry("a0"), entry("a1", "A dog")), write("b", entry("b0", "No."), repeats=2)]
     data = open_data(sources, encoder, tmp_path)
     assert ids(data.records) == ["a0", "a1", "b0", "b0"]
+    assert list(data.places) == ["a 0", "a 1", "b 0", "b 0"]
     assert data.num_tokens.tolist() == [8, 11, 9, 9]
     assert data.num_words.tolist() == [2, 3, 2, 2]
     assert data.tokens is None

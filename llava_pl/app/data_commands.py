@@ -66,7 +66,8 @@ def main(words: Sequence[str]) -> int:
 
 def _view(words: Sequence[str]) -> int:
     parser = _parser("view", "Show one record as training sees it.")
-    parser.add_argument("--index", type=int, default=0, help="place of the record in the training data (%(default)s)")
+    parser.add_argument("--index", type=int, default=0, help="place of the record in its source (%(default)s)")
+    parser.add_argument("--source", metavar="NAME", help="name of the source, by default the first")
     options, rest = parser.parse_known_args(words)
     _check_place(options.html, "--html")
 
@@ -75,7 +76,7 @@ def _view(words: Sequence[str]) -> int:
     from llava_pl.app.lens_terminal import print_view
     from llava_pl.app.load_data import load_data
 
-    view = look_at(load_data(rest), options.index)
+    view = look_at(load_data(rest), options.index, options.source)
     print_view(view)
     if options.html is not None:
         _write(options.html, view_page(view))
@@ -83,7 +84,7 @@ def _view(words: Sequence[str]) -> int:
 
 
 def _check(words: Sequence[str]) -> int:
-    parser = _parser("check", "Decode every picture and encode every record of the training data.")
+    parser = _parser("check", "Decode every picture and encode every record of training and validation.")
     parser.add_argument("--quarantine", type=Path, metavar="FILE", help="write the bad records here, as JSON")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that work in parallel (data.num_workers)")
     options, rest = parser.parse_known_args(words)
@@ -99,12 +100,13 @@ def _check(words: Sequence[str]) -> int:
     from llava_pl.data.quarantine import write_quarantine
 
     data = load_data(rest)
-    records, encoder = data.train_entries(), data.make_encoder()
-    if not records:
+    sources, encoder = data.open_entries(), data.make_encoder()
+    num_records = sum(map(len, sources.values()))
+    if not num_records:
         raise InputError("data: no records to check; give the data module a training file")
     num_workers = data.num_workers if options.workers is None else options.workers
-    with progress_bar(len(records)) as advance:
-        report = check_records(records, encoder, num_workers=num_workers, advance=advance)
+    with progress_bar(num_records) as advance:
+        report = check_records(sources, encoder, num_workers=num_workers, advance=advance)
     print_report(report)
     if options.quarantine is not None:
         write_quarantine(options.quarantine, report.bad)

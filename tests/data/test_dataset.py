@@ -355,6 +355,15 @@ def test_picture_that_stays_away_is_left_out_aloud_if_asked(encoder, folder, wai
     assert waits == [1]
 
 
+@pytest.mark.parametrize("skips_broken", [True, False])
+def test_a_picture_that_stays_away_is_named_as_a_quarantine_names_it(encoder, folder, skips_broken):
+    records = [record("red.png"), record("none.png", name="17")]
+    dataset = RecordDataset(records, encoder, places=["talk 3", "talk 8"], skips_broken=skips_broken)
+    message = "^talk 8: record '17': cannot open picture"
+    with pytest.warns(UserWarning, match=message) if skips_broken else pytest.raises(RecordError, match=message):
+        dataset[1]
+
+
 def test_what_waiting_cannot_mend_is_not_tried_again(encoder, waits):
     dataset = RecordDataset([record("red.png", answer="")], encoder, retry_after_seconds=(1,), skips_broken=True)
     with pytest.raises(RecordError, match="answer is empty"):

@@ -1,0 +1,69 @@
+"""Guards: a check that goes through other records than the run, or passes a mixture that the run refuses."""
+
+import json
+import pickle
+
+import pytest
+
+from llava_pl.data.entries import VAL_LABEL, Entries, Places, RunSource, check_sources, open_entries
+from llava_pl.data.sources import Source
+from llava_pl.data.store_cache import open_store
+from llava_pl.types import BadRecord, InputError
+
+TURNS = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Returns a source with a record for each id; one that is negative has no turns."""
+
+    def make(label, *ids, repeats=1.0):
+        path = tmp_path / f"{label}.json"
+        path.write_text(json.dumps([{"id": id_, "conversations": TURNS if id_ >= 0 else []} for id_ in ids]))
+        return RunSource(label, Source.of(path), repeats)
+
+    return make
+
+
+def test_entries_are_those_of_the_file_and_know_their_source(make, tmp_path):
+    opened = open_entries([make("a", 1, -2, 3), make("b", 4)], [make(VAL_LABEL, -5)], tmp_path / "cache")
+    assert {label: [entry.id for entry in entries] for label, entries in opened.items()} == {
+        "a": ["1", "-2", "3"],
+        "b": ["4"],
+        VAL_LABEL: ["-5"],
+    }
+    assert list(opened) == ["a", "b", VAL_LABEL]
+    assert isinstance(opened["a"], Entries)
+    bad = [entry for entries in opened.values() for entry in entries if isinstance(entry, BadRecord)]
+    assert [entry.place for entry in bad] == ["a 1", "data.val_records 0"]
+    for place in (-1, 3):
+        with pytest.raises(IndexError):
+            opened["a"][place]
+
+
+def test_places_are_those_that_a_quarantine_names(make, tmp_path):
+    store = open_store(make("a", 1, -2, 3).source, tmp_path / "cache")
+    assert list(pickle.loads(pickle.dumps(Places("a", store)))) == ["a 0", "a 2"]
+
+
+@pytest.mark.parametrize("labels", [("a", "a"), (VAL_LABEL, "b")])
+def test_a_name_stands_for_one_source(make, labels):
+    sources = [make(label, 1) for label in labels]
+    with pytest.raises(InputError, match=r"data\.records: expected names that differ, found .*; give a name"):
+        check_sources(sources, [make(VAL_LABEL, 2)])
+
+
+def test_labels_are_those_of_training_and_validation(make):
+    assert check_sources([make("a", 1)], [make(VAL_LABEL, 2)]) == ["a", VAL_LABEL]
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"repeats": 0.0}, r"data\.records: b: repeats: expected more than 0 and at most 1000, found 0\.0"),
+        ({"repeats": 0.1}, r"data\.records: b: an epoch holds none of its records; leave the source out"),
+    ],
+)
+def test_what_a_run_refuses_is_refused(make, tmp_path, second, message):
+    with pytest.raises(InputError, match=message):
+        open_entries([make("a", 1), make("b", 2, **second)], [], tmp_path / "cache")

@@ -69,6 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         is_hinted = isinstance(error, RecordError) and words[0] == "fit"
         sys.stderr.write(f"llava-pl: error: {message}{hint if is_hinted else ''}\n")
         return 2
+    except OSError as error:
+        if error.filename is None:  # about no file that the user could have named
+            raise
+        sys.stderr.write(f"llava-pl: error: {error.filename}: {error.strerror}; check the path, or choose another\n")
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write("llava-pl: interrupted\n")
         return 130

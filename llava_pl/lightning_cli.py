@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from llava_pl.data.conversation_datamodule import ConversationDataModule
 from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
+from llava_pl.lifeline import end_with_launcher
 from llava_pl.parser_errors import explain
 from llava_pl.run_config import SaveRunConfig
 from llava_pl.run_folder import (
@@ -212,6 +213,7 @@ def run_lightning(words: list[str], cli_class: type[LlavaCLI] = LlavaCLI) -> Lla
         SystemExit: The parser refused the words (status 2), or printed help or a configuration (status 0).
     """
     _silence()
+    end_with_launcher()
     # The words go through sys.argv, because Lightning starts the processes of other devices with what stands there.
     argv, sys.argv = sys.argv, [sys.argv[0], *words]
     try:

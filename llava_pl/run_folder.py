@@ -102,6 +102,7 @@ def find_or_begin(run_dir: str | None, name: str) -> str | None:
         raise InputError(
             "ckpt_path: auto: expected the folder of the run as well, found no --run_dir; give one, the same each time"
         )
+    choose_run_dir(run_dir, name)
     found = None
     if _newest_checkpoints(Path(run_dir) / "checkpoints"):
         found = find_checkpoint("last", run_dir=run_dir, name=name)

@@ -145,6 +145,14 @@ def test_auto_does_not_begin_beside_damaged_files(tmp_path, capsys):
     assert refused(find_or_begin, "here", "x").endswith("start anew in another --run_dir")
 
 
+def test_auto_says_nothing_of_a_folder_that_is_none(tmp_path, capsys):
+    (tmp_path / "here").touch()
+    assert refused(find_or_begin, "here", "x") == (
+        "run_dir: here: expected a folder or a new name, found a file; choose another place"
+    )
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("variable", ["LOCAL_RANK", "RANK", "SLURM_PROCID"])
 def test_one_process_speaks_and_tidies(tmp_path, monkeypatch, capsys, variable):
     (tmp_path / "metrics.csv").touch()

@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -32,6 +30,7 @@ from llava_pl.data.dataset import PICTURE_REASONS
 from llava_pl.data.lengths import count_words
 from llava_pl.data.store_cache import advise, locked, sync
 from llava_pl.data.tokenization import EncodedConversation
+from llava_pl.lifeline import end_with
 from llava_pl.types import IGNORE_INDEX, InputError, Record, RecordError, Sample
 
 if TYPE_CHECKING:
@@ -181,14 +180,7 @@ def _encode(store: RecordStore, encoder: SampleEncoder, has_tokens: bool, num_wo
 
 def _start_worker(parent: int) -> None:
     torch.set_num_threads(1)  # the threads of OpenMP do not survive a fork
-    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
-
-
-def _end_after(parent: int) -> None:
-    """End this worker when the process that started it is gone: a killed one tells nobody."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+    end_with(parent)
 
 
 def _encode_range(store: RecordStore, encoder: SampleEncoder, has_tokens: bool, start: int) -> _Part:

@@ -20,6 +20,7 @@ from llava_pl.data.encoded import EncodedRecords
 from llava_pl.data.entries import Entries, Places, RunSource
 from llava_pl.data.lengths import count_words
 from llava_pl.data.mixture import Mixed, Mixture
+from llava_pl.data.presence import find_missing
 from llava_pl.data.quarantine import Quarantine, refuse
 from llava_pl.data.store_cache import open_store
 from llava_pl.data.tokenization import EncodedConversation
@@ -124,6 +125,9 @@ class TrainingData:
             label: quarantine.leave_out(label, entries, say) if quarantine else {}
             for label, entries in self.entries.items()
         }
+        self._missing = [find_missing(store, encoder.image_folder) for store in self._stores]
+        if quarantine:
+            self._tolerate_missing(say)
         if bad := [entry for entry in self._list_bad() if entry.index not in self._left_out[entry.source]]:
             refuse(bad, sum(map(len, self.entries.values())), say)
         self.mixture = Mixture(
@@ -181,11 +185,17 @@ class TrainingData:
         ]
 
     def _list_bad(self) -> list[BadRecord]:
-        """Return the entries that are no records, and those that cannot be encoded, in order."""
+        """Return the entries that are no records, those that cannot be encoded, and those that miss a picture."""
         bad: list[BadRecord] = []
-        for source, store, encoded in zip(self.sources, self._stores, self._encoded, strict=True):
+        for source, store, encoded, missing in zip(
+            self.sources, self._stores, self._encoded, self._missing, strict=True
+        ):
             found = [replace(entry, source=source.label) for entry in store.bad]
-            for index, (reason, message) in encoded.bad.items():
+            absent = {
+                index: ("picture_missing", f"picture {name!r}: no such file in data.image_folder")
+                for index, name in missing.items()
+            }
+            for index, (reason, message) in {**absent, **encoded.bad}.items():
                 place, record = int(store.source_index[index]), store[index]
                 where = f"{source.source.path}: record {place} (id {record.id!r})"
                 found.append(
@@ -193,6 +203,21 @@ class TrainingData:
                 )
             bad += sorted(found, key=lambda entry: entry.index)
         return bad
+
+    def _tolerate_missing(self, say: Callable[[str], None]) -> None:
+        """Leave pictures that are missing to their turn, as those that break on the way, unless all are.
+
+        A run that goes on where a file is gone by now must not be refused: its quarantine cannot be changed any more.
+        """
+        for number, (source, store, missing) in enumerate(zip(self.sources, self._stores, self._missing, strict=True)):
+            unnamed = [index for index in missing if store.source_index[index] not in self._left_out[source.label]]
+            if unnamed and len(missing) < len({index for index, _ in store.list_pictures()}):
+                first = f"{source.label} {store.source_index[unnamed[0]]}: {missing[unnamed[0]]!r}"
+                say(
+                    f"data.records: {source.label}: {len(unnamed):,} records miss a picture and are not in the "
+                    f"quarantine, such as {first}; they are left out when their turn comes, unless it is there by then"
+                )
+                self._missing[number] = {}
 
     def _is_left_out(self, number: int) -> NDArray[np.bool_]:
         """Return for each record of a store whether the quarantine names it."""

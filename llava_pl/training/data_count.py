@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from llava_pl.data.dataset import PICTURE_REASONS
 from llava_pl.data.ordering import name_order
 from llava_pl.data.sampler import ResumableSampler
 from llava_pl.data.training_data import GivenRecords, TrainingData
@@ -26,6 +27,9 @@ from llava_pl.types import Batch, InputError
 
 SKIP_REASONS = ("too_long", "picture_missing", "picture_broken")
 """Why a sample can be left out while training; the data modules' `on_too_long` and `bad_records` decide."""
+
+MOST_UNREADABLE = 100
+"""Samples of a device that may miss their picture one after the other: beyond that it is the disk that is away."""
 
 _STATE = "llava_pl_data_count"
 
@@ -45,6 +49,7 @@ class DataCount(Callback):
         self._before: list[list[int]] | None = None
         self._counts = torch.zeros(0, 1 + len(SKIP_REASONS), dtype=torch.int64)
         self._val: Counter[str] = Counter()
+        self._num_unreadable = 0
         self._told_epoch = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -67,8 +72,20 @@ class DataCount(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Count on this rank."""
+        """Count on this rank.
+
+        Raises:
+            InputError: No picture of the last samples could be read.
+        """
         data, reasons = _data(trainer), dict(batch.get("skipped", ()))
+        for index in batch.get("indices", ()):
+            self._num_unreadable = self._num_unreadable + 1 if reasons.get(index) in PICTURE_REASONS else 0
+        if self._num_unreadable >= MOST_UNREADABLE:
+            raise InputError(
+                f"data.image_folder: expected a picture that can be read, found none among the last "
+                f"{self._num_unreadable} samples of this device; see that the disk is there, and go on with "
+                "--ckpt_path last"
+            )
         for column, reason in enumerate((None, *SKIP_REASONS)):
             if reason is None or reason in reasons.values():
                 indices = [index for index in batch.get("indices", ()) if reasons.get(index) == reason]

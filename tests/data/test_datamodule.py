@@ -342,7 +342,8 @@ def test_quarantined_validation_records_are_left_out(tiny_parts, records, tmp_pa
 def test_a_validation_picture_that_breaks_is_left_out_and_named(tiny_parts, records, monkeypatch, world_size):
     monkeypatch.setattr(conversation_datamodule, "RETRY_AFTER_SECONDS", ())
     entries = json.loads(records.read_text())
-    entries[4]["image"] = "gone.png"
+    entries[4]["image"] = "damaged.png"
+    (records.parent / "pictures" / "damaged.png").write_bytes(b"no picture")
     records.write_text(json.dumps(entries))
     (records.parent / "bad.json").write_text("[]")
     options = {"records": None, "val_records": records}
@@ -354,15 +355,15 @@ def test_a_validation_picture_that_breaks_is_left_out_and_named(tiny_parts, reco
         loaders += data.val_dataloader()
     with pytest.warns(
         UserWarning,
-        match=r"^data\.val_records 4: record '4': cannot open picture .*gone\.png.*; the record is left out",
+        match=r"^data\.val_records 4: record '4': cannot read picture .*damaged\.png.*; the record is left out",
     ):
         batches = [batch for loader in loaders for batch in loader]
     # Caption k has k + 1 letters and a line break; whichever rank has the fifth, the others are all there.
     assert sum(batch["num_supervised"] for batch in batches) == sum(place + 2 for place in range(11) if place != 4)
-    assert [pair for batch in batches for pair in batch.get("skipped", [])] == [(4, "picture_missing")]
+    assert [pair for batch in batches for pair in batch.get("skipped", [])] == [(4, "picture_broken")]
     data = make_llava(tiny_parts, records, **options)
     found = error_of(lambda: list(data.val_dataloader()[0]))
-    assert found.startswith("data.val_records 4: record '4': cannot open picture")
+    assert found.startswith("data.val_records 4: record '4': cannot read picture")
 
 
 def test_a_quarantine_of_other_data_is_refused_and_of_more_is_said(tiny_parts, records, tmp_path, caplog):

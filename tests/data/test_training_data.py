@@ -22,6 +22,8 @@ def entry(name: str, answer: str = "Hi") -> dict:
 
 @pytest.fixture
 def write(tmp_path):
+    (tmp_path / "a.png").touch()  # the encoder's image folder; here nobody opens it
+
     def write(label: str, *entries: object, repeats: float = 1.0) -> RunSource:
         path = tmp_path / f"{label}.json"
         path.write_text(json.dumps(list(entries)))
@@ -55,6 +57,32 @@ def test_sources_are_one_after_the_other(write, encoder, tmp_path):
     assert data.tokens is None
     assert data.labels == ("a", "b")
     assert data.count_sources([0, 2, 3]) == [1, 2]
+
+
+def test_missing_pictures_are_found_before_the_run(write, encoder, tmp_path):
+    gone = {**entry("a1"), "image": "gone.png"}
+    with pytest.raises(RecordError) as caught:
+        open_data([write("a", entry("a0"), gone)], encoder, tmp_path)
+    where = f"a: {tmp_path / 'a.json'}: record 1 (id 'a1'): picture 'gone.png': no such file in data.image_folder. "
+    assert str(caught.value).startswith(f"{where}1 of 2 records cannot be learned from (picture_missing 1); ")
+    assert caught.value.reason == "picture_missing"
+
+
+def test_missing_pictures_beside_a_quarantine_wait_for_their_turn(write, encoder, tmp_path):
+    gone, said = {**entry("a1"), "image": "gone.png"}, []
+    source = write("a", entry("a0"), gone, {**gone, "id": "a2"})
+    data = open_data([source], encoder, tmp_path, quarantine=quarantine(("a", 1, "a1")), say=said.append)
+    assert ids(data.records) == ["a0", "a2"]
+    assert "a: 1 records miss a picture and are not in the quarantine, such as a 2: 'gone.png'; " in said[-1]
+    data = open_data([source], encoder, tmp_path, quarantine=quarantine(("a", 1, "a1"), ("a", 2, "a2")))
+    assert ids(data.records) == ["a0"]
+
+
+def test_a_source_all_of_whose_pictures_are_missing_is_refused_beside_a_quarantine(write, encoder, tmp_path):
+    gone = {**entry("a0"), "image": "gone.png"}
+    source = write("a", gone, {**gone, "id": "a1"}, {"id": "a2", "conversations": gone["conversations"][1:]})
+    with pytest.raises(RecordError, match=r"picture 'gone\.png': no such file"):
+        open_data([source], encoder, tmp_path, quarantine=quarantine(("a", 1, "a1")))
 
 
 def test_tokens_are_kept_on_request(write, encoder, tmp_path):

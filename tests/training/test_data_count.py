@@ -174,6 +174,22 @@ def test_the_end_shows_the_whole_run(counter, capsys):
     assert ["\u2502", "b", "\u2502", "1", "\u2502", "1", "\u2502"] in lines
 
 
+def test_a_disk_that_is_away_ends_the_run(counter):
+    counter.on_train_start(trainer_of(), None)
+
+    def see(*indices, **skipped):
+        counter.on_train_batch_end(trainer_of(), None, None, batch(*indices, **skipped), 0)
+
+    for _ in range(2):
+        for _ in range(49):
+            see(1, 2, i1="picture_missing", i2="picture_broken")
+        see(1, 2, 3, i1="picture_missing", i2="too_long")  # the last of them is read
+    for _ in range(49):
+        see(1, 2, i1="picture_missing", i2="picture_broken")
+    with pytest.raises(InputError, match="expected a picture that can be read, found none among the last 100 samples"):
+        see(1, 2, i1="picture_missing", i2="picture_broken")
+
+
 def test_counts_are_whole_numbers(counter):
     checkpoint = {}
     counter.on_train_start(trainer_of(), None)

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_pl.data.mixture import Mixture, check_mixture
+from llava_pl.data.mixture import Mixture, check_repeats
 from llava_pl.data.sources import Source
 from llava_pl.data.store import RecordStore
 from llava_pl.data.store_cache import open_store
-from llava_pl.types import BadRecord, Record
+from llava_pl.types import BadRecord, InputError, Record
 
 VAL_LABEL = "data.val_records"
-"""What the source of validation is called: a name that hardly any file to train on has."""
+"""What the source of validation is called; no source to train on may have this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +79,24 @@ def check_sources(train: Sequence[RunSource], val: Sequence[RunSource]) -> list[
     """Return the labels of all sources of a run, after a look at what can be known before they are read.
 
     Raises:
-        InputError: A label stands for two sources, or one is held too rarely or too often.
+        InputError: A label stands for two sources, or is that of validation; one is held too rarely or too often.
     """
-    sources = [*train, *val]
-    labels = [source.label for source in sources]
-    check_mixture(labels, [source.repeats for source in sources])
-    return labels
+    first: dict[str, RunSource] = {}
+    for source in train:
+        path = source.source.path
+        if source.label == VAL_LABEL:
+            raise InputError(
+                f"data.records: {path}: the name {VAL_LABEL} is reserved for validation; give another one: "
+                f"{{path: {path}, name: NAME}}"
+            )
+        if source.label in first:
+            raise InputError(
+                f"data.records: expected names that differ, found {source.label} for {first[source.label].source.path} "
+                f"and {path}; give one of them a name: {{path: {path}, name: NAME}}"
+            )
+        first[source.label] = source
+    check_repeats(list(first), [source.repeats for source in train])
+    return [source.label for source in (*train, *val)]
 
 
 def open_entries(

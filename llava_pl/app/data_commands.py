@@ -109,7 +109,7 @@ def _check(words: Sequence[str]) -> int:
         report = check_records(sources, encoder, num_workers=num_workers, advance=advance)
     print_report(report)
     if options.quarantine is not None:
-        write_quarantine(options.quarantine, report.bad)
+        write_quarantine(options.quarantine, sources, report.bad)
         sys.stdout.write(f"wrote {options.quarantine}\n")
     if options.html is not None:
         _write(options.html, report_page(report, encoder.load_picture))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +41,16 @@ class Entries(Sequence[Record | BadRecord]):
     """All entries of a source, bad ones included.
 
     Args:
-        label: Of the source.
+        source: The source.
         store: Its opened store.
+
+    Attributes:
+        content: Hash of the bytes of its files and of how they are read; not of where they lie.
     """
 
-    def __init__(self, label: str, store: RecordStore) -> None:
-        self._label = label
+    def __init__(self, source: RunSource, store: RecordStore) -> None:
+        self.content = blake2b(f"{source.source.variant} {store.content}".encode(), digest_size=16).hexdigest()
+        self._label = source.label
         self._store = store
 
     def __len__(self) -> int:
@@ -54,6 +59,11 @@ class Entries(Sequence[Record | BadRecord]):
     def __getitem__(self, place: int) -> Record | BadRecord:  # type: ignore[override]  # no slices: nobody asks
         entry = self._store.entry(place)
         return replace(entry, source=self._label) if isinstance(entry, BadRecord) else entry
+
+
+def content_of(entries: Sequence[Record | BadRecord]) -> str:
+    """Return the hash of what a source holds, "" for records that a data module made by itself."""
+    return entries.content if isinstance(entries, Entries) else ""
 
 
 class Places(Sequence[str]):
@@ -108,7 +118,7 @@ def open_entries(
         InputError: As `check_sources`, or a source is missing, broken or empty beside others.
     """
     check_sources(train, val)
-    entries = {source.label: Entries(source.label, open_store(source.source, cache_dir)) for source in (*train, *val)}
+    entries = {source.label: Entries(source, open_store(source.source, cache_dir)) for source in (*train, *val)}
     places = [np.arange(len(entries[source.label])) for source in train]
     Mixture([source.label for source in train], places, [source.repeats for source in train])
     return dict(entries)

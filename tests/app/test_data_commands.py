@@ -96,7 +96,9 @@ def test_check_finds_what_is_bad_and_its_quarantine_is_enough_to_train(zoo, zoo_
     results = ["--quarantine", str(zoo / "bad.json"), "--html", str(zoo / "check.html")]
     assert main(["data", "check", *words, *results, "--workers", "2"]) == 1
     assert f"{len(zoo_reasons)} of 32 records are bad" in capsys.readouterr().out
-    entries = json.loads((zoo / "bad.json").read_text())
+    content = json.loads((zoo / "bad.json").read_text())
+    assert content["sources"]["records"]["records"] == 32
+    entries = content["records"]
     assert {entry["index"]: entry["reason"] for entry in entries} == zoo_reasons
     assert all(entry.keys() == {"source", "index", "id", "reason", "message"} for entry in entries)
     assert "picture_broken: 4 records" in (zoo / "check.html").read_text()

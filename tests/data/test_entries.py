@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from llava_pl.data.entries import VAL_LABEL, Entries, Places, RunSource, check_sources, open_entries
+from llava_pl.data.entries import VAL_LABEL, Entries, Places, RunSource, check_sources, content_of, open_entries
 from llava_pl.data.sources import Source
 from llava_pl.data.store_cache import open_store
 from llava_pl.types import BadRecord, InputError
@@ -66,6 +66,17 @@ def test_the_name_of_validation_is_reserved(make, tmp_path, has_val):
         f"data.records: {path}: the name data.val_records is reserved for validation; give another one: "
         f"{{path: {path}, name: NAME}}"
     )
+
+
+def test_content_is_that_of_the_data_wherever_it_lies(make, tmp_path):
+    def content(source: RunSource) -> str:
+        return content_of(Entries(source, open_store(source.source, tmp_path / "cache")))
+
+    first, moved, other = make("a", 1, -2), make("b", 1, -2), make("c", 1, -3)
+    variant = replace(first, source=replace(first.source, variant="another way to read it"))
+    assert content(first) == content(moved)
+    assert len({content(first), content(other), content(variant)}) == 3
+    assert content_of([BadRecord(0, "a", "roles", "why")]) == ""
 
 
 def test_labels_are_those_of_training_and_validation(make):

@@ -48,6 +48,33 @@ def test_place_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypa
     assert error_of(capsys, ["check", option, place]) == expected
 
 
+@pytest.mark.parametrize(
+    ("option", "name", "message"),
+    [
+        ("--quarantine", "records.json", "a new file or a quarantine"),
+        ("--html", "records.json", "a new file or a page (.html)"),
+    ],
+)
+def test_another_file_is_never_overwritten(zoo, capsys, option, name, message):
+    before = (zoo / name).read_bytes()
+    words = ["check", "--config", str(zoo / "config.yaml"), option, str(zoo / name)]
+    assert error_of(capsys, words) == (
+        f"llava-pl: error: {option}: {zoo / name}: expected {message}, found another file; choose another name"
+    )
+    if option == "--html":
+        assert message in error_of(capsys, ["view", *words[1:]])
+    assert (zoo / name).read_bytes() == before
+
+
+def test_results_are_written_anew(zoo, capsys):
+    results = ["--quarantine", str(zoo / "bad.json"), "--html", str(zoo / "check.HTM")]
+    found = []
+    for _ in range(2):
+        assert main(["data", "check", "--config", str(zoo / "config.yaml"), *results]) == 1
+        found.append((zoo / "bad.json").read_bytes())
+    assert found[0] == found[1]
+
+
 def test_number_of_workers_is_checked(capsys):
     assert error_of(capsys, ["check", "--workers", "-1"]) == "llava-pl: error: --workers: expected at least 0, found -1"
 

@@ -11,6 +11,7 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from math import isnan
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -160,10 +161,9 @@ def _explain_sources(text: str) -> str:
 
 def _is_number(value: object) -> bool:
     try:
-        float(str(value))
+        return not isnan(float(str(value)))
     except ValueError:
         return False
-    return True
 
 
 def _expected(types: str) -> str:

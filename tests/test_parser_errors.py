@@ -111,6 +111,7 @@ def test_message(message, words, expected, write):
     ("value", "expected"),
     [
         (["a", {"path": "b", "repeats": "abc"}], "item 1: repeats: expected a number such as 2.5, found 'abc'"),
+        ([{"path": "b", "repeats": "nan"}], "item 0: repeats: expected a number such as 2.5, found 'nan'"),
         ([{"path": "b", "repeats": "2"}, {"path": 3}], "item 1: path: expected text, found 3"),
         ([{"name": "b"}], "item 0: expected a file, or its path, name and repeats, found {'name': 'b'}"),
         (

@@ -110,7 +110,7 @@ def look_at(data: ConversationDataModule, index: int, source: str | None = None)
     if not 0 <= index < len(records):
         places = f"a place from 0 to {len(records) - 1}" if records else "training data"
         raise InputError(f"--index: expected {places}, found {index} of {len(records)} records of {source}")
-    quarantined = data.quarantine.leave_out(source, records) if data.quarantine else {}
+    quarantined = data.quarantine.find(source, records) if data.quarantine else {}
     reason = quarantined[index].reason if index in quarantined else None
     record = records[index]
     if isinstance(record, BadRecord):

@@ -58,9 +58,9 @@ class ConversationDataModule(LightningDataModule):
         on_too_long: A longer sample has text cut off its end ("truncate_text"; one whose image would be cut stops the
             run), is left out and counted ("drop"), or stops the run ("error").
         bad_records: A record that cannot be learned from stops the run ("error"), or is left out if `quarantine` names
-            it ("quarantine"); in validation, too. So does, or is, one whose picture cannot be read when its turn
-            comes, after two more tries.
-        quarantine: JSON file that `llava-pl data check --quarantine` wrote.
+            it ("quarantine"); in validation, too. So does, or is, named there or not, one whose picture cannot be read
+            when its turn comes, after two more tries.
+        quarantine: JSON file that `llava-pl data check --quarantine` wrote after it went through this data.
         cache_dir: Folder of what is read and counted once and mapped into memory from then on; by default
             `$LLAVA_PL_CACHE`, or `~/.cache/llava_pl`. What lies there may be deleted at any time between runs.
         cache_tokens: Keep the token ids of all records there, too, about five bytes for each token of text.
@@ -206,7 +206,7 @@ class ConversationDataModule(LightningDataModule):
         if isinstance(self.train_data, GivenRecords) and (sources := self.train_sources()):
             labels = check_sources(sources, self.val_sources())
             if self.quarantine is not None:
-                self.quarantine.check_sources(labels, rank_zero_info)
+                self.quarantine.check_labels(labels)
             self.train_data = self.open_sources(sources)
             for line in self.train_data.describe():
                 rank_zero_info(line)

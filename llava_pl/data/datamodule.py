@@ -68,7 +68,12 @@ class LlavaDataModule(ConversationDataModule):
         if stage == "fit":
             self.open_train_data()
         if self._val_records is not None and not self.val_datasets:
-            self.val_datasets = [self.make_dataset(self.open_sources(self.val_sources()))]
+            data = self.open_sources(self.val_sources())
+            if not data.records:
+                raise InputError(
+                    f"data.val_records: {self._val_records}: no records to validate with; give a file of some"
+                )
+            self.val_datasets = [self.make_dataset(data)]
 
 
 class ScienceQADataModule(ConversationDataModule):

@@ -249,7 +249,8 @@ class RecordDataset(Dataset[Sample]):
             if error.reason not in PICTURE_REASONS or not (waits or self.skips_broken):
                 raise RecordError(message, error.reason) from error
             if not waits:
-                warnings.warn(f"{message}; the record is left out", stacklevel=2)
+                # Explicit, for one line: `warn` adds one of source code. Each time, not once per place in the code.
+                warnings.warn_explicit(f"{message}; the record is left out", UserWarning, filename="llava-pl", lineno=0)
                 return self.encoder.skip(record, error.reason)
         time.sleep(waits[0])
         return self._encode(index, waits[1:])

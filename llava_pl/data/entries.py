@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
-from llava_pl.data.mixture import Mixture, check_mixture
+from llava_pl.data.mixture import Mixture, check_repeats
 from llava_pl.data.sources import Source
 from llava_pl.data.store import RecordStore
 from llava_pl.data.store_cache import open_store
-from llava_pl.types import BadRecord, Record
+from llava_pl.types import BadRecord, InputError, Record
 
 VAL_LABEL = "data.val_records"
-"""What the source of validation is called: a name that hardly any file to train on has."""
+"""What the source of validation is called; no source to train on may have this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,16 @@ class Entries(Sequence[Record | BadRecord]):
     """All entries of a source, bad ones included.
 
     Args:
-        label: Of the source.
+        source: The source.
         store: Its opened store.
+
+    Attributes:
+        content: Hash of the bytes of its files and of how they are read; not of where they lie.
     """
 
-    def __init__(self, label: str, store: RecordStore) -> None:
-        self._label = label
+    def __init__(self, source: RunSource, store: RecordStore) -> None:
+        self.content = blake2b(f"{source.source.variant} {store.content}".encode(), digest_size=16).hexdigest()
+        self._label = source.label
         self._store = store
 
     def __len__(self) -> int:
@@ -54,6 +59,11 @@ class Entries(Sequence[Record | BadRecord]):
     def __getitem__(self, place: int) -> Record | BadRecord:  # type: ignore[override]  # no slices: nobody asks
         entry = self._store.entry(place)
         return replace(entry, source=self._label) if isinstance(entry, BadRecord) else entry
+
+
+def content_of(entries: Sequence[Record | BadRecord]) -> str:
+    """Return the hash of what a source holds, "" for records that a data module made by itself."""
+    return entries.content if isinstance(entries, Entries) else ""
 
 
 class Places(Sequence[str]):
@@ -79,12 +89,24 @@ def check_sources(train: Sequence[RunSource], val: Sequence[RunSource]) -> list[
     """Return the labels of all sources of a run, after a look at what can be known before they are read.
 
     Raises:
-        InputError: A label stands for two sources, or one is held too rarely or too often.
+        InputError: A label stands for two sources, or is that of validation; one is held too rarely or too often.
     """
-    sources = [*train, *val]
-    labels = [source.label for source in sources]
-    check_mixture(labels, [source.repeats for source in sources])
-    return labels
+    first: dict[str, RunSource] = {}
+    for source in train:
+        path = source.source.path
+        if source.label == VAL_LABEL:
+            raise InputError(
+                f"data.records: {path}: the name {VAL_LABEL} is reserved for validation; give another one: "
+                f"{{path: {path}, name: NAME}}"
+            )
+        if source.label in first:
+            raise InputError(
+                f"data.records: expected names that differ, found {source.label} for {first[source.label].source.path} "
+                f"and {path}; give one of them a name: {{path: {path}, name: NAME}}"
+            )
+        first[source.label] = source
+    check_repeats(list(first), [source.repeats for source in train])
+    return [source.label for source in (*train, *val)]
 
 
 def open_entries(
@@ -96,7 +118,7 @@ def open_entries(
         InputError: As `check_sources`, or a source is missing, broken or empty beside others.
     """
     check_sources(train, val)
-    entries = {source.label: Entries(source.label, open_store(source.source, cache_dir)) for source in (*train, *val)}
+    entries = {source.label: Entries(source, open_store(source.source, cache_dir)) for source in (*train, *val)}
     places = [np.arange(len(entries[source.label])) for source in train]
     Mixture([source.label for source in train], places, [source.repeats for source in train])
     return dict(entries)

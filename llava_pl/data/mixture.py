@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from math import isnan
 from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 import numpy as np
@@ -35,7 +36,7 @@ class SourceConfig(TypedDict):
     repeats: NotRequired[float]
 
 
-def check_mixture(labels: Sequence[str], repeats: Sequence[float]) -> None:
+def check_repeats(labels: Sequence[str], repeats: Sequence[float]) -> None:
     """Check what can be known of a mixture before its sources are read.
 
     Args:
@@ -43,11 +44,14 @@ def check_mixture(labels: Sequence[str], repeats: Sequence[float]) -> None:
         repeats: How often each is held.
 
     Raises:
-        InputError: Two sources have the same name, or one is held too rarely or too often.
+        InputError: A source is held too rarely or too often.
     """
-    if repeated := [label for label in labels if labels.count(label) > 1]:
-        raise InputError(f"data.records: expected names that differ, found {', '.join(repeated)}; give a name")
     for label, times in zip(labels, repeats, strict=True):
+        if isnan(times):
+            raise InputError(
+                f"data.records: {label}: repeats: expected a number, found nan; write how often an epoch holds each "
+                "record, such as 2.5"
+            )
         if not 0 < times <= MOST_REPEATS:
             raise InputError(
                 f"data.records: {label}: repeats: expected more than 0 and at most {MOST_REPEATS}, found {times}"
@@ -64,13 +68,13 @@ class Mixture:
         seed: Of the draw of a fraction.
 
     Raises:
-        InputError: As `check_mixture`, or nothing of a source is held.
+        InputError: As `check_repeats`, or nothing of a source is held.
     """
 
     def __init__(
         self, labels: Sequence[str], places: Sequence[NDArray[np.int64]], repeats: Sequence[float], *, seed: int = 0
     ) -> None:
-        check_mixture(labels, repeats)
+        check_repeats(labels, repeats)
         self.labels = tuple(labels)
         self._places = [
             _draw(left, times, np.random.default_rng([seed, number]))

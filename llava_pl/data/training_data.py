@@ -115,11 +115,8 @@ class TrainingData:
     ) -> None:
         self.sources = tuple(sources)
         self._stores = [open_store(source.source, cache_dir) for source in sources]
-        self._encoded = [
-            EncodedRecords.of(store, encoder, has_tokens=has_tokens, num_workers=num_workers) for store in self._stores
-        ]
         self.entries: dict[str, Sequence[Record | BadRecord]] = {
-            source.label: Entries(source.label, store) for source, store in zip(sources, self._stores, strict=True)
+            source.label: Entries(source, store) for source, store in zip(sources, self._stores, strict=True)
         }
         self._left_out = {
             label: quarantine.leave_out(label, entries, say) if quarantine else {}
@@ -128,6 +125,9 @@ class TrainingData:
         self._missing = [find_missing(store, encoder.image_folder) for store in self._stores]
         if quarantine:
             self._tolerate_missing(say)
+        self._encoded = [
+            EncodedRecords.of(store, encoder, has_tokens=has_tokens, num_workers=num_workers) for store in self._stores
+        ]
         if bad := [entry for entry in self._list_bad() if entry.index not in self._left_out[entry.source]]:
             refuse(bad, sum(map(len, self.entries.values())), say)
         self.mixture = Mixture(

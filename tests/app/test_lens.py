@@ -8,7 +8,8 @@ from PIL import Image
 from llava_pl.app.lens import View, look_at
 from llava_pl.app.load_data import load_data
 from llava_pl.app.stretches import show_pixels
-from llava_pl.types import InputError
+from llava_pl.data.quarantine import write_quarantine
+from llava_pl.types import BadRecord, InputError
 
 
 def test_warnings():
@@ -64,15 +65,16 @@ def test_a_packed_row_is_shown_whole_with_its_boundaries(zoo):
     }
 
 
-def leaving_out(zoo, *places) -> list[str]:
-    """The options of a run that leaves records out, each given by source, index and id."""
-    entries = [{"source": source, "index": index, "id": name, "reason": "roles"} for source, index, name in places]
-    (zoo / "bad.json").write_text(json.dumps(entries))
+def leaving_out(zoo, words, *places) -> list[str]:
+    """The further options of a run that leaves records out, each given by source, index and id."""
+    bad = [BadRecord(index, name, "roles", "why", source=source) for source, index, name in places]
+    write_quarantine(zoo / "bad.json", load_data(words).open_entries(), bad)
     return ["--data.bad_records", "quarantine", "--data.quarantine", str(zoo / "bad.json")]
 
 
 def test_a_record_that_is_left_out_stands_in_no_row_and_says_so(zoo):
-    words = packed(zoo, a="one", b="two") + leaving_out(zoo, ("packed", 1, "b"))
+    words = packed(zoo, a="one", b="two")
+    words += leaving_out(zoo, words, ("packed", 1, "b"))
     kept, left_out = (look_at(load_data(words), index) for index in range(2))
     assert (kept.row, kept.warnings) == (("a",), [])
     assert (left_out.row, left_out.warnings) == ((), ["left out by data.quarantine: roles"])
@@ -93,7 +95,8 @@ def test_a_record_that_no_epoch_holds_stands_in_no_row(zoo):
 
 def test_records_of_every_source_can_be_looked_at(zoo):
     words = packed(zoo, a="one", b="two")
-    words += ["--data.val_records", str(zoo / "packed.json"), *leaving_out(zoo, ("data.val_records", 0, "a"))]
+    words += ["--data.val_records", str(zoo / "packed.json")]
+    words += leaving_out(zoo, words, ("data.val_records", 0, "a"))
     view = look_at(load_data(words), 0, "data.val_records")
     assert (view.source, view.id, view.row) == ("data.val_records", "a", ())
     assert view.warnings == ["left out by data.quarantine: roles"]

@@ -13,8 +13,10 @@ from lightning import LightningModule, Trainer
 from PIL import Image
 
 from llava_pl.data import conversation_datamodule
+from llava_pl.data.conversation_datamodule import ConversationDataModule
 from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
 from llava_pl.data.loader import StepLoader
+from llava_pl.data.quarantine import write_quarantine
 from llava_pl.data.train_loader import measure_samples
 from llava_pl.types import BadRecord, InputError, RecordError
 
@@ -57,9 +59,14 @@ def settings_of(tiny_parts: Path) -> dict:
     }
 
 
-def make_llava(tiny_parts: Path, path: Path, **options) -> LlavaDataModule:
+def name_llava(tiny_parts: Path, path: Path, **options) -> LlavaDataModule:
+    """The data module before it reads anything."""
     options = {"records": path, "image_folder": path.parent / "pictures"} | options
-    data = LlavaDataModule(**(settings_of(tiny_parts) | options))
+    return LlavaDataModule(**(settings_of(tiny_parts) | options))
+
+
+def make_llava(tiny_parts: Path, path: Path, **options) -> LlavaDataModule:
+    data = name_llava(tiny_parts, path, **options)
     data.setup("fit")
     return data
 
@@ -282,8 +289,11 @@ def test_max_length_reaches_the_samples(tiny_parts, records):
     assert {batch["input_ids"].shape[1] for batch in data.train_dataloader()} == {7}
 
 
-def bad(source: str, index: int, reason: str = "invalid") -> dict:
-    return {"source": source, "index": index, "id": str(index), "reason": reason}
+def leaving_out(data: ConversationDataModule, path: Path, *places: tuple[str, int, str]) -> dict:
+    """The options of a run that leaves records of some data out, each given by source, index and reason."""
+    bad = [BadRecord(index, str(index), reason, "why", source=source) for source, index, reason in places]
+    write_quarantine(path, data.open_entries(), bad)
+    return {"bad_records": "quarantine", "quarantine": path}
 
 
 def spoil(path: Path, **changes: object) -> None:
@@ -297,9 +307,10 @@ def spoil(path: Path, **changes: object) -> None:
 def test_quarantined_records_are_left_out_and_all_others_trained_on(tiny_parts, records, tmp_path, caplog):
     spoil(records, at_3=None, at_7="")
     quarantine = tmp_path / "bad.json"
-    quarantine.write_text(json.dumps([bad("records", 3, "invalid"), bad("records", 7, "empty_answer")]))
+    places = [("records", 3, "invalid"), ("records", 7, "empty_answer")]
+    options = leaving_out(name_llava(tiny_parts, records), quarantine, *places)
     with caplog.at_level("INFO"):
-        data = make_llava(tiny_parts, records, bad_records="quarantine", quarantine=quarantine)
+        data = make_llava(tiny_parts, records, **options)
     assert (
         f"data.quarantine: {quarantine}: records: 2 of 11 records are left out, invalid 1, empty_answer 1"
         in caplog.text
@@ -311,8 +322,7 @@ def test_quarantined_records_are_left_out_and_all_others_trained_on(tiny_parts, 
 
 def test_a_bad_record_that_the_quarantine_does_not_name_stops_the_run(tiny_parts, records, tmp_path):
     spoil(records, at_3=None)
-    (tmp_path / "bad.json").write_text("[]")
-    options = {"bad_records": "quarantine", "quarantine": tmp_path / "bad.json"}
+    options = leaving_out(name_llava(tiny_parts, records), tmp_path / "bad.json")
     assert "record 3 (id 3)" in error_of(lambda: make_llava(tiny_parts, records, **options))
     assert "record 3 (id 3)" in error_of(lambda: make_llava(tiny_parts, records))
 
@@ -324,13 +334,13 @@ def test_bad_validation_records_are_named_as_such(tiny_parts, records, tmp_path)
 
 
 def test_quarantined_validation_records_are_left_out(tiny_parts, records, tmp_path, caplog):
-    """A quarantine of training alone names none of them, even where both read the same file."""
+    """What is said of training names none of them, even where both read the same file."""
     spoil(records, at_3=None)
     quarantine = tmp_path / "bad.json"
-    options = {"val_records": records, "bad_records": "quarantine", "quarantine": quarantine}
-    quarantine.write_text(json.dumps([bad("records", 3)]))
+    data = name_llava(tiny_parts, records, val_records=records)
+    options = {"val_records": records} | leaving_out(data, quarantine, ("records", 3, "invalid"))
     assert "data.val_records: " in error_of(lambda: make_llava(tiny_parts, records, **options))
-    quarantine.write_text(json.dumps([bad("records", 3), bad("data.val_records", 3)]))
+    leaving_out(data, quarantine, ("records", 3, "invalid"), ("data.val_records", 3, "invalid"))
     with caplog.at_level("INFO"):
         data = make_llava(tiny_parts, records, **options)
     [loader] = data.val_dataloader()
@@ -345,9 +355,8 @@ def test_a_validation_picture_that_breaks_is_left_out_and_named(tiny_parts, reco
     entries[4]["image"] = "damaged.png"
     (records.parent / "pictures" / "damaged.png").write_bytes(b"no picture")
     records.write_text(json.dumps(entries))
-    (records.parent / "bad.json").write_text("[]")
     options = {"records": None, "val_records": records}
-    quarantine = {"bad_records": "quarantine", "quarantine": records.parent / "bad.json"}
+    quarantine = leaving_out(name_llava(tiny_parts, records, **options), records.parent / "bad.json")
     loaders = []
     for rank in range(world_size):
         data = make_llava(tiny_parts, records, **options, **quarantine)
@@ -366,21 +375,39 @@ def test_a_validation_picture_that_breaks_is_left_out_and_named(tiny_parts, reco
     assert found.startswith("data.val_records 4: record '4': cannot read picture")
 
 
-def test_a_quarantine_of_other_data_is_refused_and_of_more_is_said(tiny_parts, records, tmp_path, caplog):
-    options = {"bad_records": "quarantine", "quarantine": tmp_path / "bad.json"}
-    options["quarantine"].write_text(json.dumps([bad("chart", 3)]))
-    found = error_of(lambda: make_llava(tiny_parts, records, **options))
-    assert "expected entries of records, found those of chart alone" in found
-    options["quarantine"].write_text(json.dumps([bad("chart", 3), bad("data.val_records", 0)]))
-    with caplog.at_level("INFO"):
-        make_llava(tiny_parts, records, val_records=records, **options)
-    assert caplog.text.count("1 entries are of sources that this run does not have: chart") == 1
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_data_that_was_not_checked_is_refused(tiny_parts, records, tmp_path, stage):
+    options = leaving_out(name_llava(tiny_parts, records), tmp_path / "bad.json")
+    data = name_llava(tiny_parts, records, val_records=records, **options)
+    expected = "expected a source that was checked (records), found data.val_records; run"
+    assert expected in error_of(lambda: data.setup(stage))
+    make_llava(tiny_parts, records, **options)
+    spoil(records, at_3="another answer")
+    assert "this is not the data that was checked" in error_of(lambda: make_llava(tiny_parts, records, **options))
+
+
+@pytest.mark.parametrize(("label", "stage"), [("records", "fit"), ("data.val_records", "fit"), (None, "validate")])
+def test_a_quarantine_that_leaves_nothing_is_refused(tiny_parts, records, tmp_path, label, stage):
+    label = label or "data.val_records"
+    data = name_llava(tiny_parts, records, val_records=records)
+    options = leaving_out(data, tmp_path / "bad.json", *[(label, place, "invalid") for place in range(NUM_RECORDS)])
+    data = name_llava(tiny_parts, records, val_records=records, **options)
+    assert f"{label}: all 11 records are left out (invalid 11); mend" in error_of(lambda: data.setup(stage))
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_validation_without_records_is_refused(tiny_parts, records, stage):
+    (records.parent / "none.json").write_text("[]")
+    data = name_llava(tiny_parts, records, val_records=records.parent / "none.json")
+    assert error_of(lambda: data.setup(stage)) == (
+        f"data.val_records: {records.parent / 'none.json'}: no records to validate with; give a file of some"
+    )
 
 
 def test_a_mixture_is_refused_before_it_is_read(tiny_parts, records, monkeypatch):
     monkeypatch.setattr("llava_pl.data.training_data.open_store", lambda *_: pytest.fail("the file was read"))
     found = error_of(lambda: make_llava(tiny_parts, records, records=[str(records)] * 2))
-    assert found == "data.records: expected names that differ, found records, records; give a name"
+    assert found.startswith(f"data.records: expected names that differ, found records for {records} and {records}; ")
 
 
 def test_no_name_is_no_file(tiny_parts, records):
@@ -443,8 +470,8 @@ def test_an_error_in_a_worker_keeps_its_class(tiny_parts, records, monkeypatch):
 
 def test_picture_that_is_gone_is_left_out_if_bad_records_are(tiny_parts, records, tmp_path, monkeypatch):
     monkeypatch.setattr(conversation_datamodule, "RETRY_AFTER_SECONDS", ())
-    (tmp_path / "bad.json").write_text("[]")
-    data = make_llava(tiny_parts, records, bad_records="quarantine", quarantine=tmp_path / "bad.json")
+    options = leaving_out(name_llava(tiny_parts, records), tmp_path / "bad.json")
+    data = make_llava(tiny_parts, records, **options)
     (records.parent / "pictures" / "red.png").unlink()
     with pytest.warns(UserWarning, match="the record is left out"):
         batches = list(data.train_dataloader())
@@ -620,8 +647,11 @@ def test_paths_may_be_strings(tiny_parts, root):
 
 
 def test_scienceqa_leaves_quarantined_problems_out(tiny_parts, root, tmp_path):
-    (tmp_path / "bad.json").write_text('[{"source": "scienceqa", "index": 1, "id": "2", "reason": "picture_broken"}]')
-    options = {"bad_records": "quarantine", "quarantine": tmp_path / "bad.json", "train_split": "val"}
+    checked = make_scienceqa(tiny_parts, root, train_split="val")
+    options = leaving_out(checked, tmp_path / "bad.json", ("scienceqa", 1, "picture_broken"))
+    with pytest.raises(InputError, match="this is not the data that was checked"):
+        make_scienceqa(tiny_parts, root, **options).setup("fit")
+    options["train_split"] = "val"
     data = make_scienceqa(tiny_parts, root, **options)
     data.setup("fit")
     assert [record.id for record in data.train_records] == ["1", "0", "3"]

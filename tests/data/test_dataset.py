@@ -1,5 +1,6 @@
 """Guards the pairing of text and picture: a sample must hold the pictures that its text names, or say which cannot."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -347,8 +348,11 @@ def test_picture_that_stays_away_is_left_out_aloud_if_asked(encoder, folder, wai
     (folder / "torn.png").write_bytes((folder / "red.png").read_bytes()[:40])
     records = [record("red.png"), record("torn.png", name="17")]
     dataset = RecordDataset(records, encoder, retry_after_seconds=(1,), skips_broken=True)
-    with pytest.warns(UserWarning, match="record '17': cannot read picture .*; the record is left out"):
+    with pytest.warns(UserWarning, match="record '17': cannot read picture .*; the record is left out") as warned:
         sample = dataset[1]
+    said = "".join(warnings.formatwarning(w.message, w.category, w.filename, w.lineno, w.line) for w in warned)
+    assert said.startswith("llava-pl:0: UserWarning: record '17': cannot read picture ")
+    assert said.count("\n") == 1  # no line of source code beneath
     assert (sample.id, sample.index, sample.skipped) == ("17", 1, "picture_broken")
     assert sample.labels.tolist() == [IGNORED]
     assert sample.pixel_values.shape == (0, 3, 16, 16)

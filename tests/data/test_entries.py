@@ -2,10 +2,11 @@
 
 import json
 import pickle
+from dataclasses import replace
 
 import pytest
 
-from llava_pl.data.entries import VAL_LABEL, Entries, Places, RunSource, check_sources, open_entries
+from llava_pl.data.entries import VAL_LABEL, Entries, Places, RunSource, check_sources, content_of, open_entries
 from llava_pl.data.sources import Source
 from llava_pl.data.store_cache import open_store
 from llava_pl.types import BadRecord, InputError
@@ -46,11 +47,36 @@ def test_places_are_those_that_a_quarantine_names(make, tmp_path):
     assert list(pickle.loads(pickle.dumps(Places("a", store)))) == ["a 0", "a 2"]
 
 
-@pytest.mark.parametrize("labels", [("a", "a"), (VAL_LABEL, "b")])
-def test_a_name_stands_for_one_source(make, labels):
-    sources = [make(label, 1) for label in labels]
-    with pytest.raises(InputError, match=r"data\.records: expected names that differ, found .*; give a name"):
-        check_sources(sources, [make(VAL_LABEL, 2)])
+def test_a_name_stands_for_one_source(make, tmp_path):
+    same = replace(make("b", 1), label="a")
+    with pytest.raises(InputError) as caught:
+        check_sources([make("a", 1), make("c", 2), same], [make(VAL_LABEL, 2)])
+    assert str(caught.value) == (
+        f"data.records: expected names that differ, found a for {tmp_path / 'a.json'} and {tmp_path / 'b.json'}; give "
+        f"one of them a name: {{path: {tmp_path / 'b.json'}, name: NAME}}"
+    )
+
+
+@pytest.mark.parametrize("has_val", [True, False])
+def test_the_name_of_validation_is_reserved(make, tmp_path, has_val):
+    with pytest.raises(InputError) as caught:
+        check_sources([make("a", 1), make(VAL_LABEL, 1)], [make(VAL_LABEL, 1)] if has_val else [])
+    path = tmp_path / f"{VAL_LABEL}.json"
+    assert str(caught.value) == (
+        f"data.records: {path}: the name data.val_records is reserved for validation; give another one: "
+        f"{{path: {path}, name: NAME}}"
+    )
+
+
+def test_content_is_that_of_the_data_wherever_it_lies(make, tmp_path):
+    def content(source: RunSource) -> str:
+        return content_of(Entries(source, open_store(source.source, tmp_path / "cache")))
+
+    first, moved, other = make("a", 1, -2), make("b", 1, -2), make("c", 1, -3)
+    variant = replace(first, source=replace(first.source, variant="another way to read it"))
+    assert content(first) == content(moved)
+    assert len({content(first), content(other), content(variant)}) == 3
+    assert content_of([BadRecord(0, "a", "roles", "why")]) == ""
 
 
 def test_labels_are_those_of_training_and_validation(make):

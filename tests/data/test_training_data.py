@@ -2,17 +2,16 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from llava_pl.data.entries import RunSource
-from llava_pl.data.quarantine import Quarantine
+from llava_pl.data.entries import RunSource, open_entries
+from llava_pl.data.quarantine import Quarantine, write_quarantine
 from llava_pl.data.sources import Source
 from llava_pl.data.training_data import GivenRecords, TrainingData
-from llava_pl.types import BadRecord, RecordError
+from llava_pl.types import BadRecord, InputError, RecordError
 
 
 def entry(name: str, answer: str = "Hi") -> dict:
@@ -32,11 +31,16 @@ def write(tmp_path):
     return write
 
 
-def quarantine(*places: tuple[str, int, str]) -> Quarantine:
-    sources: dict[str, dict[int, BadRecord]] = {}
-    for source, index, name in places:
-        sources.setdefault(source, {})[index] = BadRecord(index, name, "roles", "why", source=source)
-    return Quarantine(Path("bad.json"), sources)
+@pytest.fixture
+def leaving_out(tmp_path):
+    """Returns a quarantine of what was found in some sources, given by source, index and id."""
+
+    def leaving_out(sources, *places: tuple[str, int, str]) -> Quarantine:
+        bad = [BadRecord(index, name, "roles", "why", source=source) for source, index, name in places]
+        write_quarantine(tmp_path / "bad.json", open_entries(sources, [], tmp_path / "cache"), bad)
+        return Quarantine.read(tmp_path / "bad.json")
+
+    return leaving_out
 
 
 def open_data(sources, encoder, tmp_path, **options) -> TrainingData:
@@ -68,21 +72,25 @@ def test_missing_pictures_are_found_before_the_run(write, encoder, tmp_path):
     assert caught.value.reason == "picture_missing"
 
 
-def test_missing_pictures_beside_a_quarantine_wait_for_their_turn(write, encoder, tmp_path):
+def test_missing_pictures_beside_a_quarantine_wait_for_their_turn(write, leaving_out, encoder, tmp_path):
     gone, said = {**entry("a1"), "image": "gone.png"}, []
     source = write("a", entry("a0"), gone, {**gone, "id": "a2"})
-    data = open_data([source], encoder, tmp_path, quarantine=quarantine(("a", 1, "a1")), say=said.append)
+    data = open_data([source], encoder, tmp_path, quarantine=leaving_out([source], ("a", 1, "a1")), say=said.append)
     assert ids(data.records) == ["a0", "a2"]
     assert "a: 1 records miss a picture and are not in the quarantine, such as a 2: 'gone.png'; " in said[-1]
-    data = open_data([source], encoder, tmp_path, quarantine=quarantine(("a", 1, "a1"), ("a", 2, "a2")))
+    named = leaving_out([source], ("a", 1, "a1"), ("a", 2, "a2"))
+    data = open_data([source], encoder, tmp_path, quarantine=named)
     assert ids(data.records) == ["a0"]
 
 
-def test_a_source_all_of_whose_pictures_are_missing_is_refused_beside_a_quarantine(write, encoder, tmp_path):
+def test_a_source_without_any_of_its_pictures_is_refused_beside_a_quarantine(
+    write, leaving_out, encoder, tmp_path
+):
     gone = {**entry("a0"), "image": "gone.png"}
     source = write("a", gone, {**gone, "id": "a1"}, {"id": "a2", "conversations": gone["conversations"][1:]})
+    named = leaving_out([source], ("a", 1, "a1"))
     with pytest.raises(RecordError, match=r"picture 'gone\.png': no such file"):
-        open_data([source], encoder, tmp_path, quarantine=quarantine(("a", 1, "a1")))
+        open_data([source], encoder, tmp_path, quarantine=named)
 
 
 def test_tokens_are_kept_on_request(write, encoder, tmp_path):
@@ -91,7 +99,7 @@ def test_tokens_are_kept_on_request(write, encoder, tmp_path):
         assert torch.equal(tokens.input_ids, encoder.tokenize(record).input_ids)
 
 
-def test_bad_records_are_those_of_their_source(write, encoder, tmp_path):
+def test_bad_records_are_those_of_their_source(write, leaving_out, encoder, tmp_path):
     sources = [write("a", entry("a0"), {"id": "w"}), write("b", entry("b0", ""), entry("b1"))]
     with pytest.raises(RecordError) as caught:
         open_data(sources, encoder, tmp_path)
@@ -100,37 +108,40 @@ def test_bad_records_are_those_of_their_source(write, encoder, tmp_path):
     )
     assert ". 2 of 4 records cannot be learned from (invalid 1, empty_answer 1); " in str(caught.value)
     said = []
-    bad = quarantine(("a", 1, "w"), ("b", 0, "b0"))
+    bad = leaving_out(sources, ("a", 1, "w"), ("b", 0, "b0"))
     data = open_data(sources, encoder, tmp_path, quarantine=bad, say=said.append)
     assert ids(data.records) == ["a0", "b1"]
-    assert said == [f"data.quarantine: bad.json: {label}: 1 of 2 records are left out, roles 1" for label in "ab"]
+    assert said == [f"data.quarantine: {bad.path}: {label}: 1 of 2 records are left out, roles 1" for label in "ab"]
     message = r"^b: .*b\.json: record 0 \(id 'b0'\): turn 1: the answer is empty; .* 1 of 4 "
-    for named in (quarantine(("a", 1, "w")), quarantine(("a", 1, "w"), ("b", 1, "b1"))):
+    for named in ([("a", 1, "w")], [("a", 1, "w"), ("b", 1, "b1")]):
         with pytest.raises(RecordError, match=message):
-            open_data(sources, encoder, tmp_path, quarantine=named)
+            open_data(sources, encoder, tmp_path, quarantine=leaving_out(sources, *named))
 
 
-def test_a_quarantine_serves_another_order_and_a_part_of_the_sources(write, encoder, tmp_path):
+def test_a_quarantine_serves_another_order_and_a_part_of_the_sources(write, leaving_out, encoder, tmp_path):
     sources = [write("a", entry("a0"), {"id": "w"}), write("b", entry("b0", ""), entry("b1"))]
-    bad = quarantine(("a", 1, "w"), ("b", 0, "b0"))
+    bad = leaving_out(sources, ("a", 1, "w"), ("b", 0, "b0"))
     assert ids(open_data(sources[::-1], encoder, tmp_path, quarantine=bad).records) == ["b1", "a0"]
     assert ids(open_data(sources[1:], encoder, tmp_path, quarantine=bad).records) == ["b1"]
 
 
-def test_entries_are_numbered_within_their_source(write, encoder, tmp_path):
-    data = open_data(
-        [write("a", {"id": "v"}, entry("a0")), write("c", entry("c0"), {"id": "w"})],
-        encoder,
-        tmp_path,
-        quarantine=quarantine(("a", 0, "v"), ("c", 1, "w")),
-    )
+def test_other_data_is_refused_before_it_is_encoded(write, leaving_out, encoder, tmp_path, monkeypatch):
+    bad = leaving_out([write("a", entry("a0"), {"id": "w"})], ("a", 1, "w"))
+    monkeypatch.setattr("llava_pl.data.training_data.EncodedRecords.of", lambda *_, **__: pytest.fail("encoded"))
+    with pytest.raises(InputError, match=r"a: expected content .*; this is not the data that was checked: run "):
+        open_data([write("a", entry("a0", "Ho"), {"id": "w"})], encoder, tmp_path, quarantine=bad)
+
+
+def test_entries_are_numbered_within_their_source(write, leaving_out, encoder, tmp_path):
+    sources = [write("a", {"id": "v"}, entry("a0")), write("c", entry("c0"), {"id": "w"})]
+    data = open_data(sources, encoder, tmp_path, quarantine=leaving_out(sources, ("a", 0, "v"), ("c", 1, "w")))
     assert {label: ids(entries) for label, entries in data.entries.items()} == {"a": ["v", "a0"], "c": ["c0", "w"]}
     assert [data.find(source, place) for source in "ac" for place in range(2)] == [None, 0, 1, None]
 
 
-def test_what_is_left_out_is_neither_counted_nor_repeated(write, encoder, tmp_path):
+def test_what_is_left_out_is_neither_counted_nor_repeated(write, leaving_out, encoder, tmp_path):
     source = write("a", entry("a0"), entry("a1", "A dog"), entry("a2", "No."), repeats=1.5)
-    data = open_data([source], encoder, tmp_path, quarantine=quarantine(("a", 1, "a1")))
+    data = open_data([source], encoder, tmp_path, quarantine=leaving_out([source], ("a", 1, "a1")))
     assert sorted(ids(data.records)) in (["a0", "a0", "a2"], ["a0", "a2", "a2"])
     assert data.describe() == [
         "data.records: a: 2 records, 1 left out, 1.5 times an epoch, 17 tokens (mean 8.5, p50 8, p95 9), "
@@ -153,12 +164,12 @@ def test_figures(write, encoder, tmp_path):
     )
 
 
-def test_content_tells_epochs_apart(write, encoder, tmp_path):
+def test_content_tells_epochs_apart(write, leaving_out, encoder, tmp_path):
     first = [write("a", entry("a0"), entry("a1"))]
     contents = [open_data(first, encoder, tmp_path).content, open_data(first, encoder, tmp_path).content]
     contents += [
         open_data([replace(first[0], repeats=2.0)], encoder, tmp_path).content,
-        open_data(first, encoder, tmp_path, quarantine=quarantine(("a", 0, "a0"))).content,
+        open_data(first, encoder, tmp_path, quarantine=leaving_out(first, ("a", 0, "a0"))).content,
         open_data([write("a", entry("a0"), entry("a1", "No"))], encoder, tmp_path).content,
     ]
     halves = [replace(first[0], repeats=0.5)]

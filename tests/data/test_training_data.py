@@ -83,9 +83,7 @@ def test_missing_pictures_beside_a_quarantine_wait_for_their_turn(write, leaving
     assert ids(data.records) == ["a0"]
 
 
-def test_a_source_without_any_of_its_pictures_is_refused_beside_a_quarantine(
-    write, leaving_out, encoder, tmp_path
-):
+def test_a_source_without_any_of_its_pictures_is_refused_beside_a_quarantine(write, leaving_out, encoder, tmp_path):
     gone = {**entry("a0"), "image": "gone.png"}
     source = write("a", gone, {**gone, "id": "a1"}, {"id": "a2", "conversations": gone["conversations"][1:]})
     named = leaving_out([source], ("a", 1, "a1"))

@@ -44,6 +44,7 @@ options
   --version      show the version
 
 Later files and options win over earlier ones. Every run gets a folder of its own, runs/NAME/TIME.
+fit --ckpt_path last goes on with the newest run; fit --run_dir FOLDER --ckpt_path auto begins a run or goes on.
 """
 
 
@@ -73,6 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = "; `llava-pl data check` lists all such records, and writes them down with --quarantine FILE"
         is_hinted = isinstance(error, RecordError) and words[0] == "fit"
         sys.stderr.write(f"llava-pl: error: {message}{hint if is_hinted else ''}\n")
+        return 2
+    except OSError as error:
+        if error.filename is None:  # about no file that the user could have named
+            raise
+        sys.stderr.write(f"llava-pl: error: {error.filename}: {error.strerror}; check the path, or choose another\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("llava-pl: interrupted\n")

@@ -11,16 +11,26 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_warn
 
 from llava_pl.data.conversation_datamodule import ConversationDataModule
 from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
+from llava_pl.lifeline import end_with_launcher
 from llava_pl.parser_errors import explain
-from llava_pl.run_folder import choose_run_dir, continued_run, find_checkpoint, free_name, keep_old_logs, resume_command
+from llava_pl.run_config import SaveRunConfig
+from llava_pl.run_folder import (
+    choose_run_dir,
+    continued_run,
+    find_checkpoint,
+    find_or_begin,
+    keep_old_logs,
+    refuse_old_checkpoints,
+    resume_command,
+)
 from llava_pl.training.background import BackgroundCheckpointIO
 from llava_pl.training.callbacks import PlanTable, ScoreTable, Throughput
 from llava_pl.training.checkpoint_io import DurableCheckpointIO
@@ -30,6 +40,7 @@ from llava_pl.training.metrics_log import MetricsLog
 from llava_pl.training.module import LlavaModule
 from llava_pl.training.saving import RunCheckpoint
 from llava_pl.training.seeding import SeedSteps
+from llava_pl.training.wandb_run import continue_wandb_runs
 from llava_pl.types import InputError
 
 REFUSERS = {"lightning": "trainer", "wandb": "trainer.logger"}
@@ -45,6 +56,9 @@ LEAST = {
 }
 """Numbers that Lightning takes as they are, and the least that means something."""
 
+CKPT_PATH_HELP = """Where to start from: the path of a checkpoint; 'last': go on with the newest run of this name, or
+    with that of --run_dir; 'auto', for fit: go on with the run of --run_dir if it has a checkpoint, else begin it."""
+
 
 class OneLineParser(LightningArgumentParser):
     """A parser whose errors are one line that names key, place and choices, and that guesses no option."""
@@ -58,28 +72,6 @@ class OneLineParser(LightningArgumentParser):
         del ex
         sys.stderr.write(f"llava-pl: error: {explain(str(message), sys.argv[1:], _option_names(self))}\n")
         sys.exit(2)
-
-
-class SaveRunConfig(SaveConfigCallback):
-    """Writes the merged configuration into the run's folder, where it can be given to `--config` again.
-
-    A run that is continued keeps its file; other settings than those are written beside it.
-    """
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write ``config.yaml``, or ``config-1.yaml`` and so on."""
-        path = Path(trainer.default_root_dir) / "config.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        config = self.config.clone()
-        config.run_dir = None  # the next run from this file gets a folder of its own
-        if stage == "fit" and config.ckpt_path and continued_run(config.ckpt_path, str(path.parent), is_last=False):
-            config.ckpt_path = None
-            given = self.parser.dump(config, skip_unset=False)
-            saved = [old.read_text() for old in path.parent.glob("config*.yaml")]
-            if any(_without_checkpoint(given) == _without_checkpoint(text) for text in saved):
-                return
-            path = free_name(path)
-        self.parser.save(config, str(path), skip_unset=False, overwrite=True, multifile=False)
 
 
 class LlavaCLI(LightningCLI):
@@ -122,6 +114,12 @@ class LlavaCLI(LightningCLI):
         parser.link_arguments("model.vision_encoder.path", "data.init_args.image_processor")
         parser.link_arguments("model.num_image_tokens", "data.init_args.num_image_tokens", apply_on="instantiate")
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401
+        """Say what ``--ckpt_path`` means here: Lightning's words for it are not ours."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        next(action for action in parser._actions if action.dest == "ckpt_path").help = CKPT_PATH_HELP
+        return parser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401  Lightning's union
         """Parse the command line, and check the numbers that Lightning would only stumble over later."""
         super().parse_arguments(parser, args)
@@ -139,30 +137,39 @@ class LlavaCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         torch.set_float32_matmul_precision(config.float32_matmul_precision)
         run_dir = config.run_dir or config.trainer.default_root_dir
-        continued = None
-        if given := config.get("ckpt_path"):
+        is_fit, continued = self.config.subcommand == "fit", None
+        given = config.get("ckpt_path")
+        if given == "auto" and is_fit:
+            config.ckpt_path = find_or_begin(run_dir, config.name)
+        elif given:
             config.ckpt_path = find_checkpoint(given, run_dir=run_dir, name=config.name)
-            if self.config.subcommand == "fit":
-                continued = continued_run(config.ckpt_path, run_dir, is_last=given == "last")
+        if is_fit and config.ckpt_path:
+            continued = continued_run(config.ckpt_path, run_dir, is_last=given == "last")
         if config.model.init_from and not Path(config.model.init_from).exists():
             raise InputError(f"model.init_from: {config.model.init_from}: no such file; check the path")
-        trains_projector_first = self.config.subcommand == "fit" and config.model.stage == "align"
+        trains_projector_first = is_fit and config.model.stage == "align"
         if not trains_projector_first and not config.model.init_from and not config.get("ckpt_path"):
             rank_zero_warn("neither ckpt_path nor model.init_from is given: the projector has random weights")
         if "verbose" in config:
             config.verbose = False  # ScoreTable shows the same numbers in a form that fits the screen
         self.is_continued = continued is not None
         self.run_dir = continued or choose_run_dir(run_dir, config.name)
+        if is_fit and not self.is_continued:
+            refuse_old_checkpoints(self.run_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401  Trainer's own arguments
         """Return the trainer, with a CSV log and checkpoints in the run's folder unless the configuration says else."""
         run = self.config_init[self.config_init.subcommand]
         config = run.trainer
         is_fit = self.subcommand == "fit"
-        if config.logger in (None, True):
-            if not self.is_continued:
-                keep_old_logs(self.run_dir, with_ledger=is_fit)
+        has_metrics_log = config.logger in (None, True)
+        if not self.is_continued and (is_fit or has_metrics_log):
+            keep_old_logs(self.run_dir, with_ledger=is_fit)
+        if has_metrics_log:
             kwargs["logger"] = MetricsLog(self.run_dir)
+        elif config.logger and is_fit and not config.fast_dev_run:
+            loggers = config.logger if isinstance(config.logger, list) else [config.logger]
+            continue_wandb_runs(loggers, self.run_dir, is_continued=self.is_continued)
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         callbacks: list[Callback] = [callback for callback in given if callback is not None]
         callbacks += [PlanTable(), ScoreTable(), Throughput(), DataCount(self.run_dir)]
@@ -193,10 +200,6 @@ class LlavaCLI(LightningCLI):
         return trainer
 
 
-def _without_checkpoint(config: str) -> list[str]:
-    return [line for line in config.splitlines() if not line.startswith("ckpt_path:")]
-
-
 def _option_names(parser: LightningArgumentParser) -> list[str]:
     """Return the options of a command, those of the data modules among them."""
     commands = getattr(parser, "_subcommands_action", None)
@@ -221,6 +224,7 @@ def run_lightning(words: list[str], cli_class: type[LlavaCLI] = LlavaCLI) -> Lla
         SystemExit: The parser refused the words (status 2), or printed help or a configuration (status 0).
     """
     _silence()
+    end_with_launcher()
     # The words go through sys.argv, because Lightning starts the processes of other devices with what stands there.
     argv, sys.argv = sys.argv, [sys.argv[0], *words]
     try:

@@ -7,13 +7,17 @@ as it is.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
+
+from llava_pl.data.mixture import SourceConfig
 
 UNKNOWN_KEY = (
     r"unrecognized arguments: --([^\s=]+)",
@@ -26,6 +30,7 @@ MISSING_KEY = (
     r'Parser key "([^"]+)": Expected a <class .*Got value: None$',
 )
 KINDS = {"ConversationDataModule": "LlavaDataModule, ScienceQADataModule"}
+WRONG_SOURCES = r'Parser key "((?:[\w.]+\.)?records)":.* (?:Got|Given) value: (.*)$'
 WRONG_VALUE = r'Parser key "([^"]+)": (.*?)(?: Given value type: .*)? (?:Got|Given) value: (.*)$'
 
 
@@ -55,6 +60,9 @@ def explain(message: str, words: Sequence[str], options: Sequence[str]) -> str:
         if match := re.match(pattern, line):
             key, place = _locate(match[1], words)
             return f"{place}{key}: no such option; {_suggest(key, options)}"
+    if match := re.match(WRONG_SOURCES, line):
+        key, place = _locate(match[1], words)
+        return f"{place}{key}: {_explain_sources(match[2])}"
     if match := re.match(WRONG_VALUE, line):
         key, place = _locate(match[1], words, match[3])
         return f"{place}{key}: expected {_expected(match[2])}, found {match[3]}"
@@ -129,6 +137,33 @@ def _suggest(key: str, options: Sequence[str]) -> str:
     if group and 0 < len(siblings) <= 12:
         return f"{group} has {', '.join(sorted(siblings))}"
     return "--help lists all options"
+
+
+def _explain_sources(text: str) -> str:
+    """Return what is wrong with the files to train on, of a list the first item alone."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = None
+    kinds = get_type_hints(SourceConfig)
+    for number, item in enumerate(value if isinstance(value, list) else ()):
+        if isinstance(item, str):
+            continue
+        if not isinstance(item, dict) or "path" not in item or not item.keys() <= kinds.keys():
+            return f"item {number}: expected a file, or its path, name and repeats, found {item}"
+        for name, found in item.items():
+            is_number = kinds[name] is float
+            if not (_is_number(found) if is_number else isinstance(found, str)):
+                expected = "a number such as 2.5" if is_number else "text"
+                return f"item {number}: {name}: expected {expected}, found {found!r}"
+    return f"expected a file, or a list of files or of their path, name and repeats, found {text}"
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return not isnan(float(str(value)))
+    except ValueError:
+        return False
 
 
 def _expected(types: str) -> str:

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from llava_pl.training.manifest import find_damage
+from llava_pl.training.metrics_log import free_name
 from llava_pl.types import InputError
 
 RUNS = Path("runs")
 RUN_DIR_VARIABLE = "LLAVA_PL_RUN_DIR"
+MAX_NAME_BYTES = 255
+"""What file systems take for the name of a file or folder."""
 
 
 def choose_run_dir(given: str | None, name: str) -> Path:
@@ -30,7 +34,11 @@ def choose_run_dir(given: str | None, name: str) -> Path:
         InputError: The folder is a file, or the name is none of a folder.
     """
     if given is not None:
-        if Path(given).exists() and not Path(given).is_dir():
+        try:
+            is_taken = Path(given).exists() and not Path(given).is_dir()
+        except OSError as error:  # too long, or in a folder that may not be looked into
+            raise InputError(f"run_dir: {given}: {error.strerror}; choose another place") from error
+        if is_taken:
             raise InputError(f"run_dir: {given}: expected a folder or a new name, found a file; choose another place")
         return Path(given)
     _check_name(name)
@@ -72,10 +80,49 @@ def find_checkpoint(given: str, *, run_dir: str | None, name: str) -> str:
         raise InputError(
             f"ckpt_path: last: no checkpoints/last.ckpt in {place}; start without --ckpt_path, or give the path of one"
         )
-    if given in ("best", "hpc", "registry"):
-        raise InputError(f"ckpt_path: {given}: expected 'last' or the path of a checkpoint; give one of these")
+    if given in ("auto", "best", "hpc", "registry"):
+        raise InputError(
+            f"ckpt_path: {given}: expected 'last', the path of a checkpoint or, for fit, 'auto'; give one of these"
+        )
     check_checkpoint(Path(given), "ckpt_path")
     return given
+
+
+def find_or_begin(run_dir: str | None, name: str) -> str | None:
+    """Return the checkpoint that ``--ckpt_path auto`` means, None where a run begins, and say which of the two it is.
+
+    Args:
+        run_dir: The folder that the user chose.
+        name: Name of the run.
+
+    Raises:
+        InputError: No folder was chosen, or it holds damaged checkpoints alone.
+    """
+    if run_dir is None:
+        raise InputError(
+            "ckpt_path: auto: expected the folder of the run as well, found no --run_dir; give one, the same each time"
+        )
+    choose_run_dir(run_dir, name)
+    found = None
+    if _newest_checkpoints(Path(run_dir) / "checkpoints"):
+        found = find_checkpoint("last", run_dir=run_dir, name=name)
+    if _is_first_process():
+        what = f"going on with {found}" if found else f"no checkpoint in {run_dir}, starting from the beginning"
+        sys.stderr.write(f"llava-pl: ckpt_path: auto: {what}\n")
+    return found
+
+
+def refuse_old_checkpoints(run_dir: Path) -> None:
+    """Check that no run has left checkpoints in a folder that another one starts in.
+
+    Raises:
+        InputError: One has; those of both would lie among each other.
+    """
+    if found := _newest_checkpoints(run_dir / "checkpoints"):
+        raise InputError(
+            f"run_dir: {run_dir}: expected a folder without checkpoints, found {found[0].resolve().name} of an earlier "
+            "run; go on with that run by --ckpt_path last (or auto), or choose another --run_dir"
+        )
 
 
 def _newest_checkpoints(folder: Path) -> list[Path]:
@@ -101,7 +148,10 @@ def _first_good(paths: list[Path]) -> Path:
                     stacklevel=1,
                 )
             return path
-    raise InputError(f"ckpt_path: {paths[0]}: {find_damage(paths[0])}, and there is no other good one; start anew")
+    raise InputError(
+        f"ckpt_path: {paths[0]}: {find_damage(paths[0])}, and there is no other good one; start anew in another "
+        "--run_dir"
+    )
 
 
 def continued_run(ckpt_path: str, run_dir: str | None, *, is_last: bool) -> Path | None:
@@ -156,21 +206,22 @@ def check_checkpoint(path: Path, option: str) -> None:
 
 def keep_old_logs(run_dir: Path, *, with_ledger: bool) -> None:
     """Move aside what an earlier run logged in a folder that another one starts in."""
-    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+    if not _is_first_process():
         return
     for name in ("metrics.csv", "ledger", "data.json") if with_ledger else ("metrics.csv",):
         if (run_dir / name).exists():
             (run_dir / name).rename(free_name(run_dir / name))
 
 
-def free_name(path: Path) -> Path:
-    """Return ``metrics-1.csv`` for ``metrics.csv``, or the first higher number that is not taken."""
-    number = 1
-    while (free := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
-        number += 1
-    return free
+def _is_first_process() -> bool:
+    """Return whether this is the process that tidies up and speaks; Lightning, torchrun and srun number them."""
+    return not any(int(os.environ.get(name, 0)) > 0 for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
 
 
 def _check_name(name: str) -> None:
     if Path(name).name != name or name in ("", ".."):
         raise InputError(f"name: {name!r}: expected a plain folder name; use --run_dir for a folder elsewhere")
+    if (num_bytes := len(os.fsencode(name))) > MAX_NAME_BYTES:
+        raise InputError(
+            f"name: '{name[:20]}...': expected at most {MAX_NAME_BYTES} bytes, found {num_bytes}; choose a shorter one"
+        )

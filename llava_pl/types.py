@@ -93,14 +93,15 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """An entry of the training data that cannot be learned from.
+    """An entry of a source that cannot be learned from.
 
     Args:
-        index: Its place in the training data, from 0.
+        index: Its place in the source, from 0.
         id: Its name, "" where it has none.
         reason: The word of a `RecordError`.
         message: The line of a `RecordError`.
         images: File names that it gives, as far as they can be read.
+        source: Label of the source in a run; a store knows of none.
     """
 
     index: int
@@ -108,6 +109,12 @@ class BadRecord:
     reason: str
     message: str
     images: tuple[str, ...] = ()
+    source: str = ""
+
+    @property
+    def place(self) -> str:
+        """Source and index, as reports name it."""
+        return f"{self.source} {self.index}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Guards: the front door gets slow (torch imported for a help page), or answers a mistake with a traceback."""
 
+import errno
 import subprocess
 import sys
 
@@ -90,6 +91,31 @@ def test_record_error_of_a_data_worker_keeps_its_last_line(monkeypatch, capsys, 
     monkeypatch.setattr(llava_pl.cli, "_run", fail)
     assert main([command]) == 2
     assert capsys.readouterr().err == f"llava-pl: error: record '7': no such picture{hint}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENAMETOOLONG, "File name too long", "nnn"), "nnn: File name too long"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/proc/x"), "/proc/x: No such file or directory"),
+    ],
+)
+def test_a_path_that_cannot_be_used_is_one_line(monkeypatch, capsys, error, said):
+    def fail(words):
+        raise error
+
+    monkeypatch.setattr(llava_pl.cli, "_run", fail)
+    assert main(["fit"]) == 2
+    assert capsys.readouterr().err == f"llava-pl: error: {said}; check the path, or choose another\n"
+
+
+def test_an_error_of_the_system_that_names_no_file_keeps_its_traceback(monkeypatch):
+    def fail(words):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(llava_pl.cli, "_run", fail)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        main(["fit"])
 
 
 def test_interrupt(monkeypatch, capsys):

@@ -95,8 +95,85 @@ def test_a_second_run_gets_its_own_folder(config, tmp_path):
 def test_a_run_into_an_old_folder_keeps_the_old_metrics(config, tmp_path):
     for _ in range(2):
         assert main(["fit", "--config", str(config), "--run_dir", "here"]) == 0
+        shutil.rmtree(tmp_path / "here" / "checkpoints")  # as if it had been killed before the first one
     assert (tmp_path / "here" / "metrics.csv").is_file()
     assert (tmp_path / "here" / "metrics-1.csv").is_file()
+
+
+def test_a_new_run_does_not_start_among_old_checkpoints(config, tmp_path, capsys):
+    words = ["fit", "--config", str(config), "--trainer.max_steps", "1", "--run_dir"]
+    assert main([*words, "here"]) == 0
+    assert main([*words, "other"]) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
+    for more in ([], ["--ckpt_path", "other/checkpoints/last.ckpt"]):
+        assert main([*words, "here", *more]) == 2
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            "llava-pl: error: run_dir: here: expected a folder without checkpoints, found step=1.ckpt of an earlier "
+            "run; go on with that run by --ckpt_path last (or auto), or choose another --run_dir"
+        )
+    assert {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()} == before
+
+
+def test_auto_begins_and_goes_on_with_the_same_command(config, tmp_path, capsys):
+    words = ["fit", "--config", str(config), "--run_dir", "here", "--ckpt_path", "auto", "--trainer.max_epochs"]
+    assert main([*words, "1"]) == 0
+    assert "llava-pl: ckpt_path: auto: no checkpoint in here, starting from the beginning\n" in capsys.readouterr().err
+    assert yaml.safe_load((tmp_path / "here" / "config.yaml").read_text())["ckpt_path"] is None
+    assert main([*words, "2"]) == 0
+    assert "llava-pl: ckpt_path: auto: going on with here/checkpoints/last.ckpt\n" in capsys.readouterr().err
+    rows = csv.DictReader((tmp_path / "here" / "metrics.csv").open())
+    assert [int(row["step"]) for row in rows if row["train/loss"]] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("logger", ["true", "false"])
+def test_auto_after_a_kill_before_the_first_checkpoint(config, tmp_path, logger):
+    words = ["fit", "--config", str(config), "--run_dir", "here", "--ckpt_path", "auto"]
+    main(words)
+    shutil.rmtree(tmp_path / "here" / "checkpoints")
+    assert main([*words, "--trainer.logger", logger]) == 0
+    assert {"ledger-1", "data-1.json", "metrics-1.csv"} <= {path.name for path in (tmp_path / "here").iterdir()}
+    if logger == "false":
+        return
+    rows = csv.DictReader((tmp_path / "here" / "metrics.csv").open())
+    assert [int(row["step"]) for row in rows if row["train/loss"]] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fit"], "ckpt_path: auto: expected the folder of the run as well, found no --run_dir; give one, the same"),
+        (["validate", "--run_dir", "x"], "ckpt_path: auto: expected 'last', the path of a checkpoint or, for fit,"),
+    ],
+)
+def test_auto_where_it_means_nothing(config, capsys, words, message):
+    assert main([*words, "--config", str(config), "--ckpt_path", "auto"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"llava-pl: error: {message}")
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+def test_help_says_what_ckpt_path_means_here(capsys, command):
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "'auto', for fit: go on with the run of --run_dir if it has a checkpoint, else begin it" in text
+    assert "hpc" not in text
+
+
+def test_a_damaged_log_and_a_damaged_config_do_not_keep_a_run_from_going_on(config, tmp_path):
+    words = ["fit", "--config", str(config), "--run_dir", "here"]
+    main([*words, "--trainer.max_epochs", "1"])
+    garbage = bytes(range(256))
+    for name in ("metrics.csv", "config.yaml"):
+        (tmp_path / "here" / name).write_bytes(garbage)
+    with (
+        pytest.warns(UserWarning, match=r"here/metrics.csv: damaged .*; kept as metrics-1.csv, the log goes on"),
+        pytest.warns(UserWarning, match=r"here/config.yaml: cannot be read .it is no text.; it stays, the settings of"),
+    ):
+        assert main([*words, "--trainer.max_epochs", "2", "--ckpt_path", "last"]) == 0
+    assert [(tmp_path / "here" / name).read_bytes() for name in ("metrics-1.csv", "config.yaml")] == [garbage] * 2
+    assert yaml.safe_load((tmp_path / "here" / "config-1.yaml").read_text())["trainer"]["max_epochs"] == 2
+    rows = csv.DictReader((tmp_path / "here" / "metrics.csv").open())
+    assert [int(row["step"]) for row in rows if row["train/loss"]] == [2, 3]
 
 
 def test_the_command_line_beats_the_checkpoint(config, tmp_path):
@@ -183,6 +260,21 @@ def test_wandb_offline(config, tmp_path, monkeypatch):
     )
     assert main(["fit", "--config", str(config), "--config", "wandb.yaml", "--run_dir", "run"]) == 0
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_a_continued_run_is_one_run_of_wandb(config, tmp_path):
+    import wandb
+
+    words = ["fit", "--config", str(config), "--run_dir", "run", "--ckpt_path", "auto"]
+    words += ["--trainer.logger", "WandbLogger", "--trainer.logger.save_dir", "."]
+    found = []
+    for epochs in ("1", "2"):
+        wandb.finish()  # as the end of a process does
+        assert main([*words, "--trainer.max_epochs", epochs]) == 0
+        found.append(wandb.run.id)
+    run_id = (tmp_path / "run" / "wandb_id").read_text().strip()
+    assert found == [run_id, run_id]
+    assert run_id not in "".join(path.read_text() for path in (tmp_path / "run").glob("config*.yaml"))
 
 
 def test_callbacks_are_appended_by_an_overlay(config, tmp_path):
@@ -294,7 +386,7 @@ def test_wandb_without_a_login_is_one_line(config, tmp_path):
 
 
 def test_an_error_of_our_own_code_keeps_its_traceback(config, monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise ValueError("a bug")
 
     monkeypatch.setattr("llava_pl.training.module.build_optimizer", broken)

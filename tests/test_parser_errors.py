@@ -16,6 +16,20 @@ NO_CLASS = """Parser key "data":
   Given value type: <class 'str'>
   Given value: Mine"""
 
+# What follows the errors is the whole value; before it, each item that is wrong has a value of its own.
+NO_SOURCES = """Parser key "records":
+  Does not validate against any of the Union subtypes
+  Errors:
+    - Does not validate against any of the Union subtypes
+      Errors:
+        - Expected a <class 'str'>
+        - Expected a <class 'float'>. Got value: abc
+      Given value type: <class 'dict'>
+      Given value: {{'path': 'x', 'repeats': 'abc'}}
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'list'>
+  Given value: {}"""
+
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
@@ -91,6 +105,28 @@ def test_message(message, words, expected, write):
     write("b.yaml", "model: {stage: align}\ndata: {init_args: {batchsize: 3}}")
     write("empty.yaml", "")
     assert explain(message, ["fit", *words], OPTIONS) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (["a", {"path": "b", "repeats": "abc"}], "item 1: repeats: expected a number such as 2.5, found 'abc'"),
+        ([{"path": "b", "repeats": "nan"}], "item 0: repeats: expected a number such as 2.5, found 'nan'"),
+        ([{"path": "b", "repeats": "2"}, {"path": 3}], "item 1: path: expected text, found 3"),
+        ([{"name": "b"}], "item 0: expected a file, or its path, name and repeats, found {'name': 'b'}"),
+        (
+            [{"path": "b", "x": 1}],
+            "item 0: expected a file, or its path, name and repeats, found {'path': 'b', 'x': 1}",
+        ),
+        ([3], "item 0: expected a file, or its path, name and repeats, found 3"),
+        (7, "expected a file, or a list of files or of their path, name and repeats, found 7"),
+        ("[PosixPath(", "expected a file, or a list of files or of their path, name and repeats, found [PosixPath("),
+    ],
+)
+def test_files_to_train_on(value, expected, write):
+    write("a.yaml", "data: {init_args: {records: []}}")
+    found = explain(NO_SOURCES.format(value), ["fit", "-c", "a.yaml"], OPTIONS)
+    assert found == f"a.yaml: data.init_args.records: {expected}"
 
 
 def test_missing_file_names_those_that_are_there(write, tmp_path):

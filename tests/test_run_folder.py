@@ -12,6 +12,7 @@ from llava_pl.run_folder import (
     choose_run_dir,
     continued_run,
     find_checkpoint,
+    find_or_begin,
     keep_old_logs,
     resume_command,
 )
@@ -22,7 +23,8 @@ from llava_pl.types import InputError
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for variable in ("LOCAL_RANK", "RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(variable, raising=False)
 
 
 def checkpoint(path):
@@ -58,6 +60,15 @@ def test_a_given_folder(tmp_path):
     assert refused(choose_run_dir, "file", "x").startswith("run_dir: file: expected a folder or a new name")
 
 
+def test_a_name_that_file_systems_refuse():
+    name = "\u00e9" * 128
+    expected = f"name: '{name[:20]}...': expected at most 255 bytes, found 256; choose a shorter one"
+    assert refused(choose_run_dir, None, name) == refused(find_checkpoint, "last", run_dir=None, name=name) == expected
+    assert choose_run_dir(None, "x" * 255).parent.name == "x" * 255
+    given = "a" * 256
+    assert refused(choose_run_dir, given, "x") == f"run_dir: {given}: File name too long; choose another place"
+
+
 @pytest.mark.parametrize("name", ["a/../../b", "/a", "", ".."])
 def test_a_name_cannot_leave_the_folder_of_runs(name):
     assert refused(choose_run_dir, None, name).startswith(f"name: {name!r}: expected a plain folder name")
@@ -91,9 +102,9 @@ def test_last_of_nothing():
     )
 
 
-@pytest.mark.parametrize("word", ["best", "hpc", "registry"])
+@pytest.mark.parametrize("word", ["auto", "best", "hpc", "registry"])
 def test_other_words_are_refused(word):
-    assert refused(find_checkpoint, word, run_dir=None, name="x").startswith(f"ckpt_path: {word}: expected 'last' or")
+    assert refused(find_checkpoint, word, run_dir=None, name="x").startswith(f"ckpt_path: {word}: expected 'last',")
 
 
 def test_a_checkpoint_is_complete(tmp_path):
@@ -113,7 +124,43 @@ def test_last_passes_over_damaged_files(tmp_path):
     with pytest.warns(UserWarning, match=r"step=2.ckpt is damaged .found another or an incomplete file.*step=1.ckpt"):
         assert find_checkpoint("last", run_dir="here", name="x") == str(good.relative_to(tmp_path))
     good.write_text("")
-    assert refused(find_checkpoint, "last", run_dir="here", name="x").endswith("there is no other good one; start anew")
+    assert refused(find_checkpoint, "last", run_dir="here", name="x").endswith(
+        "there is no other good one; start anew in another --run_dir"
+    )
+
+
+def test_auto_does_not_begin_beside_damaged_files(tmp_path, capsys):
+    folder = tmp_path / "here" / "checkpoints"
+    assert find_or_begin("here", "x") is None
+    good, torn = checkpoint(folder / "step=1.ckpt"), checkpoint(folder / "step=2.ckpt")
+    (folder / "last.ckpt").symlink_to("step=2.ckpt")
+    torn.write_text("")
+    with pytest.warns(UserWarning, match="step=2.ckpt is damaged"):
+        assert find_or_begin("here", "x") == str(good.relative_to(tmp_path))
+    assert capsys.readouterr().err.splitlines() == [
+        "llava-pl: ckpt_path: auto: no checkpoint in here, starting from the beginning",
+        "llava-pl: ckpt_path: auto: going on with here/checkpoints/step=1.ckpt",
+    ]
+    good.write_text("")
+    assert refused(find_or_begin, "here", "x").endswith("start anew in another --run_dir")
+
+
+def test_auto_says_nothing_of_a_folder_that_is_none(tmp_path, capsys):
+    (tmp_path / "here").touch()
+    assert refused(find_or_begin, "here", "x") == (
+        "run_dir: here: expected a folder or a new name, found a file; choose another place"
+    )
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("variable", ["LOCAL_RANK", "RANK", "SLURM_PROCID"])
+def test_one_process_speaks_and_tidies(tmp_path, monkeypatch, capsys, variable):
+    (tmp_path / "metrics.csv").touch()
+    monkeypatch.setenv(variable, "1")
+    assert find_or_begin("here", "x") is None
+    keep_old_logs(tmp_path, with_ledger=True)
+    assert capsys.readouterr().err == ""
+    assert (tmp_path / "metrics.csv").exists()
 
 
 def test_last_without_its_link(tmp_path):
@@ -145,7 +192,7 @@ def test_command_that_resumes(words, tmp_path):
     assert command == f"llava-pl fit --config 'a b.yaml' --run_dir {tmp_path}/run --ckpt_path last"
 
 
-def test_old_logs_are_moved_aside(tmp_path, monkeypatch):
+def test_old_logs_are_moved_aside(tmp_path):
     for text in ("first", "second"):
         (tmp_path / "metrics.csv").write_text(text)
         (tmp_path / "ledger").mkdir(exist_ok=True)
@@ -153,7 +200,3 @@ def test_old_logs_are_moved_aside(tmp_path, monkeypatch):
     assert [(tmp_path / f"metrics-{number}.csv").read_text() for number in (1, 2)] == ["first", "second"]
     assert not (tmp_path / "metrics.csv").exists()
     assert (tmp_path / "ledger-1").is_dir()
-    monkeypatch.setenv("LOCAL_RANK", "1")  # the first rank may already write
-    (tmp_path / "metrics.csv").write_text("new")
-    keep_old_logs(tmp_path, with_ledger=True)
-    assert (tmp_path / "metrics.csv").exists()

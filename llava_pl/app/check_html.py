@@ -30,15 +30,17 @@ def report_page(report: CheckReport, load_picture: Callable[[str], Image.Image])
         shown = f", the first {NUM_EXAMPLES} of them" if len(bad) > NUM_EXAMPLES else ""
         body += (
             f"<h2>{show(reason)}: {len(bad):,} records{shown}</h2>\n<table>\n"
-            '<thead><tr><th scope="col">record</th><th scope="col">id</th><th scope="col">what is wrong</th>'
-            f'<th scope="col">pictures</th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n'
+            '<thead><tr><th scope="col">source</th><th scope="col">record</th><th scope="col">id</th>'
+            '<th scope="col">what is wrong</th><th scope="col">pictures</th></tr></thead>\n'
+            f"<tbody>\n{rows}</tbody>\n</table>\n"
         )
-    return page("Check of the training data", body)
+    return page("Check of the records", body)
 
 
 def _row(entry: BadRecord, load_picture: Callable[[str], Image.Image]) -> str:
     return (
-        f'<tr><td class="number">{entry.index}</td><td>{show(entry.id)}</td><td class="text">{show(entry.message)}</td>'
+        f'<tr><td>{show(entry.source)}</td><td class="number">{entry.index}</td><td>{show(entry.id)}</td>'
+        f'<td class="text">{show(entry.message)}</td>'
         f"<td>{_pictures(entry.images, load_picture)}</td></tr>\n"
     )
 

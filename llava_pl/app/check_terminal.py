@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-from llava_pl.app.check import CheckReport
-from llava_pl.app.lens import visible
+from llava_pl.app.check import CheckReport, list_places
+from llava_pl.app.stretches import visible
 
 NUM_EXAMPLES = 3
 NUM_PLACES = 8
@@ -55,13 +55,12 @@ def print_report(report: CheckReport, console: Console | None = None) -> None:
         table.add_column("records", justify="right")
         table.add_column("first at")
         for reason, bad in reasons.items():
-            places = [str(entry.index) for entry in bad[:NUM_PLACES]]
-            table.add_row(reason, f"{len(bad):,}", ", ".join(places) + (", ..." if len(bad) > NUM_PLACES else ""))
+            table.add_row(reason, f"{len(bad):,}", Text(visible(list_places(bad, NUM_PLACES))))
         console.print(table, highlight=False)
     for reason, bad in reasons.items():
         console.print(Text(reason, style="bold"), highlight=False)
         for entry in bad[:NUM_EXAMPLES]:
-            console.print(Text(f"  {entry.index}: {visible(entry.message)}"), highlight=False, soft_wrap=True)
+            console.print(Text(f"  {visible(entry.place)}: {visible(entry.message)}"), highlight=False, soft_wrap=True)
     for note in report.notes:
         console.print(Text(f"note: {visible(note)}"), highlight=False)
     console.print(Text(report.summary, style="bold red" if report.bad else "bold green"), highlight=False)

@@ -66,16 +66,17 @@ def main(words: Sequence[str]) -> int:
 
 def _view(words: Sequence[str]) -> int:
     parser = _parser("view", "Show one record as training sees it.")
-    parser.add_argument("--index", type=int, default=0, help="place of the record in the training data (%(default)s)")
+    parser.add_argument("--index", type=int, default=0, help="place of the record in its source (%(default)s)")
+    parser.add_argument("--source", metavar="NAME", help="name of the source, by default the first")
     options, rest = parser.parse_known_args(words)
-    _check_place(options.html, "--html")
+    _check_page_place(options.html)
 
     from llava_pl.app.lens import look_at
     from llava_pl.app.lens_html import view_page
     from llava_pl.app.lens_terminal import print_view
     from llava_pl.app.load_data import load_data
 
-    view = look_at(load_data(rest), options.index)
+    view = look_at(load_data(rest), options.index, options.source)
     print_view(view)
     if options.html is not None:
         _write(options.html, view_page(view))
@@ -83,14 +84,14 @@ def _view(words: Sequence[str]) -> int:
 
 
 def _check(words: Sequence[str]) -> int:
-    parser = _parser("check", "Decode every picture and encode every record of the training data.")
+    parser = _parser("check", "Decode every picture and encode every record of data.records and data.val_records.")
     parser.add_argument("--quarantine", type=Path, metavar="FILE", help="write the bad records here, as JSON")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that work in parallel (data.num_workers)")
     options, rest = parser.parse_known_args(words)
     if options.workers is not None and options.workers < 0:
         raise InputError(f"--workers: expected at least 0, found {options.workers}")
-    _check_place(options.html, "--html")
-    _check_place(options.quarantine, "--quarantine")
+    _check_page_place(options.html)
+    _check_quarantine_place(options.quarantine)
 
     from llava_pl.app.check import check_records
     from llava_pl.app.check_html import report_page
@@ -99,15 +100,16 @@ def _check(words: Sequence[str]) -> int:
     from llava_pl.data.quarantine import write_quarantine
 
     data = load_data(rest)
-    records, encoder = data.train_entries(), data.make_encoder()
-    if not records:
+    sources, encoder = data.open_entries(), data.make_encoder()
+    num_records = sum(map(len, sources.values()))
+    if not num_records:
         raise InputError("data: no records to check; give the data module a training file")
     num_workers = data.num_workers if options.workers is None else options.workers
-    with progress_bar(len(records)) as advance:
-        report = check_records(records, encoder, num_workers=num_workers, advance=advance)
+    with progress_bar(num_records) as advance:
+        report = check_records(sources, encoder, num_workers=num_workers, advance=advance)
     print_report(report)
     if options.quarantine is not None:
-        write_quarantine(options.quarantine, report.bad)
+        write_quarantine(options.quarantine, sources, report.bad)
         sys.stdout.write(f"wrote {options.quarantine}\n")
     if options.html is not None:
         _write(options.html, report_page(report, encoder.load_picture))
@@ -131,6 +133,24 @@ def _check_place(path: Path | None, option: str) -> None:
     if path is not None and (path.is_dir() or not path.parent.is_dir()):
         found = "a folder" if path.is_dir() else f"no folder {path.parent}"
         raise InputError(f"{option}: {path}: expected a file in a folder that exists, found {found}")
+
+
+def _check_page_place(path: Path | None) -> None:
+    _check_place(path, "--html")
+    if path is not None and path.exists() and path.suffix.lower() not in (".html", ".htm"):
+        raise InputError(
+            f"--html: {path}: expected a new file or a page (.html), found another file; choose another name"
+        )
+
+
+def _check_quarantine_place(path: Path | None) -> None:
+    from llava_pl.data.quarantine import is_quarantine
+
+    _check_place(path, "--quarantine")
+    if path is not None and path.exists() and not is_quarantine(path):
+        raise InputError(
+            f"--quarantine: {path}: expected a new file or a quarantine, found another file; choose another name"
+        )
 
 
 def _write(path: Path, page: str) -> None:

@@ -8,7 +8,7 @@ from html import escape
 
 from PIL import Image
 
-from llava_pl.app.lens import visible
+from llava_pl.app.stretches import visible
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #111; background: #fff; max-width: 72rem; margin: 2rem auto;

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from llava_pl.app.html_page import page, picture_tag, show
-from llava_pl.app.lens import MEANINGS, Stretch, Token, View
+from llava_pl.app.lens import View
+from llava_pl.app.stretches import MEANINGS, Stretch, Token
 
 COLOURS = {
     "read": ("#ffffff", "#f1f1f1"),
@@ -46,7 +47,7 @@ def view_page(view: View) -> str:
         '<thead><tr><th scope="col">positions</th><th scope="col">what</th><th scope="col">text</th></tr></thead>\n'
         f"<tbody>\n{rows}</tbody>\n</table>\n{heading}{pictures}"
     )
-    return page(f"Record {view.index}, id {view.id!r}, as training sees it", body, STYLE)
+    return page(f"Record {view.index} of {view.source}, id {view.id!r}, as training sees it", body, STYLE)
 
 
 def _row(span: str, kind: str, text: str) -> str:

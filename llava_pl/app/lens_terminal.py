@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llava_pl.app.lens import MEANINGS, Stretch, View
+from llava_pl.app.lens import View
+from llava_pl.app.stretches import MEANINGS, Stretch, visible
 
 STYLES = {
     "read": ("default", "default"),
@@ -37,7 +38,8 @@ def print_view(view: View, console: Console | None = None) -> None:
     if view.num_cut:
         style = STYLES["cut"][0]
         table.add_row("", Text("cut", style=style), Text(f"[cut: {view.num_cut:,} tokens]", style=style))
-    console.print(Text(f"record {view.index}, id {view.id!r}: {view.summary}"), highlight=False)
+    title = f"record {view.index} of {visible(view.source)}, id {view.id!r}"
+    console.print(Text(f"{title}: {view.summary}"), highlight=False, soft_wrap=True)
     console.print(table, highlight=False)
     kinds = {stretch.kind for stretch in view.stretches} | ({"cut"} if view.num_cut else set())
     legend = [Text(f"{kind} = {MEANINGS[kind]}", style=STYLES[kind][0]) for kind in MEANINGS if kind in kinds]

@@ -1,8 +1,9 @@
 """Record to batch.
 
-In reading order: sources, records, store, mixture, quarantine, conversation, tokenization, image, anyres, dataset,
-lengths, ordering, sampler, collate, loader, conversation_datamodule, datamodule. There is no ``nn.Module`` in here. The
-public names are loaded when first used, so that reading a file of records does not import Lightning.
+In reading order: sources, records, store, mixture, entries, quarantine, conversation, tokenization, image, anyres,
+dataset, load_encoder, encoded, training_data, lengths, ordering, sampler, collate, loader, train_loader, eval_loader,
+conversation_datamodule, datamodule. There is no ``nn.Module`` in here. The public names are loaded when first used, so
+that reading a file of records does not import Lightning.
 """
 
 from __future__ import annotations

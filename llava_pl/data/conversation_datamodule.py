@@ -6,12 +6,11 @@ In: the sources and questions that a data module names. Out: the batches of `fit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from math import ceil, inf
+from functools import cached_property, partial
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
@@ -19,34 +18,31 @@ from torch.utils.data import DataLoader, Dataset
 from llava_pl.data.anyres import choose_tiling
 from llava_pl.data.collate import collate
 from llava_pl.data.conversation import find_stop
-from llava_pl.data.dataset import PackedDataset, RecordDataset, SampleEncoder
+from llava_pl.data.dataset import RecordDataset, SampleEncoder
+from llava_pl.data.entries import RunSource, check_sources, open_entries
 from llava_pl.data.eval_loader import make_eval_loader
-from llava_pl.data.image import ImageTransform
-from llava_pl.data.llama_tokenizer import load_tokenizer
+from llava_pl.data.load_encoder import load_encoder
 from llava_pl.data.loader import StepLoader
 from llava_pl.data.ordering import Grouping
-from llava_pl.data.packing import pack
-from llava_pl.data.quarantine import check_settings
+from llava_pl.data.quarantine import Quarantine
 from llava_pl.data.question_dataset import QuestionDataset
-from llava_pl.data.sampler import PackedSampler, ResumableSampler, check_budget, count_epochs
-from llava_pl.data.special_tokens import add_image_tokens
-from llava_pl.data.store_cache import open_store
 from llava_pl.data.templates import TemplateName
-from llava_pl.data.training_data import Entries, GivenRecords, TrainingData, TrainingSource
+from llava_pl.data.train_loader import make_train_loader
+from llava_pl.data.training_data import GivenRecords, TrainingData
 from llava_pl.types import BadRecord, InputError, OnTooLong, Record, Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 RETRY_AFTER_SECONDS = (0.5, 2.0)
-"""How long training waits for a picture that cannot be read, before each further try."""
+"""How long a run waits for a picture that cannot be read, before each further try."""
 
 
 class ConversationDataModule(LightningDataModule):
     """What every data module here shares: one encoder, loaders for learning and for answering.
 
-    A subclass names its `train_sources`, which `open_train_data` reads, and fills ``val_datasets`` in `setup`. One that
-    has records of its own making fills ``train_records`` there instead.
+    A subclass names its `train_sources`, which `open_train_data` reads, and fills ``val_datasets`` in `setup`, from
+    `val_sources` if it has some. One that has records of its own making fills ``train_records`` there instead.
 
     Args:
         tokenizer: Folder or hub name of the decoder's tokenizer.
@@ -64,9 +60,9 @@ class ConversationDataModule(LightningDataModule):
         on_too_long: A longer sample has text cut off its end ("truncate_text"; one whose image would be cut stops the
             run), is left out and counted ("drop"), or stops the run ("error").
         bad_records: A record that cannot be learned from stops the run ("error"), or is left out if `quarantine` names
-            it ("quarantine"). So does, or is, one whose picture cannot be read when its turn comes, after two more
-            tries.
-        quarantine: JSON file that `llava-pl data check --quarantine` wrote.
+            it ("quarantine"); in validation, too. So does, or is, named there or not, one whose picture cannot be read
+            when its turn comes, after two more tries.
+        quarantine: JSON file that `llava-pl data check --quarantine` wrote after it went through this data.
         cache_dir: Folder of what is read and counted once and mapped into memory from then on; by default
             `$LLAVA_PL_CACHE`, or `~/.cache/llava_pl`. What lies there may be deleted at any time between runs.
         cache_tokens: Keep the token ids of all records there, too, about five bytes for each token of text.
@@ -122,7 +118,11 @@ class ConversationDataModule(LightningDataModule):
         ):
             if value < least:
                 raise InputError(f"data.{name}: expected at least {least}, found {value}")
-        check_settings(bad_records, quarantine)
+        if (bad_records == "quarantine") != (quarantine is not None):
+            raise InputError(
+                f"data.bad_records: found {bad_records} with data.quarantine {quarantine}; expected 'quarantine' with "
+                "the file that `llava-pl data check --quarantine FILE` wrote, or 'error' without a file"
+            )
         if grouping not in get_args(Grouping):
             raise InputError(f"data.grouping: expected one of {', '.join(get_args(Grouping))}, found {grouping!r}")
         if is_packed and grouping not in ("none", "balanced"):
@@ -137,38 +137,30 @@ class ConversationDataModule(LightningDataModule):
         self.token_budget = token_budget
         self.train_data: TrainingData | GivenRecords = GivenRecords((), self.make_encoder)
         self.val_datasets: list[Dataset[Sample]] = []
-        self._tokenizer_path, self._image_processor = tokenizer, image_processor
-        self._image_folder = Path(image_folder)
         self._template = template
-        self._square_by: Literal["pad", "square"] = "pad" if image_aspect == "pad" else "square"  # tiles are squares
-        self._tiling = choose_tiling(image_aspect, grid_pinpoints, image_processor, num_image_tokens)
-        self._marks = {"image_patch_token": image_patch_token, "image_start_end": image_start_end}
-        self._respect_exif, self._legacy_tokenizer = respect_exif, legacy_tokenizer
-        self._max_length = max_length
-        self._on_too_long: OnTooLong = on_too_long
+        self._load_encoder = partial(
+            load_encoder,
+            tokenizer=tokenizer,
+            image_processor=image_processor,
+            num_image_tokens=num_image_tokens,
+            image_folder=Path(image_folder),
+            template=template,
+            image_aspect=image_aspect,
+            image_start_end=image_start_end,
+            image_patch_token=image_patch_token,
+            respect_exif=respect_exif,
+            legacy_tokenizer=legacy_tokenizer,
+            max_length=max_length,
+            on_too_long=on_too_long,
+            tiling=choose_tiling(image_aspect, grid_pinpoints, image_processor, num_image_tokens),
+        )
         self._bad_records, self._quarantine = bad_records, quarantine
         self._cache_dir, self._cache_tokens = cache_dir, cache_tokens
         self.encoder: SampleEncoder | None = None
 
     def make_encoder(self) -> SampleEncoder:
         """Return the encoder of samples, made when first asked for."""
-        if self.encoder is None:
-            if not self._image_folder.is_dir():
-                raise InputError(f"data.image_folder: {self._image_folder}: no such folder; check the path")
-            tokenizer = load_tokenizer(self._tokenizer_path, legacy=self._legacy_tokenizer)
-            add_image_tokens(tokenizer, **self._marks)
-            self.encoder = SampleEncoder(
-                tokenizer=tokenizer,
-                image_transform=ImageTransform.from_pretrained(self._image_processor, aspect=self._square_by),
-                image_folder=self._image_folder,
-                num_image_tokens=self.num_image_tokens,
-                template=self._template,
-                image_start_end=self._marks["image_start_end"],
-                respect_exif=self._respect_exif,
-                max_length=self._max_length,
-                on_too_long=self._on_too_long,
-                tiling=self._tiling,
-            )
+        self.encoder = self.encoder or self._load_encoder()
         return self.encoder
 
     @property
@@ -181,15 +173,28 @@ class ConversationDataModule(LightningDataModule):
         """The text that ends an answer."""
         return find_stop(self._template, self.tokenizer)
 
-    def train_sources(self) -> list[TrainingSource]:
+    def train_sources(self) -> list[RunSource]:
         """Return where the records to train on come from."""
         return []
 
-    def train_entries(self) -> Sequence[Record | BadRecord]:
-        """Return every record to train on, or what is wrong with it, in the order that a quarantine counts in."""
-        if sources := self.train_sources():
-            return Entries([open_store(source.source, self._cache_dir) for source in sources])
-        return self.train_records
+    def val_sources(self) -> list[RunSource]:
+        """Return where the records of validation come from, if it goes through records."""
+        return []
+
+    def open_entries(self) -> dict[str, Sequence[Record | BadRecord]]:
+        """Return for each source, those of validation last, every record or what is wrong with it.
+
+        Raises:
+            InputError: A source or its weight is one that `fit` refuses, too.
+        """
+        train = self.train_sources()
+        given = {} if train else self.train_data.entries
+        return {**given, **open_entries(train, self.val_sources(), self._cache_dir)}
+
+    @cached_property
+    def quarantine(self) -> Quarantine | None:
+        """What the file of that name says, read once; None if there is none."""
+        return None if self._quarantine is None else Quarantine.read(self._quarantine)
 
     def prepare_data(self) -> None:
         """Do what `setup` does once in one process: what it reads and counts, the others then find in the cache."""
@@ -203,7 +208,10 @@ class ConversationDataModule(LightningDataModule):
             RecordError: A record that cannot be learned from is not in the quarantine.
         """
         if isinstance(self.train_data, GivenRecords) and (sources := self.train_sources()):
-            self.train_data = self._open(sources, self._quarantine)
+            labels = check_sources(sources, self.val_sources())
+            if self.quarantine is not None:
+                self.quarantine.check_labels(labels)
+            self.train_data = self.open_sources(sources)
             for line in self.train_data.describe():
                 rank_zero_info(line)
 
@@ -216,14 +224,15 @@ class ConversationDataModule(LightningDataModule):
     def train_records(self, records: Sequence[Record]) -> None:
         self.train_data = GivenRecords(records, self.make_encoder)
 
-    def _open(self, sources: Sequence[TrainingSource], quarantine: str | Path | None = None) -> TrainingData:
+    def open_sources(self, sources: Sequence[RunSource]) -> TrainingData:
+        """Return what some sources hold, read and counted, without what the quarantine names."""
         return TrainingData(
             sources,
             self.make_encoder(),
             cache_dir=self._cache_dir,
             has_tokens=self._cache_tokens,
             num_workers=self.num_workers,
-            quarantine=quarantine,
+            quarantine=self.quarantine,
             seed=self.seed,
             say=rank_zero_info,
         )
@@ -232,49 +241,31 @@ class ConversationDataModule(LightningDataModule):
         """Return the micro batches of an epoch per device, known without making a loader."""
         return ceil(ceil(len(self.train_records) / world_size) / self.batch_size)
 
-    def measure_train_records(self) -> list[int]:
-        """Return what `grouping` goes by for each training record, words or tokens."""
-        is_words = self.grouping == "modality_length"
-        lengths: list[int] = (self.train_data.num_words if is_words else self.train_data.num_tokens).tolist()
-        return lengths
+    def make_dataset(self, data: TrainingData | GivenRecords) -> RecordDataset:
+        """Return the samples of some records; of pictures that break on the way, ``bad_records`` decides."""
+        return RecordDataset(
+            data.records,
+            self.make_encoder(),
+            tokens=data.tokens,
+            places=data.places,
+            skips_broken=self._bad_records == "quarantine",
+            retry_after_seconds=RETRY_AFTER_SECONDS,
+        )
 
     def train_dataloader(self) -> StepLoader:
         """Return the loader of training batches, in an order that seed and epoch alone decide."""
         if not self.train_records:
             raise InputError("data: no records to train on; give the data module a training file")
-        trainer = self.trainer
-        dataset = RecordDataset(
-            self.train_records,
-            self.make_encoder(),
-            tokens=self.train_data.tokens,
-            skips_broken=self._bad_records == "quarantine",
-            retry_after_seconds=RETRY_AFTER_SECONDS,
-        )
-        sampler = (PackedSampler if self.is_packed else ResumableSampler)(
-            dataset,
-            num_replicas=trainer.world_size if trainer else 1,
-            rank=trainer.global_rank if trainer else 0,
+        return make_train_loader(
+            self.make_dataset(self.train_data),
+            self.train_data,
+            batch_size=self.batch_size,
             seed=self.seed,
-            grouping="balanced" if self.is_packed else self.grouping,
-            micro_batch_size=self.batch_size,
-            num_micro_batches=trainer.accumulate_grad_batches if trainer else 1,
-            lengths=self.measure_train_records,
-        )
-        if self.token_budget is not None:
-            num_epochs = count_epochs(trainer.max_epochs, trainer.max_steps, sampler) if trainer else 1
-            num_tokens = self.train_data.num_tokens.tolist()
-            check_budget(sampler, self.token_budget, num_tokens=num_tokens, epochs=range(num_epochs))
-        packer = partial(pack, num_image_tokens=self.num_image_tokens)
-        return StepLoader(
-            PackedDataset(dataset) if self.is_packed else dataset,
-            batch_size=None if self.is_packed else self.batch_size,
-            sampler=sampler,
-            collate_fn=packer if self.is_packed else self._collate("right"),
-            count_micro_batches=lambda: trainer.accumulate_grad_batches if trainer else 1,
-            count_batches=lambda: trainer.num_training_batches if trainer else inf,
+            grouping=self.grouping,
+            is_packed=self.is_packed,
+            token_budget=self.token_budget,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            trainer=self.trainer,
         )
 
     def val_dataloader(self) -> list[DataLoader[Sample]]:
@@ -287,14 +278,11 @@ class ConversationDataModule(LightningDataModule):
             batch_size=self.eval_batch_size,
             num_replicas=self.trainer.world_size if self.trainer else 1,
             rank=self.trainer.global_rank if self.trainer else 0,
-            collate_fn=self._collate("left" if isinstance(dataset, QuestionDataset) else "right"),
+            collate_fn=partial(
+                collate,
+                pad_token_id=self.tokenizer.pad_token_id,
+                num_image_tokens=self.num_image_tokens,
+                padding_side="left" if isinstance(dataset, QuestionDataset) else "right",
+            ),
             num_workers=self.num_workers,
-        )
-
-    def _collate(self, padding_side: Literal["left", "right"]) -> partial:  # type: ignore[type-arg]
-        return partial(
-            collate,
-            pad_token_id=self.tokenizer.pad_token_id,
-            num_image_tokens=self.num_image_tokens,
-            padding_side=padding_side,
         )

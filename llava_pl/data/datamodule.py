@@ -7,14 +7,13 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from llava_pl.data.conversation_datamodule import RETRY_AFTER_SECONDS, ConversationDataModule
-from llava_pl.data.dataset import RecordDataset
+from llava_pl.data.conversation_datamodule import ConversationDataModule
+from llava_pl.data.entries import VAL_LABEL, RunSource
 from llava_pl.data.mixture import SourceConfig
 from llava_pl.data.question_dataset import ImageSource, QuestionDataset
 from llava_pl.data.scienceqa import PromptFormat, evaluation_question, read_scienceqa, training_source
 from llava_pl.data.sources import Source
-from llava_pl.data.training_data import TrainingSource
-from llava_pl.types import InputError, RecordError, Sample
+from llava_pl.types import InputError, Sample
 
 
 class LlavaDataModule(ConversationDataModule):
@@ -43,18 +42,22 @@ class LlavaDataModule(ConversationDataModule):
         self._records = records
         self._val_records = val_records
 
-    def train_sources(self) -> list[TrainingSource]:
+    def train_sources(self) -> list[RunSource]:
         """Return the files to train on."""
         if self._records is None:
             return []
         if self._records == "":
             raise InputError("data.records: expected a file, found an empty name; give a path, or null for none")
-        sources: list[TrainingSource] = []
+        sources: list[RunSource] = []
         for file in self._records if isinstance(self._records, list) else [str(self._records)]:
             config = SourceConfig(path=file) if isinstance(file, str) else file
             label = config.get("name") or Path(config["path"]).stem
-            sources.append(TrainingSource(label, Source.of(config["path"]), config.get("repeats", 1.0)))
+            sources.append(RunSource(label, Source.of(config["path"]), config.get("repeats", 1.0)))
         return sources
+
+    def val_sources(self) -> list[RunSource]:
+        """Return the file to validate with."""
+        return [] if self._val_records is None else [RunSource(VAL_LABEL, Source.of(self._val_records))]
 
     def setup(self, stage: str) -> None:
         """Read the files that a stage needs."""
@@ -65,12 +68,12 @@ class LlavaDataModule(ConversationDataModule):
         if stage == "fit":
             self.open_train_data()
         if self._val_records is not None and not self.val_datasets:
-            try:
-                data = self._open([TrainingSource("val", Source.of(self._val_records))])
-            except RecordError as error:  # no quarantine is for these
-                raise InputError(f"data.val_records: {error}") from error
-            encoder, waits = self.make_encoder(), RETRY_AFTER_SECONDS
-            self.val_datasets = [RecordDataset(data.records, encoder, tokens=data.tokens, retry_after_seconds=waits)]
+            data = self.open_sources(self.val_sources())
+            if not data.records:
+                raise InputError(
+                    f"data.val_records: {self._val_records}: no records to validate with; give a file of some"
+                )
+            self.val_datasets = [self.make_dataset(data)]
 
 
 class ScienceQADataModule(ConversationDataModule):
@@ -108,10 +111,10 @@ class ScienceQADataModule(ConversationDataModule):
         self._test_split = test_split
         self._ask_letter = ask_letter
 
-    def train_sources(self) -> list[TrainingSource]:
+    def train_sources(self) -> list[RunSource]:
         """Return the training split; a malformed problem stops the run."""
         source = training_source(self._root, self._train_split, self._prompt_format)
-        return [TrainingSource("scienceqa", source)]
+        return [RunSource("scienceqa", source)]
 
     def setup(self, stage: str) -> None:
         """Read the problems that a stage needs."""

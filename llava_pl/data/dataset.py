@@ -212,6 +212,7 @@ class RecordDataset(Dataset[Sample]):
         records: What to learn from.
         encoder: Makes their samples.
         tokens: What the encoder's `tokenize` returns for each record, if it is at hand.
+        places: What messages call each record, such as "charts 7", if that is known.
         skips_broken: Leave out records whose picture cannot be read.
         retry_after_seconds: How long to wait before each further try.
     """
@@ -222,12 +223,14 @@ class RecordDataset(Dataset[Sample]):
         encoder: SampleEncoder,
         *,
         tokens: Sequence[EncodedConversation] | None = None,
+        places: Sequence[str] | None = None,
         skips_broken: bool = False,
         retry_after_seconds: Sequence[float] = (),
     ) -> None:
         self.records = records
         self.encoder = encoder
         self.tokens = tokens
+        self.places = places
         self.skips_broken = skips_broken
         self.retry_after_seconds = tuple(retry_after_seconds)
 
@@ -235,21 +238,22 @@ class RecordDataset(Dataset[Sample]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
-        record = self.records[index]
-        tokenized = None if self.tokens is None else self.tokens[index]
-        return replace(self._encode(record, tokenized, self.retry_after_seconds), index=index)
+        return replace(self._encode(index, self.retry_after_seconds), index=index)
 
-    def _encode(self, record: Record, tokenized: EncodedConversation | None, waits: Sequence[float]) -> Sample:
+    def _encode(self, index: int, waits: Sequence[float]) -> Sample:
+        record = self.records[index]
         try:
-            return self.encoder.encode_record(record, tokenized)
+            return self.encoder.encode_record(record, None if self.tokens is None else self.tokens[index])
         except RecordError as error:
+            message = f"{self.places[index]}: {error}" if self.places else str(error)
             if error.reason not in PICTURE_REASONS or not (waits or self.skips_broken):
-                raise
+                raise RecordError(message, error.reason) from error
             if not waits:
-                warnings.warn(f"{error}; the record is left out", stacklevel=2)
+                # Explicit, for one line: `warn` adds one of source code. Each time, not once per place in the code.
+                warnings.warn_explicit(f"{message}; the record is left out", UserWarning, filename="llava-pl", lineno=0)
                 return self.encoder.skip(record, error.reason)
         time.sleep(waits[0])
-        return self._encode(record, tokenized, waits[1:])
+        return self._encode(index, waits[1:])
 
 
 class PackedDataset(Dataset[list[Sample]]):

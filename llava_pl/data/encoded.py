@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -30,8 +28,9 @@ from rich.progress import track
 from llava_pl.data.collate import count_supervised
 from llava_pl.data.dataset import PICTURE_REASONS
 from llava_pl.data.lengths import count_words
-from llava_pl.data.store_cache import locked, sync
+from llava_pl.data.store_cache import advise, locked, sync
 from llava_pl.data.tokenization import EncodedConversation
+from llava_pl.lifeline import end_with
 from llava_pl.types import IGNORE_INDEX, InputError, Record, RecordError, Sample
 
 if TYPE_CHECKING:
@@ -91,8 +90,8 @@ class EncodedRecords:
                     _write(temporary, _encode(store, encoder, has_tokens, num_workers))
         except OSError as error:
             raise InputError(
-                f"{folder.parent}: cannot store what the records are encoded to ({error.strerror or error}); make "
-                "room, switch data.cache_tokens off, or set data.cache_dir to another folder"
+                f"{folder.parent}: cannot store what the records are encoded to ({error.strerror or error}); "
+                + advise(error, " or switch data.cache_tokens off" if has_tokens else "")
             ) from error
         found = cls._open(folder, store, has_tokens=has_tokens)
         assert found is not None, "it was written by this process"
@@ -181,14 +180,7 @@ def _encode(store: RecordStore, encoder: SampleEncoder, has_tokens: bool, num_wo
 
 def _start_worker(parent: int) -> None:
     torch.set_num_threads(1)  # the threads of OpenMP do not survive a fork
-    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
-
-
-def _end_after(parent: int) -> None:
-    """End this worker when the process that started it is gone: a killed one tells nobody."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+    end_with(parent)
 
 
 def _encode_range(store: RecordStore, encoder: SampleEncoder, has_tokens: bool, start: int) -> _Part:

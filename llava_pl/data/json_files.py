@@ -16,12 +16,13 @@ def read_json(path: str | Path) -> Any:  # noqa: ANN401  JSON is any type until 
         InputError: The file is missing, is a folder, is not UTF-8, or is no JSON; line and column are named.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))  # with a byte order mark, or without
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
+        offset = Path(path).stat().st_size - len(error.object) + error.start  # the mark is not in the object
         raise InputError(
-            f"{path}: expected UTF-8 text, found byte {error.object[error.start]:#04x} at offset {error.start}"
+            f"{path}: expected UTF-8 text, found byte {error.object[error.start]:#04x} at offset {offset}"
         ) from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: invalid JSON at line {error.lineno}, column {error.colno}: {error.msg}") from error

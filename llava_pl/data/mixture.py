@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from math import isnan
 from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 import numpy as np
@@ -35,6 +36,28 @@ class SourceConfig(TypedDict):
     repeats: NotRequired[float]
 
 
+def check_repeats(labels: Sequence[str], repeats: Sequence[float]) -> None:
+    """Check what can be known of a mixture before its sources are read.
+
+    Args:
+        labels: Name of each source.
+        repeats: How often each is held.
+
+    Raises:
+        InputError: A source is held too rarely or too often.
+    """
+    for label, times in zip(labels, repeats, strict=True):
+        if isnan(times):
+            raise InputError(
+                f"data.records: {label}: repeats: expected a number, found nan; write how often an epoch holds each "
+                "record, such as 2.5"
+            )
+        if not 0 < times <= MOST_REPEATS:
+            raise InputError(
+                f"data.records: {label}: repeats: expected more than 0 and at most {MOST_REPEATS}, found {times}"
+            )
+
+
 class Mixture:
     """Which records an epoch holds: the first source's, then the second's, and so on.
 
@@ -45,20 +68,14 @@ class Mixture:
         seed: Of the draw of a fraction.
 
     Raises:
-        InputError: Two sources have the same name, or nothing of one is held.
+        InputError: As `check_repeats`, or nothing of a source is held.
     """
 
     def __init__(
         self, labels: Sequence[str], places: Sequence[NDArray[np.int64]], repeats: Sequence[float], *, seed: int = 0
     ) -> None:
+        check_repeats(labels, repeats)
         self.labels = tuple(labels)
-        if len(set(self.labels)) < len(self.labels):
-            raise InputError(f"data.records: expected names that differ, found {', '.join(self.labels)}; give a name")
-        for label, times in zip(labels, repeats, strict=True):
-            if not 0 < times <= MOST_REPEATS:
-                raise InputError(
-                    f"data.records: {label}: repeats: expected more than 0 and at most {MOST_REPEATS}, found {times}"
-                )
         self._places = [
             _draw(left, times, np.random.default_rng([seed, number]))
             for number, (left, times) in enumerate(zip(places, repeats, strict=True))

@@ -1,114 +1,235 @@
-"""The quarantine: which records training leaves out, as a file that a person can read.
+"""The quarantine: which records a run leaves out, as a file that a person can read.
 
-In: the entries of the training data, and a JSON list of ``{"index", "id", "reason", "message"}`` that
-``llava-pl data check`` wrote. Out: which entries are left out.
+In: what `llava-pl data check` went through and found. Out: which entries of a source are left out. The file holds a
+hash of each source that was checked, clean ones too, and serves any choice and order of them, but no other data::
+
+    {"sources": {LABEL: {"records": 4, "content": HASH}},
+     "records": [{"source": LABEL, "index": 1, "id": "b", "reason": "roles", "message": "..."}]}
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from llava_pl.data.entries import content_of
 from llava_pl.data.json_files import read_json
 from llava_pl.types import BadRecord, InputError, Record, RecordError
 
 MOST_SAID = 20
 """Bad records that are said one by one before a run stops."""
 
-
-def check_settings(bad_records: str, quarantine: str | Path | None) -> None:
-    """Check that a file is named exactly if records are to be left out.
-
-    Raises:
-        InputError: One is given without the other.
-    """
-    if (bad_records == "quarantine") != (quarantine is not None):
-        raise InputError(
-            f"data.bad_records: found {bad_records} with data.quarantine {quarantine}; expected 'quarantine' with "
-            "the file that `llava-pl data check --quarantine FILE` wrote, or 'error' without a file"
-        )
+_HEAD = b'{\n "sources": '
+_AGAIN = "delete it and write it again with `llava-pl data check --quarantine`"
 
 
-def write_quarantine(path: str | Path, bad: Iterable[BadRecord]) -> None:
-    """Write bad records as a quarantine file.
+def write_quarantine(
+    path: str | Path, sources: Mapping[str, Sequence[Record | BadRecord]], bad: Iterable[BadRecord]
+) -> None:
+    """Write a quarantine file; a reader sees the old one or the new one, never half of it.
+
+    Args:
+        path: The file; one that is there is replaced.
+        sources: All entries of each source that was checked, by its label.
+        bad: Those that were found bad.
 
     Raises:
         InputError: The file cannot be written.
     """
-    entries = [{"index": b.index, "id": b.id, "reason": b.reason, "message": b.message} for b in bad]
+    names = ("source", "index", "id", "reason", "message")
+    content = {
+        "sources": {
+            label: {"records": len(entries), "content": content_of(entries)} for label, entries in sources.items()
+        },
+        "records": [{name: getattr(entry, name) for name in names} for entry in bad],
+    }
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        Path(path).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
 
 
-def read_quarantine(path: str | Path) -> dict[int, BadRecord]:
-    """Return the entries of a quarantine file by index.
-
-    Raises:
-        InputError: The file is missing, or not what `write_quarantine` writes; an index stands there twice.
-    """
-    entries = read_json(path)
-    if not isinstance(entries, list):
-        raise InputError(f"{path}: expected the JSON list that `llava-pl data check` writes, found another value")
-    found: dict[int, BadRecord] = {}
-    for number, entry in enumerate(entries):
-        fields = entry if isinstance(entry, dict) else {}
-        index, name, reason = fields.get("index"), fields.get("id"), fields.get("reason")
-        if type(index) is not int or not isinstance(name, str) or not isinstance(reason, str) or index in found:
-            raise InputError(
-                f"{path}: entry {number}: expected an object with index (each one once), id and reason, found "
-                f"{str(entry)[:60]!r}; write the file again with `llava-pl data check`"
-            )
-        found[index] = BadRecord(index, name, reason, str(fields.get("message", "")))
-    return found
+def is_quarantine(path: Path) -> bool:
+    """Return whether a file begins as `write_quarantine` begins it; however large it is, no more is read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_HEAD)) == _HEAD
+    except OSError:
+        return False
 
 
-def leave_out(
-    entries: Sequence[Record | BadRecord], bad: Sequence[BadRecord], path: str | Path | None, say: Callable[[str], None]
-) -> list[int]:
-    """Return the places of the entries that a quarantine file names, in rising order, and say how many they are.
+@dataclass(frozen=True, slots=True)
+class CheckedSource:
+    """What a quarantine says about a source.
 
     Args:
-        entries: All entries of the training data.
-        bad: Those that cannot be learned from; the file must name them all.
-        path: The file; None for no quarantine.
+        num_records: How many entries it had, bad ones included.
+        content: Hash of what was checked; see `entries.content_of`.
+        left_out: The bad ones, by their place.
+    """
+
+    num_records: int
+    content: str
+    left_out: dict[int, BadRecord] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """Which records are left out.
+
+    Args:
+        path: The file.
+        sources: What was checked, by its label.
+    """
+
+    path: Path
+    sources: dict[str, CheckedSource]
+
+    @classmethod
+    def read(cls, path: str | Path) -> Quarantine:
+        """Return what a file says.
+
+        Raises:
+            InputError: The file is missing, or not what `write_quarantine` writes.
+        """
+        content = read_json(path)
+        if isinstance(content, list):
+            raise InputError(
+                f"{path}: expected a JSON object that says which data was checked, found a list, as older versions "
+                f"wrote it; {_AGAIN}"
+            )
+        fields = content if isinstance(content, dict) else {}
+        sources, records = fields.get("sources"), fields.get("records")
+        if not (isinstance(sources, dict) and isinstance(records, list)):
+            raise InputError(f"{path}: expected a JSON object with sources and records, found another value; {_AGAIN}")
+        quarantine = cls(Path(path), {label: _read_source(path, label, value) for label, value in sources.items()})
+        for number, entry in enumerate(records):
+            bad = _read_entry(entry, quarantine.sources)
+            if bad is None:
+                raise InputError(
+                    f"{path}: records, entry {number}: expected an object with a source of the file, an index in it, "
+                    f"id and reason, found {str(entry)[:60]!r}; {_AGAIN}"
+                )
+            quarantine.sources[bad.source].left_out[bad.index] = bad
+        return quarantine
+
+    def check_labels(self, labels: Iterable[str]) -> None:
+        """Check what can be known of a run before its sources are read.
+
+        Args:
+            labels: All sources of the run.
+
+        Raises:
+            InputError: One of them was not checked.
+        """
+        for label in labels:
+            self._look_up(label)
+
+    def find(self, label: str, entries: Sequence[Record | BadRecord]) -> dict[int, BadRecord]:
+        """Return which entries of a source are left out, by their place.
+
+        Args:
+            label: Of the source.
+            entries: All its entries.
+
+        Raises:
+            InputError: The source is not the one that was checked.
+        """
+        checked = self._look_up(label)
+        if checked.content != content_of(entries):
+            raise InputError(
+                f"data.quarantine: {self.path}: {label}: expected content {checked.content[:8]}, "
+                f"{checked.num_records:,} records, found {content_of(entries)[:8]}, {len(entries):,} records; this is "
+                "not the data that was checked: run `llava-pl data check` again"
+            )
+        return checked.left_out
+
+    def leave_out(
+        self, label: str, entries: Sequence[Record | BadRecord], say: Callable[[str], None]
+    ) -> dict[int, BadRecord]:
+        """Return what `find` returns, and say how many these are.
+
+        Args:
+            label: Of the source.
+            entries: All its entries.
+            say: Called with one line.
+
+        Raises:
+            InputError: As `find`, or nothing of the source is left.
+        """
+        left_out = self.find(label, entries)
+        counts = [f"{reason} {count:,}" for reason, count in count_reasons(left_out.values()).items()]
+        if left_out and len(left_out) == len(entries):
+            raise InputError(
+                f"data.quarantine: {self.path}: {label}: all {len(entries):,} records are left out "
+                f"({', '.join(counts)}); mend them, or take the source out of the run"
+            )
+        found = f"{len(left_out):,} of {len(entries):,} records are left out"
+        say(f"data.quarantine: {self.path}: {label}: {', '.join([found, *counts])}")
+        return left_out
+
+    def _look_up(self, label: str) -> CheckedSource:
+        if label not in self.sources:
+            raise InputError(
+                f"data.quarantine: {self.path}: expected a source that was checked ({', '.join(self.sources)}), found "
+                f"{label}; run `llava-pl data check` on all data of this run, or give the source the name that it had"
+            )
+        return self.sources[label]
+
+
+def _read_source(path: str | Path, label: str, value: object) -> CheckedSource:
+    fields = value if isinstance(value, dict) else {}
+    num_records, content = fields.get("records"), fields.get("content")
+    if type(num_records) is not int or not isinstance(content, str):
+        raise InputError(
+            f"{path}: sources, {label}: expected an object with records and content, found {str(value)[:60]!r}; "
+            f"{_AGAIN}"
+        )
+    return CheckedSource(num_records, content)
+
+
+def _read_entry(entry: object, sources: Mapping[str, CheckedSource]) -> BadRecord | None:
+    """Return what an entry of the file says, None if it is malformed."""
+    fields = entry if isinstance(entry, dict) else {}
+    source, index, name, reason = (fields.get(key) for key in ("source", "index", "id", "reason"))
+    if not (isinstance(source, str) and type(index) is int and isinstance(name, str) and isinstance(reason, str)):
+        return None
+    if source not in sources or not 0 <= index < sources[source].num_records:
+        return None
+    return BadRecord(index, name, reason, str(fields.get("message", "")), source=source)
+
+
+def refuse(bad: Sequence[BadRecord], num_entries: int, say: Callable[[str], None]) -> NoReturn:
+    """Say the first of some bad records, if there are several, and stop the run.
+
+    Args:
+        bad: At least one that no quarantine names.
+        num_entries: All records, good ones included.
         say: Called with one line at a time.
 
     Raises:
-        InputError: The quarantine is of other data: an index is out of range, or its record has another id.
-        RecordError: A bad record is not in the quarantine; before it, the first of them are said.
+        RecordError: Always.
     """
-    quarantined = {} if path is None else read_quarantine(path)
-    for index, entry in quarantined.items():
-        found = f"record {entries[index].id!r}" if 0 <= index < len(entries) else f"{len(entries)} records"
-        if found != f"record {entry.id!r}":
-            raise InputError(
-                f"data.quarantine: {path}: expected record {entry.id!r} at index {index}, found {found}; this is not "
-                "the data that was checked: run `llava-pl data check` again"
-            )
-    if unnamed := [entry for entry in bad if entry.index not in quarantined]:
-        _refuse(unnamed, len(entries), say)
-    if path is not None:
-        counts = [f"{reason} {count:,}" for reason, count in count_reasons(quarantined.values()).items()]
-        found = f"{len(quarantined):,} of {len(entries):,} records are left out"
-        say(f"data.quarantine: {path}: {', '.join([found, *counts])}")
-    return sorted(quarantined)
-
-
-def _refuse(bad: Sequence[BadRecord], num_entries: int, say: Callable[[str], None]) -> NoReturn:
     if len(bad) > 1:
         for entry in bad[:MOST_SAID]:
-            say(f"bad record at index {entry.index:,}, {entry.reason}: {entry.message}")
+            say(f"bad record {entry.place}, {entry.reason}: {entry.message}")
         if len(bad) > MOST_SAID:
             say(f"and {len(bad) - MOST_SAID:,} more; `llava-pl data check` lists them by reason")
     counts = ", ".join(f"{reason} {count:,}" for reason, count in count_reasons(bad).items())
     raise RecordError(
-        f"{bad[0].message}. {len(bad):,} of {num_entries:,} records cannot be learned from ({counts}); mend them, or "
-        "leave them out with data.quarantine",
+        f"{bad[0].source}: {bad[0].message}. {len(bad):,} of {num_entries:,} records cannot be learned from "
+        f"({counts}); mend them, or leave them out with data.quarantine",
         bad[0].reason,
     )
 

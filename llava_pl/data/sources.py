@@ -46,10 +46,13 @@ class Source:
     variant: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a file that is not there, before anything is built."""
+        """Refuse what is not there or can be read only once, before anything is built."""
         for file in self.files:
-            if not file.is_file():
+            if not file.exists():
                 raise InputError(f"{file}: cannot be read (No such file or directory); check the path")
+            if not file.is_file():
+                found = "a folder" if file.is_dir() else "a device, pipe or socket"
+                raise InputError(f"{file}: expected a regular file, found {found}; copy its content into a file")
 
     @classmethod
     def of(cls, path: str | Path) -> Source:
@@ -117,8 +120,8 @@ def read_entries(path: str | Path, *, chunk_size: int = 2**20, advance: Advance 
 
 
 def _read_text(path: Path, chunk_size: int, advance: Advance) -> Iterator[str]:
-    """Yield the text in pieces, none empty, line ends as Python reads them: positions are those of `read_json`."""
-    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
+    """Yield the text in pieces, none empty, as `read_json` does: no byte order mark, line ends as Python reads them."""
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8-sig")(), translate=True)
     num_bytes = 0
     with path.open("rb") as file:
         while True:

@@ -22,6 +22,7 @@ from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from llava_pl.data.store_writer import BAD_FILE, RECORDS_FILE, SOURCE_INDEX_FILE
@@ -130,6 +131,15 @@ class RecordStore(Sequence[Record]):
         batch = self._batches[number]
         name, images, roles, texts = (batch.column(column)[place - self._starts[number]].as_py() for column in range(4))
         return Record(name, tuple(map(Turn, roles, texts)), tuple(images))
+
+    def list_pictures(self) -> list[tuple[int, str]]:
+        """Return the index of a record and the name of a picture of it, for all pictures of all records in order."""
+        pairs: list[tuple[int, str]] = []
+        for start, batch in zip(self._starts, self._batches, strict=False):
+            images = batch.column("images")
+            parents = (pc.list_parent_indices(images).to_numpy() + start).tolist()
+            pairs += zip(parents, images.flatten().to_pylist(), strict=True)
+        return pairs
 
     @property
     def num_entries(self) -> int:

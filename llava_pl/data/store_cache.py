@@ -5,6 +5,7 @@ In: a source. Out: a `RecordStore`, opened from the cache or built.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -23,6 +24,9 @@ from llava_pl.data.sources import Source
 from llava_pl.data.store import STORE_VERSION, Manifest, RecordStore
 from llava_pl.data.store_writer import write_records
 from llava_pl.types import InputError
+
+_STEM_BYTES = 200
+"""Of a source's name in that of its store; with all that is added, file systems take 255."""
 
 
 def default_cache_dir() -> Path:
@@ -48,7 +52,8 @@ def open_store(source: Source | str | Path, cache_dir: str | Path | None = None)
     source = source if isinstance(source, Source) else Source.of(source)
     path = source.path.absolute()
     name = blake2b(os.fsencode(path) + source.variant.encode(), digest_size=8).hexdigest()
-    folder = Path(cache_dir or default_cache_dir()) / f"{path.stem}-{name}"
+    stem = os.fsencode(path.stem)[:_STEM_BYTES].decode(errors="ignore")
+    folder = Path(cache_dir or default_cache_dir()) / f"{stem}-{name}"
     try:
         if (store := _reopen(folder, source)) is not None:
             return store
@@ -58,11 +63,25 @@ def open_store(source: Source | str | Path, cache_dir: str | Path | None = None)
             store = _reopen(folder, source, may_hash=False)
             return _build(folder, source) if store is None else store
     except OSError as error:
+        if error.filename in map(str, source.files):
+            raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check the path") from error
         size = sum(file.stat().st_size for file in source.files) / 1e6
         raise InputError(
-            f"{folder.parent}: cannot store the records of {source.path} ({error.strerror or error}); make room for "
-            f"about {size:.0f} MB, or set LLAVA_PL_CACHE to another folder"
+            f"{folder.parent}: cannot store the records of {source.path} ({error.strerror or error}); "
+            + advise(error, f" for about {size:.0f} MB")
         ) from error
+
+
+def advise(error: OSError, room: str = "") -> str:
+    """Return the next step of a user whose cache cannot be written.
+
+    Args:
+        error: What the system said.
+        room: How much is missing, where that is known.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"make room{room}, or set data.cache_dir or LLAVA_PL_CACHE to another folder"
+    return "set data.cache_dir or LLAVA_PL_CACHE to a folder that you may write to"
 
 
 def _stats(files: Sequence[Path]) -> list[list[Any]]:

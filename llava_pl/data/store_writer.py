@@ -66,7 +66,9 @@ def write_records(entries: Iterable[Any], folder: Path, *, where: str) -> int:
         if columns.ids:
             writer.write_batch(columns.to_arrow())
     np.save(folder / SOURCE_INDEX_FILE, np.asarray(source_index))
-    (folder / BAD_FILE).write_text(json.dumps([asdict(record) for record in bad]), encoding="utf-8")
+    # Without the label: what the source is called is the business of each run.
+    found = [{name: value for name, value in asdict(entry).items() if name != "source"} for entry in bad]
+    (folder / BAD_FILE).write_text(json.dumps(found), encoding="utf-8")
     return len(source_index)
 
 

@@ -6,12 +6,10 @@ to their loaders. `GivenRecords` is the same for records that a data module make
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from hashlib import blake2b
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,54 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_pl.data.encoded import EncodedRecords
+from llava_pl.data.entries import Entries, Places, RunSource
 from llava_pl.data.lengths import count_words
 from llava_pl.data.mixture import Mixed, Mixture
-from llava_pl.data.quarantine import leave_out
-from llava_pl.data.sources import Source
-from llava_pl.data.store import RecordStore
+from llava_pl.data.presence import find_missing
+from llava_pl.data.quarantine import Quarantine, refuse
 from llava_pl.data.store_cache import open_store
 from llava_pl.data.tokenization import EncodedConversation
 from llava_pl.types import BadRecord, Record
 
 if TYPE_CHECKING:
     from llava_pl.data.dataset import SampleEncoder
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSource:
-    """A source of a run.
-
-    Args:
-        label: What it is called in logs.
-        source: Where its records come from.
-        repeats: How often an epoch holds each of them; see `mixture.SourceConfig`.
-    """
-
-    label: str
-    source: Source
-    repeats: float = 1.0
-
-
-class Entries(Sequence[Record | BadRecord]):
-    """All entries of several stores, one source after the other, bad ones included: what a quarantine counts in.
-
-    Args:
-        stores: Opened stores.
-    """
-
-    def __init__(self, stores: Sequence[RecordStore]) -> None:
-        self._stores = tuple(stores)
-        self.starts = [0, *accumulate(store.num_entries for store in self._stores)]
-
-    def __len__(self) -> int:
-        return self.starts[-1]
-
-    def __getitem__(self, place: int) -> Record | BadRecord:  # type: ignore[override]  # no slices: nobody asks
-        if not 0 <= place < len(self):
-            raise IndexError(place)
-        number = bisect_right(self.starts, place) - 1
-        entry = self._stores[number].entry(place - self.starts[number])
-        return replace(entry, index=place) if isinstance(entry, BadRecord) else entry
 
 
 class GivenRecords:
@@ -77,15 +38,17 @@ class GivenRecords:
         make_encoder: Returns what makes their samples.
 
     Attributes:
-        labels, entries, records, tokens, content: As those of `TrainingData`.
+        labels, entries, records, places, tokens, content: As those of `TrainingData`.
     """
 
     labels = ("records",)
+    places = None
     tokens = None
     content = None
 
     def __init__(self, records: Sequence[Record], make_encoder: Callable[[], SampleEncoder]) -> None:
-        self.entries = self.records = records
+        self.entries: dict[str, Sequence[Record | BadRecord]] = {self.labels[0]: records}
+        self.records = records
         self._make_encoder = make_encoder
 
     @cached_property
@@ -103,8 +66,8 @@ class GivenRecords:
         """Return how many of some samples are from each source."""
         return [len(indices)]
 
-    def find(self, place: int) -> int | None:
-        """Return the sample of the entry at a place."""
+    def find(self, source: str, place: int) -> int | None:
+        """Return the sample of the entry at a place of a source."""
         return place
 
     def describe(self) -> list[str]:
@@ -121,15 +84,16 @@ class TrainingData:
         cache_dir: Folder of all stores; by default `store_cache.default_cache_dir`.
         has_tokens: Keep and use the token ids of all records.
         num_workers: Processes that encode what has not been encoded before.
-        quarantine: File of the entries that are left out, None for none.
+        quarantine: Which entries are left out, None for none.
         seed: Of the draw of a fraction of a source.
         say: Called with one line at a time.
 
     Attributes:
         labels: Name of each source.
-        entries: All entries, in the order that a quarantine counts in.
+        entries: All entries of each source, by its label.
         mixture: Which records an epoch holds.
         records: These records.
+        places: What messages call them.
         tokens: Their tokens, None if they are not kept.
 
     Raises:
@@ -139,23 +103,33 @@ class TrainingData:
 
     def __init__(
         self,
-        sources: Sequence[TrainingSource],
+        sources: Sequence[RunSource],
         encoder: SampleEncoder,
         *,
         cache_dir: str | Path | None = None,
         has_tokens: bool = False,
         num_workers: int = 0,
-        quarantine: str | Path | None = None,
+        quarantine: Quarantine | None = None,
         seed: int = 0,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.sources = tuple(sources)
         self._stores = [open_store(source.source, cache_dir) for source in sources]
+        self.entries: dict[str, Sequence[Record | BadRecord]] = {
+            source.label: Entries(source, store) for source, store in zip(sources, self._stores, strict=True)
+        }
+        self._left_out = {
+            label: quarantine.leave_out(label, entries, say) if quarantine else {}
+            for label, entries in self.entries.items()
+        }
+        self._missing = [find_missing(store, encoder.image_folder) for store in self._stores]
+        if quarantine:
+            self._tolerate_missing(say)
         self._encoded = [
             EncodedRecords.of(store, encoder, has_tokens=has_tokens, num_workers=num_workers) for store in self._stores
         ]
-        self.entries = Entries(self._stores)
-        self._left_out = np.array(leave_out(self.entries, self._list_bad(), quarantine, say), dtype=np.int64)
+        if bad := [entry for entry in self._list_bad() if entry.index not in self._left_out[entry.source]]:
+            refuse(bad, sum(map(len, self.entries.values())), say)
         self.mixture = Mixture(
             [source.label for source in sources],
             [np.flatnonzero(~self._is_left_out(number)) for number in range(len(self._stores))],
@@ -164,6 +138,9 @@ class TrainingData:
         )
         self.labels = self.mixture.labels
         self.records: Sequence[Record] = Mixed(self.mixture, self._stores)
+        self.places: Sequence[str] | None = Mixed(
+            self.mixture, [Places(label, store) for label, store in zip(self.labels, self._stores, strict=True)]
+        )
         self.tokens: Sequence[EncodedConversation] | None = None
         if has_tokens:
             self.tokens = Mixed(self.mixture, [encoded.tokens or () for encoded in self._encoded])
@@ -182,10 +159,10 @@ class TrainingData:
         """Return how many of some samples of an epoch are from each source."""
         return [int(count) for count in self.mixture.count_sources(indices)]
 
-    def find(self, place: int) -> int | None:
-        """Return the first sample of the entry at a place, None if an epoch does not hold it."""
-        number = bisect_right(self.entries.starts, place) - 1
-        found = np.flatnonzero(self._stores[number].source_index == place - self.entries.starts[number])
+    def find(self, source: str, place: int) -> int | None:
+        """Return the first sample of the entry at a place of a source, None if an epoch does not hold it."""
+        number = self.labels.index(source)
+        found = np.flatnonzero(self._stores[number].source_index == place)
         return self.mixture.find(number, int(found[0])) if len(found) else None
 
     @property
@@ -208,21 +185,44 @@ class TrainingData:
         ]
 
     def _list_bad(self) -> list[BadRecord]:
-        """Return the entries that are no records, and those that cannot be encoded, in order."""
+        """Return the entries that are no records, those that cannot be encoded, and those that miss a picture."""
         bad: list[BadRecord] = []
-        for start, source, store, encoded in zip(
-            self.entries.starts, self.sources, self._stores, self._encoded, strict=False
+        for source, store, encoded, missing in zip(
+            self.sources, self._stores, self._encoded, self._missing, strict=True
         ):
-            bad += [replace(entry, index=start + entry.index) for entry in store.bad]
-            for index, (reason, message) in encoded.bad.items():
+            found = [replace(entry, source=source.label) for entry in store.bad]
+            absent = {
+                index: ("picture_missing", f"picture {name!r}: no such file in data.image_folder")
+                for index, name in missing.items()
+            }
+            for index, (reason, message) in {**absent, **encoded.bad}.items():
                 place, record = int(store.source_index[index]), store[index]
                 where = f"{source.source.path}: record {place} (id {record.id!r})"
-                bad.append(BadRecord(start + place, record.id, reason, f"{where}: {message}", record.images))
-        return sorted(bad, key=lambda entry: entry.index)
+                found.append(
+                    BadRecord(place, record.id, reason, f"{where}: {message}", record.images, source=source.label)
+                )
+            bad += sorted(found, key=lambda entry: entry.index)
+        return bad
+
+    def _tolerate_missing(self, say: Callable[[str], None]) -> None:
+        """Leave pictures that are missing to their turn, as those that break on the way, unless all are.
+
+        A run that goes on where a file is gone by now must not be refused: its quarantine cannot be changed any more.
+        """
+        for number, (source, store, missing) in enumerate(zip(self.sources, self._stores, self._missing, strict=True)):
+            unnamed = [index for index in missing if store.source_index[index] not in self._left_out[source.label]]
+            if unnamed and len(missing) < len({index for index, _ in store.list_pictures()}):
+                first = f"{source.label} {store.source_index[unnamed[0]]}: {missing[unnamed[0]]!r}"
+                say(
+                    f"data.records: {source.label}: {len(unnamed):,} records miss a picture and are not in the "
+                    f"quarantine, such as {first}; they are left out when their turn comes, unless it is there by then"
+                )
+                self._missing[number] = {}
 
     def _is_left_out(self, number: int) -> NDArray[np.bool_]:
         """Return for each record of a store whether the quarantine names it."""
-        return np.isin(self._stores[number].source_index + self.entries.starts[number], self._left_out)
+        places = list(self._left_out[self.sources[number].label])
+        return np.isin(self._stores[number].source_index, np.array(places, dtype=np.int64))
 
 
 def _describe(encoded: EncodedRecords, is_left: NDArray[np.bool_], repeats: float) -> str:

@@ -83,6 +83,8 @@ def run_demo(folder: Path, seed: int) -> dict[str, dict[str, float]]:
     for title, command, config, name, extra in plan:
         run_dir = folder / (name if command == "fit" else f"validate_{name}")
         words = _command_line(folder, command, config, run_dir, seed, extra)
+        if command == "fit" and run_dir.exists():
+            _move_aside(run_dir)
         say(title)
         console.print(f"        $ llava-pl {shlex.join(words)}", style="dim", highlight=False, soft_wrap=True)
         _run_lightning(words)
@@ -122,3 +124,10 @@ def _run_lightning(words: list[str]) -> None:
     from llava_pl.lightning_cli import run_lightning  # not at the top: its imports take seconds
 
     run_lightning(words)
+
+
+def _move_aside(run_dir: Path) -> None:
+    """Give a run of an earlier demo another name: a new one starts in a folder without checkpoints."""
+    from llava_pl.training.metrics_log import free_name  # as above
+
+    run_dir.rename(free_name(run_dir))

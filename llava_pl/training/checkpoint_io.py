@@ -5,8 +5,10 @@ In: what the trainer wants kept. Out: a file under its final name, and its manif
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -54,12 +56,14 @@ class DurableCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:
             # Leaving torch's archive after an error raises another one about its own books.
             cause = error if isinstance(error, OSError) else error.__context__
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # where nothing can be written, nothing can be deleted
+                temporary.unlink()
             if not isinstance(cause, OSError):
                 raise cause or error from None
+            remedy = "make room" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else "see that it can be written"
             raise InputError(
-                f"checkpoint: {path}: cannot be written: {cause.strerror}; older checkpoints are as they were, make "
-                "room and resume with --ckpt_path last"
+                f"checkpoint: {path}: cannot be written: {cause.strerror}; older checkpoints are as they were, "
+                f"{remedy} and resume with --ckpt_path last"
             ) from error
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from llava_pl.data.dataset import PICTURE_REASONS
 from llava_pl.data.ordering import name_order
 from llava_pl.data.sampler import ResumableSampler
 from llava_pl.data.training_data import GivenRecords, TrainingData
@@ -26,6 +27,9 @@ from llava_pl.types import Batch, InputError
 
 SKIP_REASONS = ("too_long", "picture_missing", "picture_broken")
 """Why a sample can be left out while training; the data modules' `on_too_long` and `bad_records` decide."""
+
+MOST_UNREADABLE = 100
+"""Samples of a device that may miss their picture one after the other: beyond that it is the disk that is away."""
 
 _STATE = "llava_pl_data_count"
 
@@ -45,25 +49,20 @@ class DataCount(Callback):
         self._before: list[list[int]] | None = None
         self._counts = torch.zeros(0, 1 + len(SKIP_REASONS), dtype=torch.int64)
         self._val: Counter[str] = Counter()
+        self._num_unreadable = 0
+        self._told_epoch = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start at zero, or where the checkpoint left off."""
+        self._told_epoch = -1
         self._counts = torch.zeros(len(_data(trainer).labels), 1 + len(SKIP_REASONS), dtype=torch.int64)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say which order the epoch has, and write it down."""
-        sampler = getattr(trainer.train_dataloader, "sampler", None)
-        if not trainer.is_global_zero or not isinstance(sampler, ResumableSampler):
-            return
-        data, epoch, order = _data(trainer), trainer.current_epoch, sampler.order_hash
-        rank_zero_info(f"data: order {order} of {sampler.num_dataset:,} samples in epoch {epoch}")
-        if data.content is None or getattr(trainer, "fast_dev_run", False):
-            return
-        orders = {**self._read_orders(data.content), str(epoch): order}
-        report = {"content": data.content, "sources": data.describe(), "orders": orders}
-        temporary = self._path.with_name(f".{self._path.name}.tmp")
-        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(self._path)
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        """Say which order the epoch has, and write it down, before its first batch of this process."""
+        # Not at the start of the epoch: of one that is resumed midway, Lightning tells nobody.
+        if trainer.current_epoch != self._told_epoch:
+            self._told_epoch = trainer.current_epoch
+            self._tell_order(trainer)
 
     def on_train_batch_end(
         self,
@@ -73,8 +72,20 @@ class DataCount(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Count on this rank."""
+        """Count on this rank.
+
+        Raises:
+            InputError: No picture of the last samples could be read.
+        """
         data, reasons = _data(trainer), dict(batch.get("skipped", ()))
+        for index in batch.get("indices", ()):
+            self._num_unreadable = self._num_unreadable + 1 if reasons.get(index) in PICTURE_REASONS else 0
+        if self._num_unreadable >= MOST_UNREADABLE:
+            raise InputError(
+                f"data.image_folder: expected a picture that can be read, found none among the last "
+                f"{self._num_unreadable} samples of this device; see that the disk is there, and go on with "
+                "--ckpt_path last"
+            )
         for column, reason in enumerate((None, *SKIP_REASONS)):
             if reason is None or reason in reasons.values():
                 indices = [index for index in batch.get("indices", ()) if reasons.get(index) == reason]
@@ -155,6 +166,20 @@ class DataCount(Callback):
                 "resume with the same data.seed and data.grouping, or start anew with --model.init_from"
             )
         self._before = state["counts"]
+
+    def _tell_order(self, trainer: Trainer) -> None:
+        sampler = getattr(trainer.train_dataloader, "sampler", None)
+        if not trainer.is_global_zero or not isinstance(sampler, ResumableSampler):
+            return
+        data, epoch, order = _data(trainer), trainer.current_epoch, sampler.order_hash
+        rank_zero_info(f"data: order {order} of {sampler.num_dataset:,} samples in epoch {epoch}")
+        if data.content is None or getattr(trainer, "fast_dev_run", False):
+            return
+        orders = {**self._read_orders(data.content), str(epoch): order}
+        report = {"content": data.content, "sources": data.describe(), "orders": orders}
+        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(self._path)
 
     def _read_orders(self, content: str) -> dict[str, str]:
         """Return the orders of earlier epochs, as far as they are of the same data."""

@@ -12,7 +12,9 @@ from typing import Any
 from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+
+from llava_pl.types import InputError
 
 
 class MetricsLog(CSVLogger):
@@ -77,9 +79,10 @@ class _MetricsFile(ExperimentWriter):
         self._path = Path(self.metrics_file_path)
         self.ahead: tuple[int, set[str]] | None = None
         self.num_rows = 0
+        rows = self._read_or_set_aside()
         if self._path.exists():
             # Also drops a row that a kill has torn.
-            self._rewrite(self._read())
+            self._rewrite(rows)
 
     def _check_log_dir_exists(self) -> None:
         """Leave the file alone, where Lightning deletes it."""
@@ -95,7 +98,7 @@ class _MetricsFile(ExperimentWriter):
             self.metrics_keys = sorted([*self.metrics_keys, *new])
             self._rewrite([*rows, row])
             return
-        with self._path.open("a", newline="") as file:
+        with self._path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.metrics_keys).writerow(row)
         self.num_rows += 1
 
@@ -107,20 +110,52 @@ class _MetricsFile(ExperimentWriter):
     def save(self) -> None:
         """Do nothing: every row is on disk."""
 
+    def _read_or_set_aside(self) -> list[dict[str, Any]]:
+        """Return the rows of an earlier start; a file that is no log gets another name, and the log begins anew.
+
+        Raises:
+            InputError: The file cannot be read.
+        """
+        try:
+            return self._read()
+        except (UnicodeDecodeError, csv.Error) as error:
+            aside = free_name(self._path)
+            self._path.rename(aside)
+            rank_zero_warn(f"{self._path}: damaged ({error}); kept as {aside.name}, the log goes on in a new file")
+            return []
+        except OSError as error:
+            raise InputError(f"{self._path}: cannot be read ({error.strerror}); move it away, resume again") from error
+
     def _read(self) -> list[dict[str, Any]]:
         if not self._path.exists():
             return []
-        with self._path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            rows = [row for row in reader if None not in row.values()]
-            self.metrics_keys = list(reader.fieldnames or [])
-        return rows
+        with self._path.open(newline="", encoding="utf-8") as file:
+            reader = csv.reader(file)
+            keys = next(reader, [])
+            rows = [row for row in reader if row]
+        if rows and len(rows[-1]) < len(keys):
+            del rows[-1]  # a kill has torn it
+        if keys and "step" not in keys:
+            raise csv.Error("expected the column 'step' in line 1, found none")
+        for number, row in enumerate(rows, start=2):
+            if len(row) != len(keys):
+                raise csv.Error(f"expected {len(keys)} values in line {number}, found {len(row)}")
+        self.metrics_keys = keys
+        return [dict(zip(keys, row, strict=True)) for row in rows]
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         temporary = self._path.with_name(f".{self._path.name}.tmp")
-        with temporary.open("w", newline="") as file:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.metrics_keys)
             writer.writeheader()
             writer.writerows(rows)
         temporary.replace(self._path)
         self.num_rows = len(rows)
+
+
+def free_name(path: Path) -> Path:
+    """Return ``metrics-1.csv`` for ``metrics.csv``, or the first higher number that is not taken."""
+    number = 1
+    while (free := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
+        number += 1
+    return free

@@ -3,110 +3,19 @@
 import json
 
 import pytest
-import torch
 from PIL import Image
 
-from llava_pl.app.lens import View, look_at, read_row, show_pixels, token_text, visible
+from llava_pl.app.lens import View, look_at
 from llava_pl.app.load_data import load_data
-from llava_pl.data.collate import collate
-from llava_pl.data.llama_tokenizer import load_tokenizer
-from llava_pl.data.tokenization import encode_segments, fill_slots
-from llava_pl.types import InputError, Sample, Segment
-
-SEGMENTS = [
-    Segment("Q ", "prompt"),
-    Segment("<image>", "image"),
-    Segment("<image>", "image"),
-    Segment("a: ", "prompt"),
-    Segment("yes</s>", "answer"),
-    Segment("b: ", "prompt"),
-    Segment("n\n", "answer"),
-]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_parts):
-    return load_tokenizer(tiny_parts / "decoder")
-
-
-def row_of(tokenizer, change=None):
-    encoded = fill_slots(encode_segments(SEGMENTS, tokenizer), 2)
-    if change:
-        change(encoded)
-    longer = Sample(
-        "longer", torch.ones(99, dtype=torch.int64), torch.ones(99, dtype=torch.int64), torch.empty(0, 3, 1, 1)
-    )
-    sample = Sample("a", encoded.input_ids, encoded.labels, torch.empty(2, 3, 1, 1))
-    batch = collate([sample, longer], pad_token_id=0, num_image_tokens=2, padding_side="right")
-    return [
-        (stretch.kind, stretch.span, "".join(token.text for token in stretch.tokens))
-        for stretch in read_row(batch, tokenizer, num_image_tokens=2)
-    ]
-
-
-def test_stretches(tokenizer):
-    assert row_of(tokenizer) == [
-        ("read", "0-2", "<s>Q "),
-        ("image", "3-4", ""),
-        ("image", "5-6", ""),
-        ("read", "7-9", "a: "),
-        ("learn", "10-13", "yes</s>"),
-        ("read", "14-16", "b: "),
-        ("learn", "17-18", "n\u21b5"),
-    ]
-
-
-def test_a_mask_that_is_wrong_by_one_is_seen(tokenizer):
-    def shift(encoded):
-        encoded.labels[9], encoded.labels[13] = encoded.input_ids[9], -100
-
-    assert row_of(tokenizer, shift)[3:6] == [
-        ("read", "7-8", "a:"),
-        ("learn", "9-12", " yes"),
-        ("read", "13-16", "</s>b: "),
-    ]
-
-
-def test_a_label_of_another_token_is_seen(tokenizer):
-    def spoil(encoded):
-        encoded.labels[11] = 7
-        encoded.labels[5] = encoded.input_ids[10]
-
-    row = row_of(tokenizer, spoil)
-    assert row[2:4] == [("wrong", "5", ""), ("image", "6", "")]
-    assert [kind for kind, _, _ in row[5:8]] == ["learn", "wrong", "learn"]
+from llava_pl.app.stretches import show_pixels
+from llava_pl.data.quarantine import write_quarantine
+from llava_pl.types import BadRecord, InputError
 
 
 def test_warnings():
-    assert View(0, "a", (), 0).warnings == ["nothing is supervised: this sample teaches nothing"]
-    assert View(0, "a", (), 0, skipped="too_long").warnings == ["left out of training: too_long"]
-    assert View(0, "a", (), 5).warnings == []
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"), [("a b", "a b"), ("\n", "\u21b5"), ("\0", "\\x00"), ("\ud83d", "\\ud83d")]
-)
-def test_control_characters_are_written_out(text, expected):
-    assert visible(text) == expected
-
-
-class OddTokenizer:
-    """Pieces as SentencePiece and byte-level BPE name them, and what each gives when it is decoded alone."""
-
-    names = ("\u2581Hi", "\u2581\u2581", "<0x0A>", "\u0120no", "\u00f0\u0141", "</s>")
-    texts = ("Hi", " ", "\n", " no", "\ufffd", "</s>")
-
-    def convert_ids_to_tokens(self, token):
-        return self.names[token]
-
-    def decode(self, tokens, *, skip_special_tokens):
-        assert not skip_special_tokens
-        return self.texts[tokens[0]]
-
-
-def test_token_text_keeps_spaces_and_names_what_is_no_whole_character():
-    found = [token_text(token, OddTokenizer()) for token in range(6)]
-    assert found == [" Hi", "  ", "\u21b5", " no", "\u00f0\u0141", "</s>"]
+    assert View("a", 0, "a", (), 0).warnings == ["nothing is supervised: this sample teaches nothing"]
+    assert View("a", 0, "a", (), 0, skipped="too_long").warnings == ["left out of training: too_long"]
+    assert View("a", 0, "a", (), 5).warnings == []
 
 
 def test_the_view_is_the_batch_of_fit(zoo, monkeypatch):
@@ -156,13 +65,44 @@ def test_a_packed_row_is_shown_whole_with_its_boundaries(zoo):
     }
 
 
-def test_a_record_that_is_left_out_stands_in_no_row(zoo):
+def leaving_out(zoo, words, *places) -> list[str]:
+    """The further options of a run that leaves records out, each given by source, index and id."""
+    bad = [BadRecord(index, name, "roles", "why", source=source) for source, index, name in places]
+    write_quarantine(zoo / "bad.json", load_data(words).open_entries(), bad)
+    return ["--data.bad_records", "quarantine", "--data.quarantine", str(zoo / "bad.json")]
+
+
+def test_a_record_that_is_left_out_stands_in_no_row_and_says_so(zoo):
     words = packed(zoo, a="one", b="two")
-    (zoo / "bad.json").write_text('[{"index": 1, "id": "b", "reason": "roles"}]')
-    words += ["--data.bad_records", "quarantine", "--data.quarantine", str(zoo / "bad.json")]
-    assert look_at(load_data(words), 0).row == ("a",)
-    with pytest.raises(InputError, match=r"record 1 is in no epoch"):
-        look_at(load_data(words), 1)
+    words += leaving_out(zoo, words, ("packed", 1, "b"))
+    kept, left_out = (look_at(load_data(words), index) for index in range(2))
+    assert (kept.row, kept.warnings) == (("a",), [])
+    assert (left_out.row, left_out.warnings) == ((), ["left out by data.quarantine: roles"])
+    assert left_out.summary == "9 tokens, 4 supervised (44.4 %), 1 image"
+
+
+def test_a_record_that_no_epoch_holds_stands_in_no_row(zoo):
+    words = packed(zoo, a="one", b="two")
+    words[words.index("--data.records") + 1] = json.dumps([{"path": str(zoo / "packed.json"), "repeats": 0.5}])
+    found = []
+    for index in range(2):
+        try:
+            found += look_at(load_data(words), index).row
+        except InputError as error:
+            found.append(str(error))
+    assert sum(line.endswith(" of packed is in no epoch (data.records' repeats), so in no row") for line in found) == 1
+
+
+def test_records_of_every_source_can_be_looked_at(zoo):
+    words = packed(zoo, a="one", b="two")
+    words += ["--data.val_records", str(zoo / "packed.json")]
+    words += leaving_out(zoo, words, ("data.val_records", 0, "a"))
+    view = look_at(load_data(words), 0, "data.val_records")
+    assert (view.source, view.id, view.row) == ("data.val_records", "a", ())
+    assert view.warnings == ["left out by data.quarantine: roles"]
+    assert look_at(load_data(words), 0).warnings == []
+    with pytest.raises(InputError, match=r"--source: expected one of packed, data\.val_records, found 'val'"):
+        look_at(load_data(words), 0, "val")
 
 
 def test_tiles_are_shown_picture_by_picture(zoo):
@@ -185,12 +125,6 @@ def test_tiles_are_shown_picture_by_picture(zoo):
     colours = [picture.getpixel((8, 8)) for picture in view.pictures]
     assert colours == [(0, 0, 255)] * 3 + [(255, 0, 0)] * 5 + [(0, 0, 255)] * 3
     assert ", 3 images, 11 tiles" in view.summary
-
-
-def test_pixels_are_shown_in_the_colours_of_the_file(zoo):
-    transform = load_data(["--config", str(zoo / "config.yaml")]).make_encoder().image_transform
-    picture = Image.effect_noise((16, 16), 80).convert("RGB")
-    assert show_pixels(transform(picture), transform).tobytes() == picture.tobytes()
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from llava_pl.app.lens import Stretch, Token, View
+from llava_pl.app.lens import View
 from llava_pl.app.lens_html import COLOURS, view_page
+from llava_pl.app.stretches import Stretch, Token
 from llava_pl.types import ImageGrid
 
 VIEW = View(
+    source="<talk>",
     index=4,
     id="<7>",
     stretches=(
@@ -63,7 +65,7 @@ def tags():
 def test_rows():
     page = view_page(VIEW)
     assert f"<tbody>\n{ROWS}</tbody>" in page
-    assert "<h1>Record 4, id &#x27;&lt;7&gt;&#x27;, as training sees it</h1>" in page
+    assert "<h1>Record 4 of &lt;talk&gt;, id &#x27;&lt;7&gt;&#x27;, as training sees it</h1>" in page
     assert "<p>6 tokens, 2 supervised (33.3 %), 1 image, 3 cut off</p>" in page
 
 
@@ -79,7 +81,9 @@ def test_page_can_be_read_by_everybody(tags):
 
 def test_tiles_are_named():
     tile = Image.new("RGB", (2, 2))
-    view = View(0, "a", VIEW.stretches, 2, pictures=(tile,) * 5, grids=(ImageGrid(1, 1, 1, 1), ImageGrid(1, 2, 1, 2)))
+    view = View(
+        "a", 0, "a", VIEW.stretches, 2, pictures=(tile,) * 5, grids=(ImageGrid(1, 1, 1, 1), ImageGrid(1, 2, 1, 2))
+    )
     page = view_page(view)
     for name in ("picture 1, tile 1 of 2", "picture 1, tile 2 of 2", "picture 2, tile 3 of 3"):
         assert f"<figcaption>{name}, 2 x 2</figcaption>" in page
@@ -89,7 +93,7 @@ def test_tiles_are_named():
 
 def test_a_packed_row_has_its_boundaries():
     token = Token(0, 40, "a", "learn")
-    view = View(0, "x", (Stretch("learn", (token,)), Stretch("learn", (token,), sample=1)), 2, row=("<x>", "y"))
+    view = View("a", 0, "x", (Stretch("learn", (token,)), Stretch("learn", (token,), sample=1)), 2, row=("<x>", "y"))
     first, second = (
         f'<tr><th colspan="3" scope="rowgroup">sample {number} of 2, id &#x27;{name}&#x27;: sees nothing of the others'
         for number, name in ((1, "&lt;x&gt;"), (2, "y"))
@@ -106,9 +110,14 @@ def test_page_needs_nothing_else(tags):
 
 
 def test_warnings_and_no_pictures():
-    page = view_page(View(0, "a", VIEW.stretches[:1], 0))
+    page = view_page(View("a", 0, "a", VIEW.stretches[:1], 0))
     assert '<p class="warning">nothing is supervised: this sample teaches nothing</p>' in page
     assert "<h2>" not in page
+
+
+def test_a_record_that_the_quarantine_leaves_out_says_so():
+    page = view_page(View("a", 0, "a", VIEW.stretches, 2, quarantined="picture_broken"))
+    assert '<p class="warning">left out by data.quarantine: picture_broken</p>' in page
 
 
 def luminance(colour):

@@ -5,13 +5,14 @@ import json
 
 from rich.console import Console
 
-from llava_pl.app.lens import Stretch, Token, View, look_at
+from llava_pl.app.lens import View, look_at
 from llava_pl.app.lens_terminal import print_view
 from llava_pl.app.load_data import load_data
+from llava_pl.app.stretches import Stretch, Token
 
 # By hand: the preamble and "USER: " have 161 characters, the picture 4 positions, " red</s>" 5.
 CONVERSATION = """\
-record 0, id 'good': 188 tokens, 5 supervised (2.7 %), 1 image
+record 0 of records, id 'good': 188 tokens, 5 supervised (2.7 %), 1 image
 positions  what   text
     0-161  read   <s>A chat between a curious user and an artificial intelligence assistant. The assistant gives \
 helpful, detailed, and polite answers to the user's questions. USER:
@@ -23,7 +24,7 @@ read = read, not supervised  learn = learned: supervised  image = filled by a pi
 
 # The second answer, " yes</s>", loses its last two tokens.
 CUT = """\
-record 0, id '7': 210 tokens, 8 supervised (3.8 %), 1 image, 2 cut off
+record 0 of records, id '7': 210 tokens, 8 supervised (3.8 %), 1 image, 2 cut off
 positions  what   text
     0-161  read   <s>A chat between a curious user and an artificial intelligence assistant. The assistant gives \
 helpful, detailed, and polite answers to the user's questions. USER:
@@ -61,11 +62,11 @@ def stretch(kind, text, start=0):
 
 
 def test_what_is_wrong_is_said_in_words():
-    view = View(3, "a", (stretch("read", "ab"), stretch("wrong", "c", 2)), 0)
+    view = View("a", 3, "a", (stretch("read", "ab"), stretch("wrong", "c", 2)), 0)
     assert (
         shown(view)
         == """\
-record 3, id 'a': 3 tokens, 0 supervised (0.0 %), 0 images
+record 3 of a, id 'a': 3 tokens, 0 supervised (0.0 %), 0 images
 positions  what   text
       0-1  read   ab
         2  wrong  c
@@ -76,14 +77,19 @@ labels differ from the tokens that they stand at: this sample teaches other word
     )
 
 
+def test_a_record_that_the_quarantine_leaves_out_says_so():
+    view = View("a", 3, "x", (stretch("learn", "ab"),), 2, quarantined="picture_broken")
+    assert shown(view).splitlines()[-1] == "left out by data.quarantine: picture_broken"
+
+
 def test_neighbouring_learned_tokens_have_different_colours():
-    view = View(0, "a", (stretch("read", "x"), stretch("learn", "yz", 1)), 2)
+    view = View("x\x1b", 0, "a", (stretch("read", "x"), stretch("learn", "yz", 1)), 2)
     line = shown(view, color_system="standard", force_terminal=True).splitlines()[3]
     assert "\x1b[30;42my\x1b[0m\x1b[30;102mz\x1b[0m" in line
 
 
 def test_text_is_no_markup_and_no_escape_sequence():
-    view = View(0, "[bold]\x1b[2J", (stretch("read", "[red]x[/red]"),), 1)
+    view = View("x\x1b", 0, "[bold]\x1b[2J", (stretch("read", "[red]x[/red]"),), 1)
     output = shown(view)
     assert "[red]x[/red]" in output
-    assert output.startswith("record 0, id '[bold]\\x1b[2J': ")
+    assert output.startswith("record 0 of x\\x1b, id '[bold]\\x1b[2J': ")

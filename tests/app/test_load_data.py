@@ -48,7 +48,7 @@ def test_neither_model_nor_logger_is_made(zoo, monkeypatch):
         "nowhere",
     ]
     data = load_data(words)
-    assert len(data.train_entries()) == 32
+    assert len(data.open_entries()["records"]) == 32
 
 
 def test_what_the_parser_refuses_ends_as_in_fit(zoo, capsys):
@@ -75,8 +75,8 @@ def test_scienceqa(zoo):
     data = load_data(["--config", str(zoo / "config.yaml"), *words])
     view = look_at(data, 1)
     assert "".join(token.text for token in view.stretches[-1].tokens) == " The answer is B.<|im_end|>"
-    report = check_records(data.train_entries(), data.make_encoder())
-    assert [(bad.index, bad.id, bad.reason) for bad in report.bad] == [(0, "5", "picture_missing")]
+    report = check_records(data.open_entries(), data.make_encoder())
+    assert [(bad.place, bad.id, bad.reason) for bad in report.bad] == [("scienceqa 0", "5", "picture_missing")]
 
 
 def test_it_is_the_parser_of_fit():

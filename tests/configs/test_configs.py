@@ -353,6 +353,7 @@ def test_command_in_head_parses(name, key, no_run, monkeypatch):
         assert (config.model.stage == "finetune") == (config.model.init_from is not None)
 
 
+SHOWN_COMMAND = r"^ *(?:srun )?(llava-pl (?:fit|validate|test|predict) .+)$"
 SHOWN = {
     f"{name}-{number}": line
     for name, text in (
@@ -360,7 +361,7 @@ SHOWN = {
         ("configs", (CONFIGS / "README.md").read_text()),
         ("help", HELP),
     )
-    for number, line in enumerate(re.findall(r"^ *(llava-pl (?:fit|validate|test|predict) .+)$", text, re.MULTILINE))
+    for number, line in enumerate(re.findall(SHOWN_COMMAND, text, re.MULTILINE))
 }
 
 

@@ -43,9 +43,9 @@ def test_settings_that_cannot_be(tiny_parts, tmp_path, options, found):
 
 def test_records_are_those_that_it_is_given(tiny_parts, tmp_path):
     data = make(tiny_parts, tmp_path)
-    assert len(data.train_entries()) == 0
+    assert data.open_entries() == {"records": ()}
     data.train_records = [Record(name, (Turn("human", "a"), Turn("gpt", "b"))) for name in "xyz"]
-    assert data.train_entries() == data.train_records
+    assert data.open_entries() == {"records": data.train_records}
     assert data.count_train_batches(1) == 2
     assert sorted(name for batch in data.train_dataloader() for name in batch["ids"]) == ["x", "y", "z"]
 

@@ -13,8 +13,11 @@ from lightning import LightningModule, Trainer
 from PIL import Image
 
 from llava_pl.data import conversation_datamodule
+from llava_pl.data.conversation_datamodule import ConversationDataModule
 from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
 from llava_pl.data.loader import StepLoader
+from llava_pl.data.quarantine import write_quarantine
+from llava_pl.data.train_loader import measure_samples
 from llava_pl.types import IMAGE_TOKEN_INDEX, BadRecord, InputError, RecordError
 
 COLOURS = {"1": (255, 0, 0), "2": (0, 255, 0), "3": (0, 0, 255)}
@@ -56,9 +59,14 @@ def settings_of(tiny_parts: Path) -> dict:
     }
 
 
-def make_llava(tiny_parts: Path, path: Path, **options) -> LlavaDataModule:
+def name_llava(tiny_parts: Path, path: Path, **options) -> LlavaDataModule:
+    """The data module before it reads anything."""
     options = {"records": path, "image_folder": path.parent / "pictures"} | options
-    data = LlavaDataModule(**(settings_of(tiny_parts) | options))
+    return LlavaDataModule(**(settings_of(tiny_parts) | options))
+
+
+def make_llava(tiny_parts: Path, path: Path, **options) -> LlavaDataModule:
+    data = name_llava(tiny_parts, path, **options)
     data.setup("fit")
     return data
 
@@ -139,12 +147,12 @@ def test_devices_share_the_records_of_an_epoch(tiny_parts, records):
 def test_grouping_goes_by_the_tokens_of_the_samples(tiny_parts, records, grouping):
     data = make_llava(tiny_parts, records, grouping=grouping)
     # BOS, four image tokens, the caption's letters and a line break.
-    assert list(data.measure_train_records()) == [1 + 4 + (index + 1) + 1 for index in range(NUM_RECORDS)]
+    assert measure_samples(data.train_data, grouping) == [1 + 4 + (index + 1) + 1 for index in range(NUM_RECORDS)]
 
 
 def test_modality_length_goes_by_words(tiny_parts, records):
     data = make_llava(tiny_parts, records, grouping="modality_length")
-    assert data.measure_train_records() == [2] * NUM_RECORDS
+    assert measure_samples(data.train_data, "modality_length") == [2] * NUM_RECORDS
 
 
 def test_balanced_steps_hold_the_records_of_shuffled_ones(tiny_parts, records):
@@ -281,6 +289,13 @@ def test_max_length_reaches_the_samples(tiny_parts, records):
     assert {batch["input_ids"].shape[1] for batch in data.train_dataloader()} == {7}
 
 
+def leaving_out(data: ConversationDataModule, path: Path, *places: tuple[str, int, str]) -> dict:
+    """The options of a run that leaves records of some data out, each given by source, index and reason."""
+    bad = [BadRecord(index, str(index), reason, "why", source=source) for source, index, reason in places]
+    write_quarantine(path, data.open_entries(), bad)
+    return {"bad_records": "quarantine", "quarantine": path}
+
+
 def spoil(path: Path, **changes: object) -> None:
     """Change records of the file: their new answers by place."""
     entries = json.loads(path.read_text())
@@ -292,11 +307,14 @@ def spoil(path: Path, **changes: object) -> None:
 def test_quarantined_records_are_left_out_and_all_others_trained_on(tiny_parts, records, tmp_path, caplog):
     spoil(records, at_3=None, at_7="")
     quarantine = tmp_path / "bad.json"
-    found = [{"index": 3, "id": "3", "reason": "invalid"}, {"index": 7, "id": "7", "reason": "empty_answer"}]
-    quarantine.write_text(json.dumps(found))
+    places = [("records", 3, "invalid"), ("records", 7, "empty_answer")]
+    options = leaving_out(name_llava(tiny_parts, records), quarantine, *places)
     with caplog.at_level("INFO"):
-        data = make_llava(tiny_parts, records, bad_records="quarantine", quarantine=quarantine)
-    assert f"data.quarantine: {quarantine}: 2 of 11 records are left out, invalid 1, empty_answer 1" in caplog.text
+        data = make_llava(tiny_parts, records, **options)
+    assert (
+        f"data.quarantine: {quarantine}: records: 2 of 11 records are left out, invalid 1, empty_answer 1"
+        in caplog.text
+    )
     names = [name for batch in data.train_dataloader() for name in batch["ids"]]
     assert sorted(names, key=int) == ["0", "1", "2", "4", "5", "6", "8", "9", "10"]
     assert data.count_train_batches(1) == 5
@@ -304,8 +322,7 @@ def test_quarantined_records_are_left_out_and_all_others_trained_on(tiny_parts, 
 
 def test_a_bad_record_that_the_quarantine_does_not_name_stops_the_run(tiny_parts, records, tmp_path):
     spoil(records, at_3=None)
-    (tmp_path / "bad.json").write_text("[]")
-    options = {"bad_records": "quarantine", "quarantine": tmp_path / "bad.json"}
+    options = leaving_out(name_llava(tiny_parts, records), tmp_path / "bad.json")
     assert "record 3 (id 3)" in error_of(lambda: make_llava(tiny_parts, records, **options))
     assert "record 3 (id 3)" in error_of(lambda: make_llava(tiny_parts, records))
 
@@ -316,6 +333,83 @@ def test_bad_validation_records_are_named_as_such(tiny_parts, records, tmp_path)
     assert found.startswith(f"data.val_records: {records}: record 3 (id 3): ")
 
 
+def test_quarantined_validation_records_are_left_out(tiny_parts, records, tmp_path, caplog):
+    """What is said of training names none of them, even where both read the same file."""
+    spoil(records, at_3=None)
+    quarantine = tmp_path / "bad.json"
+    data = name_llava(tiny_parts, records, val_records=records)
+    options = {"val_records": records} | leaving_out(data, quarantine, ("records", 3, "invalid"))
+    assert "data.val_records: " in error_of(lambda: make_llava(tiny_parts, records, **options))
+    leaving_out(data, quarantine, ("records", 3, "invalid"), ("data.val_records", 3, "invalid"))
+    with caplog.at_level("INFO"):
+        data = make_llava(tiny_parts, records, **options)
+    [loader] = data.val_dataloader()
+    assert [name for batch in loader for name in batch["ids"]] == ["0", "1", "2", "4", "5", "6", "7", "8", "9", "10"]
+    assert f"{quarantine}: data.val_records: 1 of 11 records are left out, invalid 1" in caplog.text
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_validation_picture_that_breaks_is_left_out_and_named(tiny_parts, records, monkeypatch, world_size):
+    monkeypatch.setattr(conversation_datamodule, "RETRY_AFTER_SECONDS", ())
+    entries = json.loads(records.read_text())
+    entries[4]["image"] = "damaged.png"
+    (records.parent / "pictures" / "damaged.png").write_bytes(b"no picture")
+    records.write_text(json.dumps(entries))
+    options = {"records": None, "val_records": records}
+    quarantine = leaving_out(name_llava(tiny_parts, records, **options), records.parent / "bad.json")
+    loaders = []
+    for rank in range(world_size):
+        data = make_llava(tiny_parts, records, **options, **quarantine)
+        data.trainer = StandInTrainer(world_size, rank)
+        loaders += data.val_dataloader()
+    with pytest.warns(
+        UserWarning,
+        match=r"^data\.val_records 4: record '4': cannot read picture .*damaged\.png.*; the record is left out",
+    ):
+        batches = [batch for loader in loaders for batch in loader]
+    # Caption k has k + 1 letters and a line break; whichever rank has the fifth, the others are all there.
+    assert sum(batch["num_supervised"] for batch in batches) == sum(place + 2 for place in range(11) if place != 4)
+    assert [pair for batch in batches for pair in batch.get("skipped", [])] == [(4, "picture_broken")]
+    data = make_llava(tiny_parts, records, **options)
+    found = error_of(lambda: list(data.val_dataloader()[0]))
+    assert found.startswith("data.val_records 4: record '4': cannot read picture")
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_data_that_was_not_checked_is_refused(tiny_parts, records, tmp_path, stage):
+    options = leaving_out(name_llava(tiny_parts, records), tmp_path / "bad.json")
+    data = name_llava(tiny_parts, records, val_records=records, **options)
+    expected = "expected a source that was checked (records), found data.val_records; run"
+    assert expected in error_of(lambda: data.setup(stage))
+    make_llava(tiny_parts, records, **options)
+    spoil(records, at_3="another answer")
+    assert "this is not the data that was checked" in error_of(lambda: make_llava(tiny_parts, records, **options))
+
+
+@pytest.mark.parametrize(("label", "stage"), [("records", "fit"), ("data.val_records", "fit"), (None, "validate")])
+def test_a_quarantine_that_leaves_nothing_is_refused(tiny_parts, records, tmp_path, label, stage):
+    label = label or "data.val_records"
+    data = name_llava(tiny_parts, records, val_records=records)
+    options = leaving_out(data, tmp_path / "bad.json", *[(label, place, "invalid") for place in range(NUM_RECORDS)])
+    data = name_llava(tiny_parts, records, val_records=records, **options)
+    assert f"{label}: all 11 records are left out (invalid 11); mend" in error_of(lambda: data.setup(stage))
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_validation_without_records_is_refused(tiny_parts, records, stage):
+    (records.parent / "none.json").write_text("[]")
+    data = name_llava(tiny_parts, records, val_records=records.parent / "none.json")
+    assert error_of(lambda: data.setup(stage)) == (
+        f"data.val_records: {records.parent / 'none.json'}: no records to validate with; give a file of some"
+    )
+
+
+def test_a_mixture_is_refused_before_it_is_read(tiny_parts, records, monkeypatch):
+    monkeypatch.setattr("llava_pl.data.training_data.open_store", lambda *_: pytest.fail("the file was read"))
+    found = error_of(lambda: make_llava(tiny_parts, records, records=[str(records)] * 2))
+    assert found.startswith(f"data.records: expected names that differ, found records for {records} and {records}; ")
+
+
 def test_no_name_is_no_file(tiny_parts, records):
     found = error_of(lambda: make_llava(tiny_parts, records, records=""))
     assert found == "data.records: expected a file, found an empty name; give a path, or null for none"
@@ -324,9 +418,10 @@ def test_no_name_is_no_file(tiny_parts, records):
 def test_every_record_can_be_asked_for(tiny_parts, records):
     spoil(records, at_3=None)
     options = settings_of(tiny_parts) | {"image_folder": records.parent}
-    parsed = LlavaDataModule(records=records, **options).train_entries()
-    assert [index for index, record in enumerate(parsed) if isinstance(record, BadRecord)] == [3]
-    assert len(LlavaDataModule(**options).train_entries()) == 0
+    parsed = LlavaDataModule(records=records, val_records=records, **options).open_entries()
+    places = {label: [e.index for e in entries if isinstance(e, BadRecord)] for label, entries in parsed.items()}
+    assert places == {"records": [3], "data.val_records": [3]}
+    assert LlavaDataModule(**options).open_entries() == {"records": ()}
 
 
 @pytest.mark.parametrize(("options", "largest"), [({}, 34), ({"is_packed": True}, 30), ({"grouping": "balanced"}, 34)])
@@ -355,7 +450,7 @@ def test_samples_that_are_dropped_leave_order_and_number_of_batches_as_they_are(
 
 def test_samples_that_are_dropped_count_as_one_token_in_a_grouping(tiny_parts, records):
     data = make_llava(tiny_parts, records, max_length=11, on_too_long="drop", grouping="length")
-    assert data.measure_train_records() == [7, 8, 9, 10, 11, *[1] * 6]
+    assert measure_samples(data.train_data, "length") == [7, 8, 9, 10, 11, *[1] * 6]
     assert sorted(int(name) for batch in data.train_dataloader() for name in batch["ids"]) == list(range(NUM_RECORDS))
 
 
@@ -375,8 +470,8 @@ def test_an_error_in_a_worker_keeps_its_class(tiny_parts, records, monkeypatch):
 
 def test_picture_that_is_gone_is_left_out_if_bad_records_are(tiny_parts, records, tmp_path, monkeypatch):
     monkeypatch.setattr(conversation_datamodule, "RETRY_AFTER_SECONDS", ())
-    (tmp_path / "bad.json").write_text("[]")
-    data = make_llava(tiny_parts, records, bad_records="quarantine", quarantine=tmp_path / "bad.json")
+    options = leaving_out(name_llava(tiny_parts, records), tmp_path / "bad.json")
+    data = make_llava(tiny_parts, records, **options)
     (records.parent / "pictures" / "red.png").unlink()
     with pytest.warns(UserWarning, match="the record is left out"):
         batches = list(data.train_dataloader())
@@ -559,9 +654,12 @@ def test_paths_may_be_strings(tiny_parts, root):
 
 
 def test_scienceqa_leaves_quarantined_problems_out(tiny_parts, root, tmp_path):
-    (tmp_path / "bad.json").write_text('[{"index": 1, "id": "2", "reason": "picture_broken"}]')
-    options = {"bad_records": "quarantine", "quarantine": tmp_path / "bad.json", "train_split": "val"}
+    checked = make_scienceqa(tiny_parts, root, train_split="val")
+    options = leaving_out(checked, tmp_path / "bad.json", ("scienceqa", 1, "picture_broken"))
+    with pytest.raises(InputError, match="this is not the data that was checked"):
+        make_scienceqa(tiny_parts, root, **options).setup("fit")
+    options["train_split"] = "val"
     data = make_scienceqa(tiny_parts, root, **options)
     data.setup("fit")
     assert [record.id for record in data.train_records] == ["1", "0", "3"]
-    assert [record.id for record in data.train_entries()] == ["1", "2", "0", "3"]
+    assert [record.id for record in data.open_entries()["scienceqa"]] == ["1", "2", "0", "3"]

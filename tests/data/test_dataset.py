@@ -1,5 +1,6 @@
 """Guards the pairing of text and picture: a sample must hold the pictures that its text names, or say which cannot."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -347,12 +348,24 @@ def test_picture_that_stays_away_is_left_out_aloud_if_asked(encoder, folder, wai
     (folder / "torn.png").write_bytes((folder / "red.png").read_bytes()[:40])
     records = [record("red.png"), record("torn.png", name="17")]
     dataset = RecordDataset(records, encoder, retry_after_seconds=(1,), skips_broken=True)
-    with pytest.warns(UserWarning, match="record '17': cannot read picture .*; the record is left out"):
+    with pytest.warns(UserWarning, match="record '17': cannot read picture .*; the record is left out") as warned:
         sample = dataset[1]
+    said = "".join(warnings.formatwarning(w.message, w.category, w.filename, w.lineno, w.line) for w in warned)
+    assert said.startswith("llava-pl:0: UserWarning: record '17': cannot read picture ")
+    assert said.count("\n") == 1  # no line of source code beneath
     assert (sample.id, sample.index, sample.skipped) == ("17", 1, "picture_broken")
     assert sample.labels.tolist() == [IGNORED]
     assert sample.pixel_values.shape == (0, 3, 16, 16)
     assert waits == [1]
+
+
+@pytest.mark.parametrize("skips_broken", [True, False])
+def test_a_picture_that_stays_away_is_named_as_a_quarantine_names_it(encoder, folder, skips_broken):
+    records = [record("red.png"), record("none.png", name="17")]
+    dataset = RecordDataset(records, encoder, places=["talk 3", "talk 8"], skips_broken=skips_broken)
+    message = "^talk 8: record '17': cannot open picture"
+    with pytest.warns(UserWarning, match=message) if skips_broken else pytest.raises(RecordError, match=message):
+        dataset[1]
 
 
 def test_what_waiting_cannot_mend_is_not_tried_again(encoder, waits):

@@ -205,16 +205,17 @@ def test_of_two_processes_one_encodes_and_the_other_waits(store, encoder, calls)
     assert calls == [0]
 
 
-def test_full_disk(store, encoder, monkeypatch):
+@pytest.mark.parametrize(("has_tokens", "also"), [(False, ""), (True, " or switch data.cache_tokens off")])
+def test_full_disk(store, encoder, monkeypatch, has_tokens, also):
     def fail(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(InputError) as caught:
-        EncodedRecords.of(store, encoder)
+        EncodedRecords.of(store, encoder, has_tokens=has_tokens)
     assert str(caught.value) == (
-        f"{store.path}: cannot store what the records are encoded to (No space left on device); make room, switch "
-        "data.cache_tokens off, or set data.cache_dir to another folder"
+        f"{store.path}: cannot store what the records are encoded to (No space left on device); make room{also}, or "
+        "set data.cache_dir or LLAVA_PL_CACHE to another folder"
     )
     assert [path.name for path in store.path.glob("*encoded*") if path.is_dir()] == []
 

@@ -34,6 +34,14 @@ def test_file_is_not_utf8(tmp_path):
     assert file_message(path) == f"{path}: expected UTF-8 text, found byte 0xe9 at offset 12"
 
 
+def test_byte_order_mark(tmp_path):
+    path = tmp_path / "records.json"
+    path.write_text("[1]", encoding="utf-8-sig")
+    assert read_json(path) == [1]
+    path.write_bytes(b'\xef\xbb\xbf["\xe9"]')
+    assert file_message(path) == f"{path}: expected UTF-8 text, found byte 0xe9 at offset 5"
+
+
 @pytest.mark.parametrize(
     ("text", "place", "reason"),
     [

@@ -59,6 +59,15 @@ def test_json_lines(tmp_path, chunk_size, end):
     assert list(read_entries(str(path), chunk_size=chunk_size)) == ENTRIES
 
 
+@pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
+@pytest.mark.parametrize("name", ["records.json", "records.jsonl"])
+def test_byte_order_mark_is_passed_over(tmp_path, chunk_size, name):
+    path = tmp_path / name
+    text = json.dumps(ENTRIES) if name == "records.json" else "\n".join(map(json.dumps, ENTRIES))
+    path.write_text(text, encoding="utf-8-sig")
+    assert list(read_entries(path, chunk_size=chunk_size)) == ENTRIES
+
+
 @pytest.mark.parametrize(("name", "text"), [("a.json", "[]"), ("a.json", " [ ]\n"), ("a.jsonl", ""), ("a.jsonl", "\n")])
 def test_no_entries(tmp_path, name, text):
     (tmp_path / name).write_text(text)
@@ -113,7 +122,9 @@ def test_file_is_never_held_whole(tmp_path, name):
         "",
         "  \n",
         '{"id": 1}\n{"id": 2}\n',
-        "\ufeff[]",
+        "\ufeff[1 2]",
+        "\ufeff\ufeff[]",
+        "\ufeff",
         "[1,\r\n2,\r\n 3 4]",
         '["\x00"]',
     ],
@@ -168,7 +179,10 @@ def test_invalid_json_line(tmp_path):
 
 
 @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
-@pytest.mark.parametrize("content", [b'[{"id": "caf\xe9"}]', b'["\xc3\xa9", "\xc3', b'["\xf0\x9f\x98"]'])
+@pytest.mark.parametrize("content", [
+        b'[{"id": "caf\xe9"}]', b'["\xc3\xa9", "\xc3', b'["\xf0\x9f\x98"]', b'\xef\xbb\xbf["\xe9"]', b'\xef\xbb[]',
+    ],
+)  # fmt: skip
 def test_text_is_not_utf8(tmp_path, chunk_size, content):
     path = tmp_path / "records.json"
     path.write_bytes(content)

@@ -3,6 +3,7 @@
 A build may be killed, may meet a full disk, or may run while others ask for the same store.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ import pytest
 
 from llava_pl.data import sources, store_cache
 from llava_pl.data.store import RecordStore
-from llava_pl.data.store_cache import default_cache_dir, open_store
+from llava_pl.data.store_cache import advise, default_cache_dir, open_store
 from llava_pl.types import InputError
 
 
@@ -182,7 +183,7 @@ def test_full_disk(source, cache, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", mkdir_on_a_full_disk)
     assert message(source, cache) == (
         f"{cache}: cannot store the records of {source} (No space left on device); make room for about 0 MB, or set "
-        "LLAVA_PL_CACHE to another folder"
+        "data.cache_dir or LLAVA_PL_CACHE to another folder"
     )
     assert visible(cache) == []
     monkeypatch.undo()
@@ -205,9 +206,39 @@ def test_disk_that_is_full_at_the_last_moment_keeps_the_old_store(source, cache,
 
 
 def test_cache_folder_cannot_be_made(source, tmp_path):
-    assert message(source, source / "cache").startswith(
-        f"{source / 'cache'}: cannot store the records of {source} (Not a directory); "
+    assert message(source, source / "cache") == (
+        f"{source / 'cache'}: cannot store the records of {source} (Not a directory); set data.cache_dir or "
+        "LLAVA_PL_CACHE to a folder that you may write to"
     )
+
+
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [
+        (errno.ENOSPC, "make room for about 5 MB, or set data.cache_dir or LLAVA_PL_CACHE to another folder"),
+        (errno.EDQUOT, "make room for about 5 MB, or set data.cache_dir or LLAVA_PL_CACHE to another folder"),
+        (errno.EACCES, "set data.cache_dir or LLAVA_PL_CACHE to a folder that you may write to"),
+        (errno.EROFS, "set data.cache_dir or LLAVA_PL_CACHE to a folder that you may write to"),
+    ],
+)
+def test_next_step_follows_from_what_the_system_says(number, step):
+    assert advise(OSError(number, "x"), " for about 5 MB") == step
+
+
+def test_source_that_may_not_be_read_is_no_fault_of_the_cache(source, cache, monkeypatch):
+    def refuse(files):
+        raise PermissionError(errno.EACCES, "Permission denied", str(source))
+
+    monkeypatch.setattr(store_cache, "_hash_files", refuse)
+    assert message(source, cache) == f"{source}: cannot be read (Permission denied); check the path"
+
+
+@pytest.mark.parametrize("stem", ["x" * 250, "\u00e9" * 125, "a" + "\u00e9" * 124])
+def test_name_as_long_as_file_systems_take(tmp_path, cache, stem):
+    path = write(tmp_path / f"{stem}.json", "a", "b")
+    assert ids(open_store(path, cache)) == ["a", "b"]
+    (name,) = visible(cache)
+    assert stem.startswith(name.rpartition("-")[0])
 
 
 def test_broken_source_leaves_nothing(source, cache):
@@ -226,6 +257,15 @@ def test_source_that_changes_while_it_is_read(source, cache, monkeypatch):
     monkeypatch.setattr(store_cache, "write_records", write_late)
     assert message(source, cache) == f"{source}: changed while it was read; start again when it is complete"
     assert visible(cache) == []
+
+
+def test_source_that_can_be_read_only_once(tmp_path, cache):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        assert message(path, cache) == (
+            f"{path}: expected a regular file, found a device, pipe or socket; copy its content into a file"
+        )
+    assert not cache.exists()
 
 
 def test_missing_source(tmp_path, cache):

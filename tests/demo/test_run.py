@@ -51,6 +51,19 @@ def test_pictures_are_written(small_demo):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_runs_of_an_earlier_demo_are_moved_aside(tmp_path, monkeypatch):
+    for name in ("write_dataset", "make_parents", "write_report"):
+        monkeypatch.setattr(run, name, lambda *_, **__: None)
+    monkeypatch.setattr(run, "_run_lightning", lambda words: made(tmp_path / words[words.index("--run_dir") + 1]))
+
+    def made(run_dir):
+        run_dir.mkdir(exist_ok=run_dir.name.startswith("validate"))
+
+    for _ in range(2):
+        run.run_demo(tmp_path, seed=0)
+    assert {path.name for path in tmp_path.iterdir()} >= {"align", "align-1", "finetune", "finetune-1"}
+
+
 def test_help_names_the_defaults(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["demo", "--help"])

@@ -10,46 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from PIL import Image
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from llava_pl.cli import main
 from llava_pl.models.projector import CONNECTORS, find_connector
-from llava_pl.run_folder import RUN_DIR_VARIABLE
 from llava_pl.training.module import LlavaModule
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "connectors.md").read_text()
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*eval mode at the start of training.*")  # frozen parts are meant to be
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
-
-
-@pytest.fixture
-def fit(tmp_path, tiny_model):
-    """Run stage align for a step on four records, and return the checkpoint."""
-    Image.effect_noise((20, 12), 90).convert("RGB").save(tmp_path / "grey.png")
-    turns = [{"from": "human", "value": "<image>\nColour?"}, {"from": "gpt", "value": "grey"}]
-    records = [{"id": index, "image": "grey.png", "conversations": turns} for index in range(4)]
-    (tmp_path / "records.json").write_text(json.dumps(records))
-    data = {"records": "records.json", "image_folder": ".", "batch_size": 4, "num_workers": 0}
-    settings = {
-        "model": {**tiny_model, "stage": "align"},
-        "data": {"class_path": "llava_pl.LlavaDataModule", "init_args": data},
-        "trainer": {"max_steps": 1, "accelerator": "cpu", "enable_progress_bar": False},
-    }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
-
-    def fit(*words: str) -> Path:
-        assert main(["fit", "--config", "config.yaml", "--run_dir", "run", *words]) == 0
-        return tmp_path / "run" / "checkpoints" / "last.ckpt"
-
-    return fit
 
 
 @pytest.fixture

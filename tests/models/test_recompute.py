@@ -30,6 +30,12 @@ PACKED = {
 }
 ROWS = {"padded": PADDED, "packed": PACKED}
 
+RECIPES = {
+    **PLANS,
+    "frozen_inputs": TrainablePlan(projector="frozen", decoder="full", embeddings="frozen"),
+    "embeddings": TrainablePlan(projector="frozen", embeddings="full"),
+}
+
 
 @pytest.fixture
 def build(tiny_parts):
@@ -66,12 +72,12 @@ def assert_equal(found, expected):
 
 
 @pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("stage", ["align", "finetune"])
+@pytest.mark.parametrize("plan", RECIPES)
 @pytest.mark.parametrize("kind", ["selective", "full"])
-def test_loss_and_gradients_are_those_without(build, kind, stage, rows):
-    expected = step(build("none", PLANS[stage]), ROWS[rows])
+def test_loss_and_gradients_are_those_without(build, kind, plan, rows):
+    expected = step(build("none", RECIPES[plan]), ROWS[rows])
     assert all(gradient.abs().max() > 0 for gradient in expected[1].values())
-    assert_equal(step(build(kind, PLANS[stage]), ROWS[rows]), expected)
+    assert_equal(step(build(kind, RECIPES[plan]), ROWS[rows]), expected)
 
 
 @pytest.mark.parametrize("kind", ["selective", "full"])
@@ -97,11 +103,11 @@ def test_under_autocast(build, kind):
         assert_equal(step(build(kind), PADDED), expected)
 
 
-@pytest.mark.parametrize("plan", [PLANS["align"], TrainablePlan(projector="frozen", embeddings="full")])
+@pytest.mark.parametrize("plan", RECIPES)
 @pytest.mark.parametrize(("kind", "num_runs"), [("none", 1), ("selective", 2), ("full", 2)])
 def test_each_layer_runs_once_more(build, plan, kind, num_runs):
-    """Also where the decoder is frozen and in eval mode, and where no input of the projector asks for a gradient."""
-    model = build(kind, plan)
+    """Also where the decoder is frozen and in eval mode, and where what it reads asks for no gradient."""
+    model = build(kind, RECIPES[plan])
     runs = []
     for layer in model.decoder.model.model.layers:
         layer.self_attn.register_forward_hook(lambda module, *_: runs.append(module.layer_idx))

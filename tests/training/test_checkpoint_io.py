@@ -44,9 +44,15 @@ def test_a_full_disk_leaves_what_was_there(io, tmp_path, monkeypatch):
             return super().write(data)
 
     monkeypatch.setattr(checkpoint_io, "_HashingFile", FullDisk)
-    with pytest.raises(InputError, match=r"a.ckpt: cannot be written: No space left on device; older checkpoints are"):
+    with pytest.raises(InputError, match=r"a.ckpt: cannot be written: No space left on device; older .*, make room"):
         io.save_checkpoint(CONTENT, tmp_path / "a.ckpt")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_where_nothing_can_be_written_room_is_no_help(io, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"/file/a.ckpt: cannot be written: .*; older .*, see that it can be written"):
+        io.save_checkpoint(CONTENT, tmp_path / "file" / "a.ckpt")
 
 
 def test_ctrl_c_while_writing_is_no_other_error(io, tmp_path, monkeypatch):

@@ -1,10 +1,12 @@
 """Guards: samples that are counted twice, for another source, or not at all, above all across ranks and resumes."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from llava_pl.data.sampler import ResumableSampler
 from llava_pl.data.training_data import GivenRecords
 from llava_pl.training.data_count import DataCount
 from llava_pl.types import InputError
@@ -90,6 +92,19 @@ def test_a_resumed_run_goes_on_counting(counter, tmp_path):
     assert count(again, trainer, batch(1)) == {"data/seen/a": 4.0, "data/seen/b": 2.0}
 
 
+def test_the_order_is_written_down_at_the_first_batch_of_an_epoch(counter, tmp_path, monkeypatch):
+    """In an epoch that is resumed midway, too, of which Lightning announces no start."""
+    trainer, sampler = trainer_of(), ResumableSampler(range(5), num_replicas=1, rank=0)
+    trainer.train_dataloader = SimpleNamespace(sampler=sampler)
+    monkeypatch.setattr(TwoSources, "describe", lambda _: ["a"])
+    for trainer.current_epoch, first_batch in ((3, 2), (4, 0)):
+        sampler.set_epoch(trainer.current_epoch)
+        for batch_idx in (first_batch, first_batch + 1):
+            counter.on_train_batch_start(trainer, None, {}, batch_idx)
+            assert json.loads((tmp_path / "data.json").read_text())["orders"][str(sampler.epoch)] == sampler.order_hash
+    assert list(json.loads((tmp_path / "data.json").read_text())["orders"]) == ["3", "4"]
+
+
 @pytest.mark.parametrize(("content", "is_refused"), [("c" * 32, False), ("d" * 32, True), (None, False)])
 def test_other_data_is_refused(counter, content, is_refused):
     checkpoint = {}
@@ -157,6 +172,22 @@ def test_the_end_shows_the_whole_run(counter, capsys):
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["\u2502", "a", "\u2502", "9", "\u2502", "0", "\u2502"] in lines
     assert ["\u2502", "b", "\u2502", "1", "\u2502", "1", "\u2502"] in lines
+
+
+def test_a_disk_that_is_away_ends_the_run(counter):
+    counter.on_train_start(trainer_of(), None)
+
+    def see(*indices, **skipped):
+        counter.on_train_batch_end(trainer_of(), None, None, batch(*indices, **skipped), 0)
+
+    for _ in range(2):
+        for _ in range(49):
+            see(1, 2, i1="picture_missing", i2="picture_broken")
+        see(1, 2, 3, i1="picture_missing", i2="too_long")  # the last of them is read
+    for _ in range(49):
+        see(1, 2, i1="picture_missing", i2="picture_broken")
+    with pytest.raises(InputError, match="expected a picture that can be read, found none among the last 100 samples"):
+        see(1, 2, i1="picture_missing", i2="picture_broken")
 
 
 def test_counts_are_whole_numbers(counter):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from llava_pl.training.metrics_log import MetricsLog
+from llava_pl.types import InputError
 
 
 def rows(folder):
@@ -95,3 +96,37 @@ def test_the_row_of_an_epoch_is_written_ahead_with_the_number_of_its_last_step(l
 def test_an_epoch_without_metrics_has_no_row(log, tmp_path):
     log.write_ahead(trainer(4, is_epoch_end=True, metrics=()))
     assert not (tmp_path / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (bytes(range(256)), "can't decode byte 0x80"),
+        (b"\0" * 100, "expected the column 'step' in line 1, found none"),
+        (b"a,step\r\n1,0\r\n\0\0\r\n3,2\r\n", "expected 2 values in line 3, found 1"),
+        (b"a,step\r\n1,0\r\n1,2,3\r\n", "expected 2 values in line 3, found 3"),
+    ],
+    ids=["binary", "nul", "row", "long_row"],
+)
+def test_what_is_no_log_is_set_aside(tmp_path, content, reason):
+    (tmp_path / "metrics.csv").write_bytes(content)
+    log = MetricsLog(tmp_path)
+    with pytest.warns(UserWarning, match=r"metrics.csv: damaged .*; kept as metrics-1.csv") as warned:
+        log.log_metrics({"a": 5.0}, 7)
+    assert reason in str(warned[0].message)
+    assert (tmp_path / "metrics-1.csv").read_bytes() == content
+    assert rows(tmp_path) == [{"a": "5.0", "step": "7"}]
+
+
+@pytest.mark.parametrize("content", [b"", b"\r\n", b"a,step\r\n1.0,0\r\n\0\0\0"], ids=["empty", "blank", "nul_row"])
+def test_what_a_power_cut_leaves_needs_no_word(tmp_path, content, recwarn):
+    (tmp_path / "metrics.csv").write_bytes(content)
+    MetricsLog(tmp_path).log_metrics({"a": 2.0}, 1)
+    assert [row["a"] for row in rows(tmp_path)] == (["1.0", "2.0"] if b"step" in content else ["2.0"])
+    assert not recwarn.list
+
+
+def test_log_that_cannot_be_read(tmp_path):
+    (tmp_path / "metrics.csv").mkdir()
+    with pytest.raises(InputError, match=r"metrics.csv: cannot be read .Is a directory.; move it away, resume again"):
+        MetricsLog(tmp_path).log_metrics({"a": 2.0}, 1)

@@ -1,0 +1,50 @@
+"""The merged configuration of a run, as it is kept in the run's folder.
+
+In: what the command line and the files came to. Out: ``config.yaml``, which can be given to `--config` again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_warn
+
+from llava_pl.run_folder import continued_run
+from llava_pl.training.metrics_log import free_name
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes the merged configuration into the run's folder, where it can be given to `--config` again.
+
+    A run that is continued keeps its file; other settings than those are written beside it.
+    """
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write ``config.yaml``, or ``config-1.yaml`` and so on."""
+        path = Path(trainer.default_root_dir) / "config.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        config = self.config.clone()
+        config.run_dir = None  # the next run from this file gets a folder of its own
+        if stage == "fit" and config.ckpt_path and continued_run(config.ckpt_path, str(path.parent), is_last=False):
+            config.ckpt_path = None
+            given = _without_checkpoint(self.parser.dump(config, skip_unset=False))
+            if any(_read(old) == given for old in sorted(path.parent.glob("config*.yaml"))):
+                return
+            path = free_name(path)
+        self.parser.save(config, str(path), skip_unset=False, overwrite=True, multifile=False)
+
+
+def _without_checkpoint(config: str) -> list[str]:
+    return [line for line in config.splitlines() if not line.startswith("ckpt_path:")]
+
+
+def _read(path: Path) -> list[str]:
+    """Return the settings in a file; none, said aloud, where it cannot be read."""
+    try:
+        return _without_checkpoint(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        rank_zero_warn(f"{path}: cannot be read ({reason}); it stays, the settings of this run are kept beside it")
+        return []

@@ -35,7 +35,8 @@ def test_no_words_show_the_help_and_fail(capsys):
 def test_unknown_command_names_the_choices(capsys):
     assert main(["fti"]) == 2
     assert capsys.readouterr().err == (
-        "llava-pl: error: unknown command 'fti'; expected one of fit, validate, test, predict, data, demo\n"
+        "llava-pl: error: unknown command 'fti'; expected one of fit, validate, test, predict, import, "
+        "export, certify, data, demo\n"
     )
 
 

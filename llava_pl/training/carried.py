@@ -12,16 +12,13 @@ from llava_pl.data.settings import DataSettings
 from llava_pl.export.manifest import versions
 
 
-def describe_run(data: object) -> dict[str, Any] | None:
-    """Return the settings of the data, its hash where it is known, and the versions in use.
+def describe_run(data: object) -> dict[str, Any]:
+    """Return, as ``carried``, the settings of the data, its hash where it is known, and the versions in use.
 
     Args:
-        data: The data module; None is returned where it is no such module as ours.
+        data: The data module; nothing is told of one that is not of this project.
     """
     if not isinstance(data, ConversationDataModule):
-        return None
-    return {
-        "data": DataSettings.of(data.make_encoder()).to_plain(),
-        "data_hash": data.train_data.content,
-        "versions": versions(),
-    }
+        return {}
+    settings = DataSettings.of(data.make_encoder()).to_plain()
+    return {"carried": {"data": settings, "data_hash": data.train_data.content, "versions": versions()}}

@@ -233,9 +233,8 @@ class LlavaModule(LightningModule):
         """Return the optimizer and its schedule, one step of it for each optimizer step."""
         # Lightning cannot clip what a fused update unscales by itself.
         optimizer = build_optimizer(self.model, self.optim_config, allows_fused=self.trainer.precision != "16-mixed")
-        schedule = build_schedule(
-            optimizer, num_steps=count_optimizer_steps(self.trainer), warmup_share=self.optim_config.warmup_share
-        )
+        num_steps = count_optimizer_steps(self.trainer)
+        schedule = build_schedule(optimizer, num_steps=num_steps, warmup_share=self.optim_config.warmup_share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
@@ -255,8 +254,7 @@ class LlavaModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trained weights alone, and how the model is to be asked."""
-        if (carried := describe_run(getattr(self._trainer, "datamodule", None))) is not None:
-            checkpoint["carried"] = carried
+        checkpoint |= describe_run(getattr(self._trainer, "datamodule", None))
         checkpoint["state_dict"] = keep_trained(checkpoint["state_dict"], self.model, "model.")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Guards: an upgrade, of this project or of transformers, after which what was saved before no longer loads as it was."""
+"""Guards: an upgrade, of this project or of transformers, after which what was saved before loads as something else."""
 
 import json
 from pathlib import Path
@@ -20,8 +20,8 @@ def test_what_was_saved_by_the_first_release_still_answers_as_it_did(monkeypatch
     pretrained = load_pretrained(form, **parts)
     for found, expected in zip(probe(pretrained.model), json.loads(Path("answers.json").read_text()), strict=True):
         expected = torch.tensor(expected)
-        # Logits of up to 0.13, equal on the machine that made them but for the LoRA that is merged while it is read: 2e-6.
-        # A lost LoRA is 9e-3.
+        # Logits of up to 0.13, equal where they were made but for the LoRA that is merged while it is read: 2e-6. A
+        # lost LoRA is 9e-3.
         torch.testing.assert_close(found[::5, ::9][:, : expected.shape[1]], expected, atol=1e-5, rtol=0)
     assert pretrained.settings.template == "mpt"
     assert pretrained.tokenizer("ab")["input_ids"] == [1, 68, 69]

@@ -16,7 +16,7 @@ def test_a_run_says_what_its_data_was_like(tiny_parts, tmp_path):
         image_aspect="anyres",
         grid_pinpoints=[(16, 32)],
     )
-    carried = describe_run(data)
+    carried = describe_run(data)["carried"]
     assert carried["data"]["template"] == "v0"
     assert carried["data"]["grid_pinpoints"] == [[16, 32]]
     assert carried["data_hash"] is None  # nothing was read
@@ -26,5 +26,5 @@ def test_a_run_says_what_its_data_was_like(tiny_parts, tmp_path):
 
 
 def test_other_data_modules_have_nothing_to_say():
-    assert describe_run(None) is None
-    assert describe_run(object()) is None
+    assert describe_run(None) == {}
+    assert describe_run(object()) == {}

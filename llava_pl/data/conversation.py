@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
@@ -23,6 +23,12 @@ PLACEHOLDER = "\ue000{}\ue001"
 
 DATE = "26 Jul 2024"
 """The day that LLaMA-3.1 and 3.2 believe it is, as their templates have it where no clock is at hand."""
+
+CHAT_SETTINGS: dict[str, Any] = {
+    "enable_thinking": False,  # else the prompts of Qwen3 leave the thoughts to the model
+    "date_string": DATE,  # else LLaMA-3.2 writes the day of the run
+}
+"""What a tokenizer's own template is told beside the messages."""
 
 
 def render_conversation(
@@ -227,8 +233,7 @@ def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *
             messages,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
-            enable_thinking=False,  # else the prompts of Qwen3 leave the thoughts to the model
-            date_string=DATE,  # else LLaMA-3.2 writes the day of the run
+            **CHAT_SETTINGS,
         )
     except (TemplateError, ValueError) as error:
         raise RecordError(f"template 'chat': the tokenizer's template refuses the conversation: {error}") from error

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoProcessor
 
@@ -101,7 +102,7 @@ def carry(
         (temporary / "README.md").write_text(make_card(pretrained, layout, target.name, same), encoding="utf-8")
         check_target(target)  # another process may have been faster
         temporary.rename(target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise InputError(f"{target}: cannot be written ({error}); choose another place") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

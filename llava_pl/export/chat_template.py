@@ -10,6 +10,7 @@ import json
 
 from transformers import PreTrainedTokenizerBase
 
+from llava_pl.data.conversation import CHAT_SETTINGS
 from llava_pl.data.settings import DataSettings
 from llava_pl.data.templates import TEMPLATES
 from llava_pl.types import IMAGE_END, IMAGE_SLOT, IMAGE_START, InputError
@@ -84,7 +85,8 @@ def make_chat_template(settings: DataSettings, tokenizer: PreTrainedTokenizerBas
     if settings.template == "chat":
         if not isinstance(tokenizer.chat_template, str):
             raise InputError("template 'chat': the tokenizer has no chat template; give it one")
-        return _FLATTEN.replace("CONTENT\n", _CONTENT.replace("MARK", _text(marked))) + tokenizer.chat_template
+        told = "".join(f"{{%- set {name} = {_text(value)} -%}}\n" for name, value in CHAT_SETTINGS.items())
+        return told + _FLATTEN.replace("CONTENT\n", _CONTENT.replace("MARK", _text(marked))) + tokenizer.chat_template
     template = TEMPLATES[settings.template]
     question = "prompt.human[0] + part.text + prompt.human[1]"
     if template.is_caption:  # of the question its pictures alone
@@ -111,9 +113,9 @@ def _has_begin_mark(tokenizer: PreTrainedTokenizerBase) -> bool:
     return bool(frame[:1] == [tokenizer.bos_token_id])
 
 
-def _text(text: str) -> str:
-    """Return a text as Jinja writes it; its escapes are those of JSON."""
-    return json.dumps(text)
+def _text(value: object) -> str:
+    """Return a text, or true or false, as Jinja writes it; its escapes are those of JSON."""
+    return json.dumps(value)
 
 
 def _pair(texts: tuple[str, str]) -> str:

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from transformers import LlavaProcessor, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
+from llava_pl.data.json_files import read_json_object
 from llava_pl.data.tokenization import encode_conversation
 from llava_pl.export.chat_template import make_chat_template
 from llava_pl.export.pretrained import Pretrained
@@ -154,7 +155,7 @@ def read_processor_settings(folder: Path) -> dict[str, Any] | None:
     """Return the picture settings of a llava-hf folder, of transformers 4 or 5; None if there are none."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            content = read_json_object(folder / name)
             settings = content.get("image_processor", content)
             if isinstance(settings, dict) and "image_mean" in settings:
                 return settings

@@ -173,6 +173,10 @@ def _read_adapters(folder: Path) -> Adapters:
         raise InputError(f"{folder}: expected {' or '.join(ADAPTER_FILES)} beside {ADAPTER_CONFIG}, found neither")
     found = read_weights(folder / names[0])
     check_weights(found, folder / names[0])
+    if odd := [name for name in found if ".lora_" not in name]:
+        raise InputError(
+            f"{folder / names[0]}: tensor {odd[0]!r} is no LoRA's; expected adapters of linear layers alone"
+        )
     known = {"rank": config["r"], "alpha": float(config.get("lora_alpha", 8))}
     kinds = {name: bool(config.get(name)) for name in ("use_dora", "use_rslora")}
     return Adapters({**known, **kinds}, {_name_adapter(name): tensor for name, tensor in found.items()})

@@ -64,9 +64,8 @@ def write_manifest(
         "data_hash": origin.data_hash,
         **(extra or {}),
         "files": {
-            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": hash_file(path)}
-            for path in sorted(folder.rglob("*"))
-            if path.name.endswith(WEIGHT_SUFFIXES)
+            name: {"bytes": (folder / name).stat().st_size, "sha256": hash_file(folder / name)}
+            for name in _weight_files(folder)
         },
         "tensors": {
             name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
@@ -91,9 +90,18 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if content.get("layout_version") != LAYOUT_VERSION:
         found = content.get("layout_version")
         raise InputError(f"{path}: expected layout_version {LAYOUT_VERSION}, found {found!r}; update llava_pl")
-    for name, kind in (("layout", str), ("files", dict), ("tensors", dict), ("base_models", dict), ("trained", list)):
+    for name, kind in (
+        ("layout", str),
+        ("files", dict),
+        ("tensors", dict),
+        ("base_models", dict),
+        ("trained", list),
+        ("vocabulary", int),
+    ):
         if not isinstance(content.get(name), kind):
             raise InputError(f"{path}: expected a field {name!r} ({kind.__name__}), found {content.get(name)!r}")
+    if odd := sorted(name for name in _weight_files(folder) if name not in content["files"]):
+        raise InputError(f"{path}: file {odd[0]!r} is not in the manifest; remove it, or fetch the folder again")
     for name, file in content["files"].items():
         _check_file(path, name, file)
     return content
@@ -137,6 +145,11 @@ def settings_of(manifest: Mapping[str, Any] | None, folder: Path) -> DataSetting
     return (
         None if manifest is None else DataSettings.from_plain(manifest.get("data"), f"{folder / MANIFEST_FILE}: data")
     )
+
+
+def _weight_files(folder: Path) -> list[str]:
+    paths = sorted(path for path in folder.rglob("*") if path.name.endswith(WEIGHT_SUFFIXES))
+    return [path.relative_to(folder).as_posix() for path in paths]
 
 
 def _plain_base(base: BaseModel) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def read_checkpoint(
     weights = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
     check_weights(weights, path)
     model, bases = _build(hyper, path, traces=traces)
-    if hyper["init_from"] is not None:
+    if hyper.get("init_from") is not None:
         _copy(model, _initial_weights(Path(hyper["init_from"]), model.new_token_ids), hyper["init_from"])
     base_answers = probe(model) if traces else ()
     plain = {name: tensor for name, tensor in weights.items() if not is_adapter(name)}

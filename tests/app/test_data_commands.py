@@ -112,7 +112,7 @@ def test_view_shows_marks_around_pictures(zoo, capsys):
     words = ["--data.image_start_end", "true", "--index", "2", "--html", str(zoo / "view.html")]
     assert main(["data", "view", "--config", str(zoo / "config.yaml"), *words]) == 0
     assert capsys.readouterr().out.startswith(
-        "record 2, id 'gif_named_jpg': 212 tokens, 13 supervised (6.1 %), 1 image\n"
+        "record 2 of records, id 'gif_named_jpg': 212 tokens, 13 supervised (6.1 %), 1 image\n"
     )
     page = (zoo / "view.html").read_text()
     assert page.index("&lt;im_start&gt;") < page.index("&lt;im_end&gt;")

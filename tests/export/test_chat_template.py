@@ -15,6 +15,8 @@ CHATML = (
     "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>{% endfor %}"
     "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
 )
+THINKING = "{{ date_string }}" + CHATML + "{% if add_generation_prompt and enable_thinking is false %}(no){% endif %}"
+"""As Qwen3's and LLaMA-3.2's, which write other prompts where nobody says otherwise."""
 
 
 def parts(text):
@@ -86,9 +88,10 @@ def test_prompt_is_that_of_training_token_for_token(llama, template):
 
 
 @pytest.mark.parametrize("turns", CONVERSATIONS.values(), ids=list(CONVERSATIONS))
-def test_prompt_of_a_tokenizer_s_own_template(tiny_parts, turns):
+@pytest.mark.parametrize("template", [CHATML, THINKING], ids=["plain", "thinking"])
+def test_prompt_of_a_tokenizer_s_own_template(tiny_parts, turns, template):
     tokenizer = load_tokenizer(tiny_parts / "decoder")
-    tokenizer.chat_template = CHATML
+    tokenizer.chat_template = template
     check(tokenizer, DataSettings(template="chat"), turns, adds_spaces=False)
 
 

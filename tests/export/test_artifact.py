@@ -131,7 +131,7 @@ def test_changed_bytes_and_other_lies_are_refused(folder):
         ("manifest.json", {"base_models": {"decoder": 3}}, "base_models: expected name and sha256 of each part"),
         (
             "manifest.json",
-            {"files": {"model.safetensors": {}, "../../etc/passwd": {}}},
+            {"files": {"../../x": {}, "model.safetensors": {}}},
             "lies outside the folder; expected a name inside it",
         ),
     ],

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoProcessor
 
 from llava_pl.data.llama_tokenizer import load_tokenizer
+from llava_pl.data.special_tokens import add_image_tokens
 from llava_pl.export.artifact import write_artifact
 from llava_pl.export.card import make_card
 from llava_pl.export.certificate import Comparison, check_differs, check_same, coarsest_dtype, compare, probe
@@ -79,8 +80,8 @@ def carry(
         pretrained.model.to(dtype)
     # Beside the target, so that renaming is one step.
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         say(f"writing {target} ({layout})")
         _write(pretrained, temporary, layout, home=target, max_shard_bytes=max_shard_bytes)
         say("reading it back")
@@ -134,6 +135,7 @@ def open_source(
     )
     if tokenizer is not None:
         words = load_tokenizer(tokenizer, legacy=pretrained.settings.legacy_tokenizer)
+        add_image_tokens(words, image_start_end=pretrained.settings.image_start_end)
         pretrained = replace(pretrained, tokenizer=words)
     return pretrained
 

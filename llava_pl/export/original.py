@@ -46,6 +46,7 @@ class OriginalConfig:
         pinpoints: With "anyres", the sizes (width, height) that pictures are brought to before they are cut.
         has_own_encoder: The vision tower was trained too (LLaVA-1.6): the model's file holds its weights.
         has_marks: Start and end marks stand around image slots.
+        has_patch_word: The vocabulary has a word that no prompt holds, before the marks.
     """
 
     vision_encoder: str
@@ -57,6 +58,7 @@ class OriginalConfig:
     pinpoints: tuple[tuple[int, int], ...] = ()
     has_own_encoder: bool = False
     has_marks: bool = False
+    has_patch_word: bool = False
 
 
 def is_original(folder: Path) -> bool:
@@ -103,6 +105,7 @@ def read_original_config(folder: Path) -> OriginalConfig:
         pinpoints=_read_pinpoints(config, path) if aspect == "anyres" else (),
         has_own_encoder=bool(config.get("unfreeze_mm_vision_tower")),
         has_marks=bool(config.get("mm_use_im_start_end")),
+        has_patch_word=bool(config.get("mm_use_im_patch_token")),
     )
 
 

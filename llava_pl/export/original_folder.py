@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from llava_pl.data.anyres import Tiling
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.settings import DataSettings
+from llava_pl.data.special_tokens import add_image_tokens
 from llava_pl.data.templates import TemplateName
 from llava_pl.export.certificate import probe
 from llava_pl.export.manifest import check_tensors, origin_of, read_manifest, settings_of
@@ -168,9 +169,12 @@ def build_parts(
         respect_exif=False,  # LLaVA: its models have seen photographs as the sensor lay
     )
     is_tiled = config.aspect == "anyres"
+    tokenizer = find_tokenizer(folder, base)
+    if tokenizer is not None and config.has_marks:  # a base has none
+        add_image_tokens(tokenizer, image_patch_token=config.has_patch_word, image_start_end=True)
     return Pretrained(
         model=LlavaModel(encoder, projector.to(decoder.embedding.weight.dtype), decoder, newline).eval(),
-        tokenizer=find_tokenizer(folder, base),
+        tokenizer=tokenizer,
         image_transform=transform,
         settings=settings_of(manifest, folder) or told,
         projector=config.projector,

@@ -312,6 +312,15 @@ def test_tokenizer_of_the_base_is_used(models, tiny_parts, tmp_path):
     assert pretrained.tokenizer.encode("ab", add_special_tokens=False) == [68, 69]
 
 
+def test_marks_that_the_tokenizer_of_a_base_lacks_are_added(models, tiny_parts, tmp_path):
+    base = writable_copy(models / "llava-gqa-linear", tmp_path / "base")
+    for path in (tiny_parts / "decoder").glob("tokenizer*"):
+        shutil.copyfile(path, base / path.name)
+    pretrained = load_pretrained(models / "stage1-gqa-linear", base=base)
+    assert pretrained.settings.image_start_end
+    assert pretrained.tokenizer.convert_tokens_to_ids(["<im_start>", "<im_end>"]) == [99, 100]
+
+
 def test_a_whole_model_with_the_projector_file_beside_it(models, tmp_path):
     # As the released LLaVA-1.5 folders are.
     folder = writable_copy(models / "llava-mlp2x", tmp_path / "x")

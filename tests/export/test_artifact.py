@@ -183,3 +183,9 @@ def test_connectors_travel_with_their_options(llava, tmp_path, assert_same, kind
     for layout in ("hf", "llava"):
         with pytest.raises(InputError, match=f"format {layout}: expected projector"):
             carry(found, tmp_path / layout, layout)
+
+
+def test_half_precision_on_disk_does_not_halve_what_is_trained(run, make_llava, tmp_path):
+    carry(make_llava(seed=5), tmp_path / "x", "artifact", dtype=torch.float16)
+    module, _ = run("from_half", stage="align", init_from=str(tmp_path / "x"))
+    assert {parameter.dtype for parameter in module.model.projector.parameters()} == {torch.float32}

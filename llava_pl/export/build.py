@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,7 +14,7 @@ from llava_pl.data.special_tokens import add_image_tokens
 from llava_pl.export.parts import load_decoder, load_vision_encoder, read_decoder_width, read_vision_config
 from llava_pl.models.anyres import build_newline
 from llava_pl.models.llava import LlavaModel
-from llava_pl.models.projector import build_projector, count_image_tokens, find_connector
+from llava_pl.models.projector import build_projector, check_keeps_grid, count_image_tokens, find_connector
 from llava_pl.models.quantization import Quantization, check_quantized, prepare_quantized, require_bitsandbytes
 from llava_pl.models.recompute import GradientCheckpointing, recompute_layers
 from llava_pl.models.vision_encoder import SelectFeature, count_patches
@@ -75,31 +75,60 @@ class DecoderConfig:
             )
 
 
-def build_model(
-    vision_encoder: VisionEncoderConfig,
-    projector: str,
-    decoder: DecoderConfig,
-    *,
-    frozen_dtype: torch.dtype,
-    has_newline: bool = False,
-    has_image_marks: bool = False,
-    has_patch_token: bool = False,
-    device: torch.device | str = "cpu",
-    projector_options: Mapping[str, Any] | None = None,
-) -> LlavaModel:
-    """Return the model with pre-trained encoder and decoder and a fresh projector.
+@dataclass(frozen=True)
+class ModelConfig:
+    """All that a model is built of.
 
     Args:
-        vision_encoder: Where the encoder comes from.
-        projector: Kind of projector.
-        decoder: Where the decoder comes from, and the tokenizer beside it.
-        frozen_dtype: Dtype that weights are read in; trained parts are raised to float32 afterwards.
+        vision_encoder: Where the encoder comes from; plain values are taken, too.
+        decoder: Where the decoder comes from, and the tokenizer beside it; likewise.
+        projector: Kind of projector; see `build_projector`.
+        projector_options: Further arguments of the projector's class.
         has_newline: Whether pictures are tiled, so that the model needs a newline embedding.
         has_image_marks: Whether image slots have start and end marks, which need rows in the decoder.
         has_patch_token: Whether the tokenizer is given ``<im_patch>``, which needs one.
-        device: Where a quantized decoder is quantized; everything else is built on the CPU.
-        projector_options: Further arguments of the projector's class.
+        frozen_dtype: Dtype that weights are read in; trained parts are raised to float32 afterwards.
     """
+
+    vision_encoder: VisionEncoderConfig
+    decoder: DecoderConfig
+    projector: str = "mlp2x_gelu"
+    projector_options: dict[str, Any] | None = None
+    has_newline: bool = False
+    has_image_marks: bool = False
+    has_patch_token: bool = False
+    frozen_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        """Make parts of plain values, and refuse what no model can be built of."""
+        for name, kind in (("vision_encoder", VisionEncoderConfig), ("decoder", DecoderConfig)):
+            if isinstance(given := getattr(self, name), dict):
+                object.__setattr__(self, name, kind(**given))
+        if self.frozen_dtype not in DTYPES:
+            choices = ", ".join(DTYPES)
+            raise InputError(f"model.frozen_dtype: expected one of {choices}, found {self.frozen_dtype!r}")
+        if self.has_newline:
+            check_keeps_grid(self.projector)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> ModelConfig:
+        """Return what the plain values of a larger configuration say of the model.
+
+        Raises:
+            KeyError: A setting is missing.
+            TypeError: A part has a setting that is not known.
+        """
+        return cls(**{field.name: settings[field.name] for field in fields(cls)})
+
+
+def build_model(config: ModelConfig, *, device: torch.device | str = "cpu") -> LlavaModel:
+    """Return the model with pre-trained encoder and decoder and a fresh projector.
+
+    Args:
+        config: What it is built of.
+        device: Where a quantized decoder is quantized; everything else is built on the CPU.
+    """
+    vision_encoder, decoder, frozen_dtype = config.vision_encoder, config.decoder, DTYPES[config.frozen_dtype]
     encoder = load_vision_encoder(
         vision_encoder.path,
         select_layer=vision_encoder.select_layer,
@@ -117,42 +146,39 @@ def build_model(
         prepare_quantized(language.model)
     recompute_layers(language.model, decoder.gradient_checkpointing)
     new_token_ids: list[int] = []
-    if has_image_marks or has_patch_token:
+    if config.has_image_marks or config.has_patch_token:
         tokenizer = load_tokenizer(decoder.path)
-        new_token_ids = add_image_tokens(tokenizer, image_patch_token=has_patch_token, image_start_end=has_image_marks)
+        new_token_ids = add_image_tokens(
+            tokenizer, image_patch_token=config.has_patch_token, image_start_end=config.has_image_marks
+        )
         add_rows(language, new_token_ids)
     bridge = build_projector(
-        projector,
+        config.projector,
         vision_width=encoder.width,
         decoder_width=language.width,
         num_patches=encoder.num_patches,
-        options=projector_options,
+        options=config.projector_options,
     )
-    newline = build_newline(language.width) if has_newline else None
+    newline = build_newline(language.width) if config.has_newline else None
     model = LlavaModel(encoder, bridge, language, newline, new_token_ids)
     if decoder.quantization != "none":
         check_quantized(model, language, plain=[language.head, language.embedding])
     return model
 
 
-def plan_image_tokens(
-    vision_encoder: VisionEncoderConfig,
-    projector: str,
-    decoder: DecoderConfig,
-    projector_options: Mapping[str, Any] | None = None,
-) -> int:
+def plan_image_tokens(config: ModelConfig) -> int:
     """Return P of the model that `build_model` would build, without loading or making a weight."""
-    config = read_vision_config(vision_encoder.path)
-    num_patches = count_patches(config, vision_encoder.select_feature)
-    if find_connector(projector) is None:
+    vision_config = read_vision_config(config.vision_encoder.path)
+    num_patches = count_patches(vision_config, config.vision_encoder.select_feature)
+    if find_connector(config.projector) is None:
         return num_patches
     with torch.device("meta"):
         bridge = build_projector(
-            projector,
-            vision_width=config.hidden_size,
-            decoder_width=read_decoder_width(decoder.path),
+            config.projector,
+            vision_width=vision_config.hidden_size,
+            decoder_width=read_decoder_width(config.decoder.path),
             num_patches=num_patches,
-            options=projector_options,
+            options=config.projector_options,
         )
     return count_image_tokens(bridge, num_patches)
 

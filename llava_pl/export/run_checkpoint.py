@@ -21,7 +21,7 @@ from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.settings import DataSettings
 from llava_pl.data.special_tokens import add_image_tokens
 from llava_pl.export.artifact import is_artifact, read_projector
-from llava_pl.export.build import DTYPES, DecoderConfig, VisionEncoderConfig, build_model
+from llava_pl.export.build import ModelConfig, build_model
 from llava_pl.export.certificate import probe
 from llava_pl.export.lora import insert_adapters, merge_adapters
 from llava_pl.export.original import EMBEDDING_NAME, PROJECTOR_FILE, find_newline, projector_weights
@@ -112,19 +112,12 @@ def read_checkpoint(
 def _build(hyper: Mapping[str, Any], path: Path, *, traces: bool) -> tuple[LlavaModel, dict[str, BaseModel]]:
     """Return the model as it was before any training of ours, and what it was built of."""
     try:
-        encoder, decoder = VisionEncoderConfig(**hyper["vision_encoder"]), DecoderConfig(**hyper["decoder"])
-        model = build_model(
-            encoder,
-            hyper["projector"],
-            replace(decoder, quantization="none", double_quantization=False, gradient_checkpointing="none"),
-            frozen_dtype=DTYPES[hyper["frozen_dtype"]],
-            has_newline=hyper["has_newline"],
-            has_image_marks=hyper["has_image_marks"],
-            has_patch_token=hyper["has_patch_token"],
-            projector_options=hyper["projector_options"],
-        )
+        config = ModelConfig.of(hyper)
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: its hyper_parameters are of another version ({error}); update llava_pl") from error
+    encoder, decoder = config.vision_encoder, config.decoder
+    plain = replace(decoder, quantization="none", double_quantization=False, gradient_checkpointing="none")
+    model = build_model(replace(config, decoder=plain))
     bases = {"vision_encoder": (encoder.path, encoder.select_layer), "decoder": (decoder.path, None)}
     return model.eval(), {
         part: BaseModel(name_of(place), hash_weights(place) if traces else None, layer, place)

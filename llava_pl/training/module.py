@@ -14,10 +14,9 @@ from torch.optim import Optimizer
 
 from llava_pl.evaluation.generation import GenerationConfig, generate_answers
 from llava_pl.evaluation.parsing import Parser
-from llava_pl.export.build import DTYPES, DecoderConfig, VisionEncoderConfig, build_model, plan_image_tokens
+from llava_pl.export.build import DecoderConfig, ModelConfig, VisionEncoderConfig, build_model, plan_image_tokens
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.models.llava import LlavaModel
-from llava_pl.models.projector import check_keeps_grid
 from llava_pl.training.answering import ScoreQuestions
 from llava_pl.training.carried import describe_run
 from llava_pl.training.checkpoint import check_lora, check_trained, keep_trained, load_initial_weights
@@ -80,14 +79,21 @@ class LlavaModule(LightningModule):
         for name, value, choices in (
             ("stage", stage, get_args(Stage)),
             ("loss_normalization", loss_normalization, get_args(LossNormalization)),
-            ("frozen_dtype", frozen_dtype, tuple(DTYPES)),
             ("parser", parser, get_args(Parser)),
         ):
             if value not in choices:
                 raise InputError(f"model.{name}: expected one of {', '.join(choices)}, found {value!r}")
         # load_from_checkpoint hands back the plain values that are saved below.
-        vision_encoder = VisionEncoderConfig(**vision_encoder) if isinstance(vision_encoder, dict) else vision_encoder
-        decoder = DecoderConfig(**decoder) if isinstance(decoder, dict) else decoder
+        model_config = ModelConfig(
+            vision_encoder=vision_encoder,
+            decoder=decoder,
+            projector=projector,
+            projector_options=projector_options,
+            has_newline=has_newline,
+            has_image_marks=has_image_marks,
+            has_patch_token=has_patch_token,
+            frozen_dtype=frozen_dtype,
+        )
         optim = OptimConfig(**optim) if isinstance(optim, dict) else optim
         trainable = TrainablePlan(**trainable) if isinstance(trainable, dict) else trainable
         lora = LoraConfig(**lora) if isinstance(lora, dict) else lora
@@ -95,7 +101,7 @@ class LlavaModule(LightningModule):
         check_plan(
             plan,
             lora=lora,
-            is_quantized=decoder.quantization != "none",
+            is_quantized=model_config.decoder.quantization != "none",
             has_new_tokens=has_image_marks or has_patch_token,
         )
         if lora is None and plan.lora_parts:
@@ -104,41 +110,25 @@ class LlavaModule(LightningModule):
         # Plain values only: a checkpoint with dataclasses inside could not be read with weights_only=True.
         self.save_hyperparameters(
             {
+                **asdict(model_config),
                 "stage": stage,
-                "vision_encoder": asdict(vision_encoder),
-                "decoder": asdict(decoder),
                 "optim": asdict(optim),
                 "trainable": None if trainable is None else asdict(trainable),
-                "projector": projector,
-                "projector_options": projector_options,
-                "has_newline": has_newline,
-                "has_image_marks": has_image_marks,
-                "has_patch_token": has_patch_token,
                 "lora": None if lora is None else asdict(lora),
                 "init_from": init_from,
                 "loss_normalization": loss_normalization,
-                "frozen_dtype": frozen_dtype,
                 "generation": asdict(generation),
                 "parser": parser,
             }
         )
         self.stage: Stage = stage
-        self.vision_encoder_config = vision_encoder
-        self.decoder_config = decoder
+        self.model_config = model_config
         self.optim_config = optim
         self.plan = plan
         check_rates(optim, self.plan)
-        if has_newline:
-            check_keeps_grid(projector)
-        self.projector_kind = projector
-        self.projector_options = projector_options
-        self.has_newline = has_newline
-        self.has_image_marks = has_image_marks
-        self.has_patch_token = has_patch_token
         self.lora = lora
         self.init_from = init_from
         self.loss_normalization: LossNormalization = loss_normalization
-        self.frozen_dtype = DTYPES[frozen_dtype]
         self.generation = generation
         self.parser: Parser = parser
         self.num_unsupervised_batches = 0
@@ -148,25 +138,14 @@ class LlavaModule(LightningModule):
     @property
     def num_image_tokens(self) -> int:
         """P, the image tokens per picture or tile; the data module is linked to it."""
-        return plan_image_tokens(
-            self.vision_encoder_config, self.projector_kind, self.decoder_config, self.projector_options
-        )
+        return plan_image_tokens(self.model_config)
 
     def configure_model(self) -> None:
         """Build the layers, once: under a sharding strategy Lightning calls this where memory is already divided."""
         if self.model is not None:
             return
-        model = build_model(
-            self.vision_encoder_config,
-            self.projector_kind,
-            self.decoder_config,
-            frozen_dtype=self.frozen_dtype,
-            has_newline=self.has_newline,
-            has_image_marks=self.has_image_marks,
-            has_patch_token=self.has_patch_token,
-            device="cpu" if self._trainer is None else self._trainer.strategy.root_device,
-            projector_options=self.projector_options,
-        )
+        device = "cpu" if self._trainer is None else self._trainer.strategy.root_device
+        model = build_model(self.model_config, device=device)
         add_planned_adapters(model, self.plan, self.lora)
         apply_plan(model, self.plan, lora_bias="none" if self.lora is None else self.lora.bias)
         for parameter in model.parameters():
@@ -271,8 +250,8 @@ class LlavaModule(LightningModule):
         tokenizer = getattr(getattr(self._trainer, "datamodule", None), "tokenizer", None)
         if tokenizer is not None and len(tokenizer) > model.decoder.num_embeddings:
             raise InputError(
-                f"model.decoder.path: {self.decoder_config.path}: its tokenizer knows {len(tokenizer)} tokens, its "
-                f"decoder {model.decoder.num_embeddings}; remove the added tokens, or give the decoder rows for them"
+                f"model.decoder.path: {self.model_config.decoder.path}: its tokenizer knows {len(tokenizer)} tokens, "
+                f"its decoder {model.decoder.num_embeddings}; remove the added tokens, or give the decoder rows for them"
             )
 
     def _sum_over_ranks(self, number: int) -> Tensor:

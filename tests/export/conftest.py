@@ -14,7 +14,7 @@ from llava_pl import LlavaDataModule, LlavaModule
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.settings import DataSettings
 from llava_pl.data.special_tokens import add_image_tokens
-from llava_pl.export.build import DecoderConfig, VisionEncoderConfig, build_model
+from llava_pl.export.build import DecoderConfig, ModelConfig, VisionEncoderConfig, build_model
 from llava_pl.export.pretrained import BaseModel, Origin, Pretrained
 from llava_pl.export.tokenizer_files import find_tokenizer
 from llava_pl.training.optim import OptimConfig
@@ -30,14 +30,14 @@ def make_llava(tiny_parts):
         settings = DataSettings(**{"max_length": 300, **settings})
         tokenizer = find_tokenizer(decoder)
         add_image_tokens(tokenizer, image_start_end=settings.image_start_end)
-        model = build_model(
+        config = ModelConfig(
             VisionEncoderConfig(encoder, select_feature=select_feature),
-            projector,
             DecoderConfig(decoder),
-            frozen_dtype=torch.float32,
+            projector=projector,
             has_newline=settings.image_aspect == "anyres",
             has_image_marks=settings.image_start_end,
         )
+        model = build_model(config)
         return Pretrained(
             model=model.eval().requires_grad_(False),
             tokenizer=tokenizer,

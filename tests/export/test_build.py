@@ -2,24 +2,34 @@
 
 import json
 import shutil
+from dataclasses import asdict
 
 import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from llava_pl.export.build import DTYPES, DecoderConfig, VisionEncoderConfig, build_model, plan_image_tokens
+from llava_pl.export.build import (
+    DTYPES,
+    DecoderConfig,
+    ModelConfig,
+    VisionEncoderConfig,
+    build_model,
+    plan_image_tokens,
+)
 from llava_pl.models.quantization import is_quantized
 from llava_pl.types import InputError
 
 
-def build(tiny_parts, projector="mlp2x_gelu", dtype=torch.float32, has_newline=False, **vision):
-    return build_model(
-        VisionEncoderConfig(str(tiny_parts / "encoder"), **vision),
-        projector,
-        DecoderConfig(str(tiny_parts / "decoder")),
-        frozen_dtype=dtype,
-        has_newline=has_newline,
+def configure(tiny_parts, vision=None, decoder=None, **settings) -> ModelConfig:
+    return ModelConfig(
+        VisionEncoderConfig(str(tiny_parts / "encoder"), **(vision or {})),
+        DecoderConfig(str(tiny_parts / "decoder"), **(decoder or {})),
+        **settings,
     )
+
+
+def build(tiny_parts, **settings):
+    return build_model(configure(tiny_parts, **settings))
 
 
 def test_widths_fit_together(tiny_parts):
@@ -36,20 +46,18 @@ def test_defaults_are_those_of_llava_1_5(tiny_parts):
 
 
 def test_settings_reach_the_encoder(tiny_parts):
-    model = build(tiny_parts, select_layer=-1, select_feature="cls_patch")
+    model = build(tiny_parts, vision={"select_layer": -1, "select_feature": "cls_patch"})
     assert model.vision_encoder.model.config.num_hidden_layers == 3
     assert model.num_image_tokens == 5
 
 
 def test_attention_reaches_the_decoder(tiny_parts):
-    vision = VisionEncoderConfig(str(tiny_parts / "encoder"))
-    decoder = DecoderConfig(str(tiny_parts / "decoder"), attention="eager")
-    model = build_model(vision, "linear", decoder, frozen_dtype=torch.float32)
+    model = build(tiny_parts, decoder={"attention": "eager"})
     assert model.decoder.model.config._attn_implementation == "eager"
 
 
 def test_projector_is_fresh_and_float32_while_the_rest_is_read_in_the_frozen_dtype(tiny_parts):
-    model = build(tiny_parts, dtype=torch.bfloat16)
+    model = build(tiny_parts, frozen_dtype="bfloat16")
     dtypes = {name.partition(".")[0]: p.dtype for name, p in model.named_parameters()}
     assert dtypes == {"vision_encoder": torch.bfloat16, "projector": torch.float32, "decoder": torch.bfloat16}
 
@@ -64,9 +72,7 @@ QUANTIZED = [
 
 @pytest.mark.parametrize("settings", QUANTIZED)
 def test_decoder_blocks_are_quantized_and_nothing_else(tiny_parts, settings):
-    vision = VisionEncoderConfig(str(tiny_parts / "encoder"))
-    decoder = DecoderConfig(str(tiny_parts / "decoder"), **settings)
-    model = build_model(vision, "linear", decoder, frozen_dtype=torch.bfloat16, has_image_marks=True)
+    model = build(tiny_parts, decoder=settings, projector="linear", frozen_dtype="bfloat16", has_image_marks=True)
     quantized = {name: module for name, module in model.named_modules() if is_quantized(module)}
     assert len(quantized) == 2 * 7
     assert all(name.startswith("decoder.model.model.layers.") for name in quantized)
@@ -87,7 +93,7 @@ def test_decoder_blocks_are_quantized_and_nothing_else(tiny_parts, settings):
 def test_a_decoder_in_the_originals_layout_is_quantized_too(golden_path):
     vision = VisionEncoderConfig(str(golden_path / "model" / "clip-mlp2x-patch14-56"))
     decoder = DecoderConfig(str(golden_path / "model" / "llava-mlp2x"), quantization="nf4")
-    model = build_model(vision, "mlp2x_gelu", decoder, frozen_dtype=torch.float32)
+    model = build_model(ModelConfig(vision, decoder))
     assert any(is_quantized(module) for module in model.decoder.modules())
 
 
@@ -99,7 +105,7 @@ def test_weights_that_are_quantized_already_are_refused(tiny_parts, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
     decoder = DecoderConfig(str(tmp_path / "decoder"))
     with pytest.raises(InputError, match=r"decoder.path: .*: its weights are quantized; give those that they were"):
-        build_model(VisionEncoderConfig(str(tiny_parts / "encoder")), "linear", decoder, frozen_dtype=torch.float32)
+        build_model(ModelConfig(VisionEncoderConfig(str(tiny_parts / "encoder")), decoder))
 
 
 @pytest.mark.parametrize(
@@ -126,16 +132,13 @@ def test_quantization_that_means_nothing_is_refused(settings, message):
     ],
 )
 def test_the_decoder_has_rows_for_what_the_data_module_adds(tiny_parts, settings, ids):
-    vision, decoder = (tiny_parts / name for name in ("encoder", "decoder"))
-    model = build_model(
-        VisionEncoderConfig(str(vision)), "linear", DecoderConfig(str(decoder)), frozen_dtype=torch.float32, **settings
-    )
+    model = build(tiny_parts, **settings)
     assert model.new_token_ids == ids
     assert model.decoder.num_embeddings == 99 + len(ids)
 
 
 def test_only_a_model_for_tiles_has_a_newline(tiny_parts):
-    tiled, whole = build(tiny_parts, has_newline=True, dtype=torch.bfloat16), build(tiny_parts)
+    tiled, whole = build(tiny_parts, has_newline=True, frozen_dtype="bfloat16"), build(tiny_parts)
     assert (tiled.image_newline.shape, tiled.image_newline.dtype) == ((32,), torch.float32)
     assert tiled.state_dict().keys() - whole.state_dict().keys() == {"image_newline"}
 
@@ -157,18 +160,30 @@ KINDS = {
 
 @pytest.mark.parametrize(("kind", "options"), KINDS.items())
 def test_planned_image_tokens_are_those_of_the_model(tiny_parts, kind, options):
-    parts = VisionEncoderConfig(str(tiny_parts / "encoder")), kind, DecoderConfig(str(tiny_parts / "decoder"))
-    model = build_model(*parts, frozen_dtype=torch.float32, projector_options=options)
-    assert plan_image_tokens(*parts, options) == model.num_image_tokens
+    config = configure(tiny_parts, projector=kind, projector_options=options)
+    model = build_model(config)
+    assert plan_image_tokens(config) == model.num_image_tokens
     assert model.encode_images(torch.zeros(1, 3, 16, 16)).shape == (1, model.num_image_tokens, 32)
 
 
 def test_planning_counts_no_weight(tiny_parts):
-    parts = VisionEncoderConfig(str(tiny_parts / "encoder")), "resampler", DecoderConfig(str(tiny_parts / "decoder"))
     before = torch.get_rng_state()
-    assert plan_image_tokens(*parts) == 64
+    assert plan_image_tokens(configure(tiny_parts, projector="resampler")) == 64
     assert torch.equal(torch.get_rng_state(), before)
-    assert plan_image_tokens(parts[0], "linear", DecoderConfig("/no/such/folder")) == 4
+    vision = VisionEncoderConfig(str(tiny_parts / "encoder"))
+    assert plan_image_tokens(ModelConfig(vision, DecoderConfig("/no/such/folder"))) == 4
+
+
+def test_a_config_of_plain_values_is_the_same(tiny_parts):
+    config = configure(tiny_parts, vision={"select_layer": -1}, has_image_marks=True, frozen_dtype="float16")
+    assert ModelConfig.of({**asdict(config), "stage": "align"}) == config
+    with pytest.raises(KeyError, match="projector"):
+        ModelConfig.of({name: value for name, value in asdict(config).items() if name != "projector"})
+
+
+def test_an_unknown_dtype_is_refused(tiny_parts):
+    with pytest.raises(InputError, match=r"model\.frozen_dtype: expected one of float32, .*, found 'half'"):
+        configure(tiny_parts, frozen_dtype="half")
 
 
 def test_dtypes():

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
-from llava_pl.export.build import DecoderConfig, VisionEncoderConfig, build_model
+from llava_pl.export.build import DecoderConfig, ModelConfig, VisionEncoderConfig, build_model
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.recompute import recompute_layers
 from llava_pl.training.stages import PLANS, TrainablePlan, apply_plan
@@ -42,9 +42,7 @@ def build(tiny_parts):
     def build(kind, plan=PLANS["finetune"], dropout=0.0):
         torch.manual_seed(0)
         decoder = DecoderConfig(str(tiny_parts / "decoder"), gradient_checkpointing=kind)
-        model = build_model(
-            VisionEncoderConfig(str(tiny_parts / "encoder")), "mlp2x_gelu", decoder, frozen_dtype=torch.float32
-        )
+        model = build_model(ModelConfig(VisionEncoderConfig(str(tiny_parts / "encoder")), decoder))
         for module in model.decoder.modules():
             if hasattr(module, "attention_dropout"):
                 module.attention_dropout = dropout

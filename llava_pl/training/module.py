@@ -248,10 +248,11 @@ class LlavaModule(LightningModule):
 
     def _check_vocabulary(self, model: LlavaModel) -> None:
         tokenizer = getattr(getattr(self._trainer, "datamodule", None), "tokenizer", None)
+        path = self.model_config.decoder.path
         if tokenizer is not None and len(tokenizer) > model.decoder.num_embeddings:
             raise InputError(
-                f"model.decoder.path: {self.model_config.decoder.path}: its tokenizer knows {len(tokenizer)} tokens, "
-                f"its decoder {model.decoder.num_embeddings}; remove the added tokens, or give the decoder rows for them"
+                f"model.decoder.path: {path}: its tokenizer knows {len(tokenizer)} tokens, its "
+                f"decoder {model.decoder.num_embeddings}; remove the added tokens, or give the decoder rows for them"
             )
 
     def _sum_over_ranks(self, number: int) -> Tensor:

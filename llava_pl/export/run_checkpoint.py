@@ -7,7 +7,7 @@ before, because weights that are merged into 4 bits answer otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,17 @@ from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.settings import DataSettings
 from llava_pl.data.special_tokens import add_image_tokens
-from llava_pl.export.artifact import is_artifact, read_projector
 from llava_pl.export.build import ModelConfig, build_model
 from llava_pl.export.certificate import probe
+from llava_pl.export.initial_weights import copy_initial_weights, load_initial_weights
 from llava_pl.export.lora import insert_adapters, merge_adapters
-from llava_pl.export.original import EMBEDDING_NAME, PROJECTOR_FILE, find_newline, projector_weights
+from llava_pl.export.original import EMBEDDING_NAME
 from llava_pl.export.original_folder import name_of
 from llava_pl.export.pretrained import Adapters, BaseModel, Origin, Pretrained
 from llava_pl.export.tokenizer_files import find_tokenizer, read_sentencepiece
-from llava_pl.export.weights import check_weights, has_weights, hash_weights, read_torch_file, read_weights
+from llava_pl.export.weights import check_weights, hash_weights, read_torch_file
 from llava_pl.models.adapters import LoraConfig, is_adapter, plain_name
 from llava_pl.models.llava import LlavaModel
-from llava_pl.models.vocabulary import set_rows
 from llava_pl.types import InputError
 
 NEW_ROWS = ".trainable_tokens_delta.default"
@@ -69,11 +68,10 @@ def read_checkpoint(
     check_weights(weights, path)
     model, bases = _build(hyper, path, traces=traces)
     if hyper.get("init_from") is not None:
-        _copy(model, _initial_weights(Path(hyper["init_from"]), model.new_token_ids), hyper["init_from"])
+        load_initial_weights(model, hyper["init_from"], keeps_adapters=False)
     base_answers = probe(model) if traces else ()
     plain = {name: tensor for name, tensor in weights.items() if not is_adapter(name)}
-    _check_complete(model, plain, path)
-    trained = _copy(model, plain, path, keeps_dtype=True)
+    trained = _copy(model, plain, path)
     adapters = _find_adapters(hyper, weights, path)
     live_answers: tuple[Tensor, ...] = ()
     if adapters is not None:
@@ -125,57 +123,15 @@ def _build(hyper: Mapping[str, Any], path: Path, *, traces: bool) -> tuple[Llava
     }
 
 
-def _initial_weights(path: Path, new_token_ids: Sequence[int]) -> dict[str, Tensor]:
-    """Return the plain tensors that a run started from, as ``model.init_from`` takes them."""
-    if path.suffix == ".ckpt":
-        content = read_torch_file(path)
-        weights = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
-        return {name: tensor for name, tensor in weights.items() if not is_adapter(name)}
-    if is_artifact(path):
-        return read_projector(path)
-    file = path / PROJECTOR_FILE if not has_weights(path) and (path / PROJECTOR_FILE).is_file() else path
-    found = read_weights(file)
-    weights = {f"projector.{name}": tensor for name, tensor in projector_weights(found, file).items()}
-    if (newline := find_newline(found)) is not None:
-        weights["image_newline"] = newline
-    if file.is_file() and new_token_ids and (table := found.get(EMBEDDING_NAME)) is not None:
-        weights[f"decoder{NEW_ROWS}"] = table[list(new_token_ids)] if len(table) > max(new_token_ids) else table
-    return weights
-
-
-def _copy(model: LlavaModel, weights: Mapping[str, Tensor], where: object, *, keeps_dtype: bool = False) -> list[str]:
-    """Copy tensors into the model, each exactly once, and return the names that they have there."""
-    own, taken = dict(model.named_parameters(remove_duplicate=False)), []
+def _copy(model: LlavaModel, weights: dict[str, Tensor], path: Path) -> list[str]:
+    """Copy trained tensors into the model, in the dtype that they learned in, and return their names there."""
+    own = dict(model.named_parameters())
+    names = {name: TABLE if name.endswith(NEW_ROWS) else plain_name(name) for name in weights}
     for name, tensor in weights.items():
-        plain = plain_name(name)
-        if name.endswith(NEW_ROWS):
-            if tensor.shape != (len(model.new_token_ids), model.decoder.width):
-                raise InputError(f"{where}: tensor {name!r}: expected a row for each of {model.new_token_ids}")
-            set_rows(model.decoder, model.new_token_ids, tensor)  # type: ignore[arg-type]
-            taken.append(TABLE)
-            continue
-        if plain not in own or own[plain].shape != tensor.shape:
-            expected = f"shape {tuple(own[plain].shape)}" if plain in own else "no such tensor"
-            raise InputError(f"{where}: tensor {name!r}: expected {expected} in its base, found {tuple(tensor.shape)}")
-        own[plain].data = tensor.clone() if keeps_dtype else tensor.to(own[plain].dtype)
-        taken.append(plain)
-    return taken
-
-
-def _check_complete(model: LlavaModel, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Check that a part which was trained in full is there in full; biases and embeddings may learn alone."""
-    table = {id(parameter) for parameter in model.decoder.embedding.parameters()}
-    unused = {id(parameter) for parameter in model.vision_encoder.unused_parameters}
-    names = {plain_name(name) for name in weights}
-
-    def part(name: str) -> str | None:
-        is_alone = name == TABLE or name.endswith(NEW_ROWS) or (name.endswith(".bias") and "projector" not in name)
-        return None if is_alone else name.partition(".")[0]
-
-    parts = {part(name) for name in names} - {None}
-    for name, parameter in model.named_parameters():
-        if part(name) in parts and name not in names and id(parameter) not in table | unused:
-            raise InputError(f"{path}: tensor {name!r} is missing beside others of its part; the file is not whole")
+        if not name.endswith(NEW_ROWS) and (parameter := own.get(names[name])) is not None:
+            parameter.data = parameter.data.to(tensor.dtype)
+    copy_initial_weights(model, weights, where=str(path))
+    return list(names.values())
 
 
 def _find_adapters(hyper: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> Adapters | None:

@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from llava_pl.export.artifact import is_artifact, read_projector
-from llava_pl.export.original import EMBEDDING_NAME, PROJECTOR_FILE, find_newline, is_original, projector_weights
-from llava_pl.export.weights import has_weights, read_torch_file, read_weights
-from llava_pl.models.adapters import LoraConfig, is_adapter, plain_name, plain_table
-from llava_pl.models.decoder import CausalDecoder
+from llava_pl.export.initial_weights import check_shape
 from llava_pl.models.llava import LlavaModel
-from llava_pl.models.vocabulary import set_rows
-from llava_pl.training.stages import parameters_by_part
 from llava_pl.types import InputError
-
-NEW_ROWS = "new rows"
-"""Name here of word embeddings of new tokens that a file of the original holds."""
 
 
 def keep_trained(state_dict: dict[str, Any], model: LlavaModel, prefix: str) -> dict[str, Any]:
@@ -49,169 +35,7 @@ def check_trained(state_dict: dict[str, Any], model: LlavaModel, prefix: str, *,
             "check model.stage, data.image_aspect, model.trainable and the parts that the run was made with"
         )
     for name, tensor in state_dict.items():
-        _check_shape("checkpoint", name.removeprefix(prefix), tensor, own)
-
-
-def check_lora(settings: Mapping[str, Any], lora: LoraConfig, *, where: str) -> None:
-    """Check that adapters are used as they were trained; their scale is nowhere in their weights.
-
-    Args:
-        settings: The hyper-parameters of the run that trained them.
-        lora: How the model uses them.
-        where: What an error begins with.
-
-    Raises:
-        InputError: They were scaled otherwise.
-    """
-    if (given := settings.get("lora")) is None:
-        return
-    for name in ("rank", "alpha", "use_rslora", "use_dora"):
-        if given.get(name) != getattr(lora, name):
-            raise InputError(
-                f"{where}: its adapters have {name} {given.get(name)}, this model's {getattr(lora, name)}; "
-                f"set model.lora.{name} as in the run that trained them"
-            )
-
-
-def load_initial_weights(model: LlavaModel, path: str | Path, *, lora: LoraConfig | None = None) -> None:
-    """Copy trained weights of an earlier run into the model.
-
-    Args:
-        model: Whose parameters are overwritten; dtype and device stay.
-        path: A checkpoint of this project (its weights only, no optimizer state), or an original `mm_projector.bin` or
-            model folder, or a folder that `llava-pl import` made: its projector, its newline embedding if it has one,
-            and from a `mm_projector.bin` the word embeddings of new tokens, if there are any; those of a whole model
-            are the decoder's.
-        lora: How the model uses its adapters, if it has any.
-
-    Raises:
-        InputError: Nothing to load, or tensors do not fit.
-    """
-    path = Path(path)
-    where = f"model.init_from: {path}"
-    if not has_weights(path) and (path / PROJECTOR_FILE).is_file():
-        path = path / PROJECTOR_FILE
-    if path.is_dir() and not is_original(path) and not is_artifact(path):
-        raise InputError(f"{where}: expected a .ckpt file, {PROJECTOR_FILE} or a LLaVA folder")
-    if path.suffix == ".ckpt":
-        content = _read_checkpoint(path)
-        if lora is not None:
-            check_lora(content.get("hyper_parameters", {}), lora, where=where)
-        weights = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
-    elif is_artifact(path):
-        weights = read_projector(path)
-    else:
-        content = read_weights(path)
-        weights = {f"projector.{name}": tensor for name, tensor in projector_weights(content, path).items()}
-        if (newline := find_newline(content)) is not None:
-            weights["image_newline"] = newline
-        if path.is_file() and model.new_token_ids and (table := content.get(EMBEDDING_NAME)) is not None:
-            weights[NEW_ROWS] = table
-    copy_initial_weights(model, weights, where=where)
-
-
-def copy_initial_weights(model: LlavaModel, weights: dict[str, Tensor], *, where: str) -> None:
-    """Copy tensors into a model that may hold adapters which the run that trained them did not have.
-
-    Args:
-        model: Whose parameters are overwritten.
-        weights: By the names of that run's model.
-        where: What an error begins with.
-
-    Raises:
-        InputError: A tensor has no place, has another shape, or is missing beside its like.
-    """
-    own = dict(model.named_parameters())
-    # Where a layer has got an adapter, its own weight is now called otherwise.
-    present = {plain_name(name): name for name in own}
-    weights = {n if n in own else present.get(plain_name(n), n): tensor for n, tensor in weights.items()}
-    rows = _take_new_rows(weights, model, where=where)
-    for name, tensor in weights.items():
-        if name not in own:
-            hint = "check model.projector, data.image_start_end and data.image_aspect"
-            if is_adapter(name):
-                hint = "set model.trainable and model.lora as in the run that trained it"
-            found = f"found shape {tuple(tensor.shape)}, expected no such parameter in this model"
-            raise InputError(f"{where}: {name}: {found}; {hint}")
-        _check_shape(where, name, tensor, own)
-        if name.replace(".base_layer.weight", ".lora_magnitude_vector.default.weight") in own.keys() - weights.keys():
-            raise InputError(
-                f"{where}: {name}: DoRA has measured the weights of model.decoder.path already; give the trained ones "
-                "there, or switch model.lora.use_dora off"
-            )
-    if missing := _find_missing(weights, model):
-        raise InputError(f"{where}: holds no {missing} for this model; check model.projector and model.lora")
-    with torch.no_grad():
-        for name, tensor in weights.items():
-            own[name].copy_(tensor)
-    if rows is not None:
-        set_rows(cast("CausalDecoder", model.decoder), model.new_token_ids, rows)
-
-
-def _find_missing(weights: Mapping[str, Tensor], model: LlavaModel) -> str | None:
-    """Return a parameter without a tensor of its own whose like have theirs.
-
-    A run keeps all or nothing of a part and of its adapters; embeddings and biases may learn alone.
-    """
-    embeddings = parameters_by_part(model)["embeddings"].keys()
-    unused = {id(parameter) for parameter in model.vision_encoder.unused_parameters}
-
-    def kind(name: str) -> str:
-        part = name.partition(".")[0]
-        if is_adapter(name):
-            return f"adapters of {part}"
-        return name if name in embeddings or (name.endswith("bias") and part != "projector") else part
-
-    kinds = {kind(name) for name in weights}
-    missing = (n for n, p in model.named_parameters() if n not in weights and id(p) not in unused and kind(n) in kinds)
-    return next(missing, None)
-
-
-def _take_new_rows(weights: dict[str, Tensor], model: LlavaModel, *, where: str) -> Tensor | None:
-    """Return the word embeddings of new tokens, in whichever form a file has them; those with no place are taken out.
-
-    LLaVA: a file may hold the whole table, or the rows of ``<im_start>`` and ``<im_end>`` alone.
-    """
-    ids = list(model.new_token_ids)
-    held = dict(model.named_parameters())
-    names = [name for name in weights if name == NEW_ROWS or name.endswith(".trainable_tokens_delta.default")]
-    table_name = next((name for name in parameters_by_part(model)["embeddings"] if name in weights), None)
-    if not ids or not (names or table_name):
-        return None
-    found = weights[names[0]] if names else weights[cast("str", table_name)]
-    if names and names[0] not in held:
-        del weights[names[0]]
-    if found.ndim == 2 and len(found) > max(ids):
-        found = found[ids]
-    elif names == [NEW_ROWS] and found.shape == (2, model.decoder.width) and len(ids) == 3:
-        found = torch.cat([plain_table(model.decoder.embedding).weight[ids[:1]], found])
-    if found.shape != (len(ids), model.decoder.width):
-        raise InputError(
-            f"{where}: word embeddings of new tokens: found shape {tuple(found.shape)}, expected those of "
-            f"{len(ids)} tokens, shape {(len(ids), model.decoder.width)}, or a table with them; check "
-            "data.image_start_end and data.image_patch_token"
-        )
-    return found
-
-
-def _check_shape(where: str, name: str, tensor: Tensor, own: Mapping[str, Tensor]) -> None:
-    is_quantized = not own[name].is_floating_point()  # one of 8 bits has the shape of the weight that it stands for
-    if own[name].shape == tensor.shape and not is_quantized:
-        return
-    expected = f"shape {tuple(own[name].shape)}"
-    hint = "check model.projector and the parts that the run was made with"
-    if is_adapter(name):
-        hint = "set model.lora.rank as in the run that trained it"
-    elif is_quantized:
-        expected, hint = "a quantized weight", "give weights trained in full as model.decoder.path"
-    raise InputError(f"{where}: {name}: found shape {tuple(tensor.shape)}, expected {expected}; {hint}")
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    content = read_torch_file(path)
-    if not isinstance(content, dict) or not content.get("state_dict"):
-        raise InputError(f"model.init_from: {path}: expected a Lightning checkpoint with a 'state_dict', found none")
-    return content
+        check_shape("checkpoint", name.removeprefix(prefix), tensor, own)
 
 
 def _example(names: list[str]) -> str:

@@ -15,11 +15,12 @@ from torch.optim import Optimizer
 from llava_pl.evaluation.generation import GenerationConfig, generate_answers
 from llava_pl.evaluation.parsing import Parser
 from llava_pl.export.build import DecoderConfig, ModelConfig, VisionEncoderConfig, build_model, plan_image_tokens
+from llava_pl.export.initial_weights import check_lora, load_initial_weights
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.models.llava import LlavaModel
 from llava_pl.training.answering import ScoreQuestions
 from llava_pl.training.carried import describe_run
-from llava_pl.training.checkpoint import check_lora, check_trained, keep_trained, load_initial_weights
+from llava_pl.training.checkpoint import check_trained, keep_trained
 from llava_pl.training.normalization import LossNormalization, normalize_loss
 from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule, check_rates
 from llava_pl.training.resplit import resplit

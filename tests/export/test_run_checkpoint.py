@@ -128,14 +128,17 @@ def replaced(name, value):
         ({"state_dict": {}}, "expected a checkpoint of llava-pl fit"),
         ({"hyper_parameters": None}, "expected a checkpoint of llava-pl fit"),
         ({"carried": None}, "holds no settings of its data; it is of an older version"),
-        ({"state_dict": without("projector.0.bias")}, "'projector.0.bias' is missing beside others of its part"),
+        ({"state_dict": without("projector.0.bias")}, "holds no projector.0.bias for this model"),
         (
             {"state_dict": replaced("projector.0.bias", torch.zeros(3))},
-            r"expected shape \(32,\) in its base, found \(3,\)",
+            r"projector\.0\.bias: found shape \(3,\), expected shape \(32,\)",
         ),
         ({"state_dict": replaced("projector.0.bias", torch.zeros(0))}, "tensor 'projector.0.bias' is empty"),
         ({"state_dict": replaced("projector.0.bias", torch.full((32,), torch.nan))}, "holds NaN or infinity"),
-        ({"state_dict": lambda state: {**state, "model.new.weight": torch.ones(1)}}, "'new.weight': expected no such"),
+        (
+            {"state_dict": lambda state: {**state, "model.new.weight": torch.ones(1)}},
+            r"new\.weight: found .* expected no such",
+        ),
         ({"hyper_parameters": lambda hyper: {**hyper, "decoder": {"road": "x"}}}, "are of another version"),
     ],
 )

@@ -54,6 +54,12 @@ def load_initial_weights(
             check_lora(content.get("hyper_parameters", {}), lora, where=where)
         weights = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
         weights = {name: tensor for name, tensor in weights.items() if keeps_adapters or not is_adapter(name)}
+        if not any(name.startswith("projector.") for name in weights) and list(model.projector.parameters()):
+            raise InputError(
+                f"{where}: holds no projector, which its run did not train; without one this run would start from a "
+                "random one. Start from the checkpoint that it was started from, or from what `llava-pl import` makes "
+                "of it"
+            )
     elif is_artifact(path):
         weights = read_projector(path)
     else:

@@ -160,7 +160,9 @@ def own_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return own
 
 
-def original_config(spec: ModelSpec, settings: DataSettings, tower: str, dtype: str) -> dict[str, Any]:
+def original_config(
+    spec: ModelSpec, settings: DataSettings, tower: str, dtype: str, *, has_patch_word: bool = False
+) -> dict[str, Any]:
     """Return the `config.json` from which the original's code builds a model.
 
     Args:
@@ -168,6 +170,7 @@ def original_config(spec: ModelSpec, settings: DataSettings, tower: str, dtype: 
         settings: How its pictures are prepared.
         tower: Folder of its encoder, cut to the layers that run.
         dtype: Name of its dtype.
+        has_patch_word: Whether its tokenizer has been given ``<im_patch>``.
 
     Raises:
         InputError: The original's code has no such decoder or projector.
@@ -200,7 +203,7 @@ def original_config(spec: ModelSpec, settings: DataSettings, tower: str, dtype: 
         "mm_projector_type": spec.projector,
         "mm_patch_merge_type": "spatial_unpad" if is_tiled else "flat",
         "mm_use_im_start_end": settings.image_start_end,
-        "mm_use_im_patch_token": False,
+        "mm_use_im_patch_token": has_patch_word,
         "use_mm_proj": True,
         "image_aspect_ratio": settings.image_aspect,
         **({"image_grid_pinpoints": [list(pair) for pair in settings.grid_pinpoints or ()]} if is_tiled else {}),

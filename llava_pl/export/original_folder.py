@@ -170,8 +170,8 @@ def build_parts(
     )
     is_tiled = config.aspect == "anyres"
     tokenizer = find_tokenizer(folder, base)
-    if tokenizer is not None and config.has_marks:  # a base has none
-        add_image_tokens(tokenizer, image_patch_token=config.has_patch_word, image_start_end=True)
+    if tokenizer is not None:  # that of a base has none of these
+        add_image_tokens(tokenizer, image_patch_token=config.has_patch_word, image_start_end=config.has_marks)
     return Pretrained(
         model=LlavaModel(encoder, projector.to(decoder.embedding.weight.dtype), decoder, newline).eval(),
         tokenizer=tokenizer,

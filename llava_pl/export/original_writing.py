@@ -17,7 +17,7 @@ from llava_pl.export.original import EMBEDDING_NAME, PROJECTOR_FILE, TOWER_FOLDE
 from llava_pl.export.pretrained import Pretrained
 from llava_pl.export.tokenizer_files import write_tokenizer
 from llava_pl.export.weights import MAX_SHARD_BYTES, check_weights, write_weights
-from llava_pl.types import InputError
+from llava_pl.types import IMAGE_PATCH, InputError
 
 
 def write_original(pretrained: Pretrained, folder: Path, *, max_shard_bytes: int = MAX_SHARD_BYTES, home: Path) -> None:
@@ -86,4 +86,5 @@ def make_config(pretrained: Pretrained, form: str) -> dict[str, Any]:
 def _whole_config(pretrained: Pretrained, tower: str) -> dict[str, Any]:
     spec = describe(pretrained.model, pretrained.projector, pretrained.projector_options)
     dtype = str(pretrained.model.decoder.embedding.weight.dtype).removeprefix("torch.")
-    return original_config(spec, pretrained.settings, tower, dtype)
+    words = {} if pretrained.tokenizer is None else pretrained.tokenizer.get_vocab()
+    return original_config(spec, pretrained.settings, tower, dtype, has_patch_word=IMAGE_PATCH in words)

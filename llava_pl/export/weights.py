@@ -72,7 +72,7 @@ def read_torch_file(path: Path, *, unsafe: bool = False) -> Any:  # noqa: ANN401
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path") from error
     except pickle.UnpicklingError as error:
-        found = "it holds objects that run code" if "Unsupported" in str(error) else "it is something else"
+        found = "it holds objects that run code" if "unsupported" in str(error).lower() else "it is something else"
         raise InputError(f"{path}: refused: expected a torch file of plain tensors, but {found}") from error
     except Exception as error:  # on damaged files torch raises anything from EOFError to struct.error
         found = " ".join(f"{type(error).__name__}: {error}".split())[:160]

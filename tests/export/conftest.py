@@ -101,6 +101,7 @@ def run(tiny_parts, tmp_path_factory):
             decoder=DecoderConfig(str(tiny_parts / "decoder"), **(decoder or {})),
             optim=OptimConfig(learning_rate=0.01),
             has_image_marks=bool((data or {}).get("image_start_end")),
+            has_patch_token=bool((data or {}).get("image_patch_token")),
             has_newline=(data or {}).get("image_aspect") == "anyres",
             **{"stage": "finetune", **model},
         )

@@ -14,7 +14,7 @@ from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector
 from llava_pl.models.vocabulary import add_rows
 from llava_pl.training.checkpoint import keep_trained
-from llava_pl.training.stages import PLANS, apply_plan
+from llava_pl.training.stages import PLANS, TrainablePlan, apply_plan
 from llava_pl.types import InputError
 
 PROJECTOR = ["projector.0.weight", "projector.0.bias", "projector.2.weight", "projector.2.bias"]
@@ -61,6 +61,14 @@ def test_initial_weights_of_a_checkpoint(tiny_parts, checkpoint):
     assert_projector(model, source.projector.state_dict())
     assert all(torch.equal(tensor, decoder[name]) for name, tensor in model.decoder.state_dict().items())
     assert all(parameter.requires_grad for parameter in model.projector.parameters())
+
+
+def test_a_run_that_did_not_train_its_projector_is_no_start(tiny_parts, tmp_path):
+    source = build(tiny_parts)
+    apply_plan(source, TrainablePlan(projector="frozen", decoder="full"))
+    torch.save({"state_dict": keep_trained(state_of(source), source, "model.")}, tmp_path / "x.ckpt")
+    with pytest.raises(InputError, match=r"x\.ckpt: holds no projector, which its run did not train"):
+        load_initial_weights(build(tiny_parts), tmp_path / "x.ckpt")
 
 
 def test_initial_weights_of_a_whole_stage_2_checkpoint(tiny_parts, tmp_path):

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from llava_pl import load_pretrained
 from llava_pl.export.carry import carry, open_source
 from llava_pl.export.certificate import probe
+from llava_pl.training.stages import TrainablePlan
 from llava_pl.types import InputError
 
 NAMES = {
@@ -50,6 +51,18 @@ def test_stage_1_is_what_its_stage_2_starts_from(run, tmp_path, tiny_parts):
     assert found.template == "mpt"  # its manifest says so
     with pytest.raises(InputError, match="holds a projector alone"):
         load_pretrained(tmp_path / "x")
+
+
+def test_all_marks_keep_their_ids_on_the_way(run, tmp_path, tiny_parts):
+    """A tokenizer without <im_patch> would give its id to <im_start>."""
+    marks = {"image_start_end": True, "image_patch_token": True}
+    _, path = run("patch", stage="align", trainable=TrainablePlan(embeddings="new_tokens"), data=marks)
+    live = load_pretrained(path)
+    carry(open_source(path), tmp_path / "alone", "projector")
+    again = load_pretrained(tmp_path / "alone", base=tiny_parts / "decoder", vision_encoder=tiny_parts / "encoder")
+    for pretrained in (live, again):
+        assert pretrained.tokenizer.convert_tokens_to_ids(["<im_patch>", "<im_start>", "<im_end>"]) == [99, 100, 101]
+    assert torch.equal(again.model.decoder.embedding.weight, live.model.decoder.embedding.weight)
 
 
 def test_a_projector_alone_is_not_all_that_a_run_trained(run, tmp_path):

@@ -1,6 +1,7 @@
 """Guards: a weights file runs code, reads outside of its folder, or is half read without a word."""
 
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -144,6 +145,22 @@ def test_a_git_lfs_pointer_is_refused(tmp_path):
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 12345\n")
     with pytest.raises(InputError, match=r"mm_projector.bin"):
         read_weights(path)
+
+
+class RunsCommand:
+    def __init__(self, trap):
+        self.trap = trap
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.trap}",)
+
+
+def test_a_hostile_pickle_of_the_common_kind_is_told_as_such(tmp_path):
+    """Torch refuses functions of some modules with words of their own."""
+    torch.save(RunsCommand(tmp_path / "trap"), tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"pytorch_model\.bin: refused: .* it holds objects that run code"):
+        read_weights(tmp_path)
+    assert not (tmp_path / "trap").exists()
 
 
 @pytest.mark.parametrize("is_zip", [True, False])

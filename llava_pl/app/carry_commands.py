@@ -59,7 +59,7 @@ def _export(words: Sequence[str]) -> int:
         "--format",
         required=True,
         choices=FORMATS,
-        help="hf: transformers, vLLM, SGLang; llava: the original's code; lora, projector: its partial folders",
+        help="hf: stock transformers; llava: the original's code; lora, projector: its partial folders",
     )
     parser.add_argument("--merge-lora", action="store_true", help="make a LoRA part of the weights (hf and llava)")
     _add_writing(parser)

@@ -232,13 +232,10 @@ class ImageTransform:
             settings = {**SIGLIP_SETTINGS, **settings, "size": size}
         # One class reads both: they differ in settings alone.
         processor = CLIPImageProcessorPil.from_dict(settings)
-        if is_siglip:
-            square, is_known = dict(processor.size), processor.do_resize and not processor.do_center_crop
-        else:
-            square, is_known = (
-                dict(processor.crop_size),
-                kind.startswith(("CLIP", "LLAVA")) and processor.do_center_crop,
-            )
+        crops, resizes = processor.do_center_crop, processor.do_resize
+        square = dict(processor.crop_size if crops else processor.size)
+        # SigLIP's settings are those of CLIP's class when that one has saved them.
+        is_known = (resizes and not crops) if is_siglip else (resizes or crops) and kind.startswith(("CLIP", "LLAVA"))
         if not is_known or square.keys() != {"height", "width"} or square["height"] != square["width"]:
             found = f"type {name}, do_center_crop {processor.do_center_crop}, size {square}"
             raise InputError(f"{expected}, found {found}; {step}")

@@ -490,6 +490,16 @@ def test_siglip_pixels_are_those_of_its_processor(tmp_path, aspect, size):
     assert torch.equal(transform(picture), expected)
 
 
+@pytest.mark.parametrize("aspect", ["pad", "square"])
+def test_siglip_settings_come_back_as_they_were_saved(tmp_path, aspect):
+    transform = ImageTransform.from_pretrained(write(tmp_path, preprocessor_config=SIGLIP), aspect=aspect)
+    transform.processor.save_pretrained(tmp_path / "again")
+    again = ImageTransform.from_pretrained(tmp_path / "again", aspect=aspect)
+    picture = Image.linear_gradient("L").resize((50, 31)).convert("RGB")
+    assert torch.equal(again(picture), transform(picture))
+    assert (again.image_size, again.pad_colour) == (transform.image_size, transform.pad_colour)
+
+
 @pytest.mark.parametrize(
     ("config", "image_size"),
     [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import pickle
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -67,14 +68,20 @@ class DurableCheckpointIO(TorchCheckpointIO):
             ) from error
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
-        """Read a checkpoint after checking its bytes.
+        """Read a checkpoint after checking its bytes, and run nothing that it may hold.
 
         Raises:
-            InputError: They are not those that were written.
+            InputError: They are not those that were written, or they ask for code to be run.
         """
         if "://" not in str(path) and (damage := find_damage(Path(path))):
             raise InputError(f"ckpt_path: {path}: damaged, {damage}; use an older checkpoint")
-        return super().load_checkpoint(path, *args, **kwargs)
+        try:
+            return super().load_checkpoint(path, *args, **{**kwargs, "weights_only": True})
+        except pickle.UnpicklingError as error:
+            raise InputError(
+                f"ckpt_path: {path}: refused: it holds objects that run code, which checkpoints of llava-pl fit do "
+                "not, unless a callback of your own keeps some; have it keep plain values and tensors"
+            ) from error
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Delete a checkpoint and its manifest."""

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 
 import pytest
 import torch
@@ -87,6 +88,22 @@ def test_a_changed_file_is_not_loaded(io, tmp_path):
         InputError, match=r"ckpt_path: .*a.ckpt: damaged, its bytes are not .*; use an older checkpoint"
     ):
         io.load_checkpoint(path)
+
+
+class RunsCommand:
+    def __init__(self, trap):
+        self.trap = trap
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.trap}",)
+
+
+@pytest.mark.parametrize("asked", [{}, {"weights_only": None}, {"weights_only": False}])
+def test_what_a_checkpoint_wants_to_run_is_not_run(io, tmp_path, asked):
+    torch.save({**CONTENT, "evil": RunsCommand(tmp_path / "trap")}, tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match=r"ckpt_path: .*a\.ckpt: refused: it holds objects that run code"):
+        io.load_checkpoint(tmp_path / "a.ckpt", **asked)
+    assert not (tmp_path / "trap").exists()
 
 
 def test_manifest_goes_with_its_checkpoint(io, tmp_path):

@@ -93,12 +93,22 @@ def assemble(
 
 
 def describe(model: LlavaModel, projector: str, options: Mapping[str, Any]) -> ModelSpec:
-    """Return the settings that `assemble` builds the same model from."""
+    """Return the settings that `assemble` builds the same model from.
+
+    Raises:
+        InputError: The decoder is of a family whose attention `assemble` cannot build.
+    """
+    language = model.decoder.model  # type: ignore[attr-defined]
+    if not language._supports_sdpa:
+        raise InputError(
+            f"decoder: {type(language).__name__} cannot be written in any form yet: expected a decoder whose attention "
+            "can be sdpa; keep the checkpoint of its run"
+        )
     return ModelSpec(
         vision_encoder=plain_config(model.vision_encoder.model.config),
         select_feature=model.vision_encoder.select_feature,
         projector=projector,
-        decoder=plain_config(model.decoder.model.config),  # type: ignore[attr-defined]
+        decoder=plain_config(language.config),
         projector_options=dict(options),
         has_newline=model.image_newline is not None,
     )

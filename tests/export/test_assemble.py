@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from transformers import MptConfig, MptForCausalLM
 
 from llava_pl.export.assemble import ModelSpec, assemble, check_names, describe, plain_config, tensors_of
 from llava_pl.export.certificate import probe
+from llava_pl.models.decoder import CausalDecoder
+from llava_pl.models.llava import LlavaModel
 from llava_pl.types import InputError
 
 HEAD, TABLE = "decoder.model.lm_head.weight", "decoder.model.model.embed_tokens.weight"
@@ -26,6 +29,13 @@ def test_the_same_model_comes_out(llava, spec, weights):
     assert all(torch.equal(*pair) for pair in zip(probe(model), probe(llava.model), strict=True))
     assert not any(module.training for module in model.modules())
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_decoder_that_cannot_be_built_again_is_refused(llava):
+    config = MptConfig(d_model=32, n_heads=2, n_layers=1, vocab_size=99)
+    model = LlavaModel(llava.model.vision_encoder, llava.model.projector, CausalDecoder(MptForCausalLM(config)))
+    with pytest.raises(InputError, match=r"decoder: MptForCausalLM cannot be written in any form yet"):
+        describe(model, llava.projector, {})
 
 
 def test_tensors_are_taken_not_copied_each_in_its_dtype(spec, weights):

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_pl.training.manifest import find_damage
+from llava_pl.training.checksum import find_damage
 from llava_pl.training.metrics_log import free_name
 from llava_pl.types import InputError
 
@@ -194,7 +194,7 @@ def check_checkpoint(path: Path, option: str) -> None:
     """Check that a checkpoint is there and what was written, before anything expensive is loaded.
 
     Raises:
-        InputError: No such file, or not what ``torch.save`` and the manifest say.
+        InputError: No such file, or not what ``torch.save`` and the checksum say.
     """
     if not path.exists():
         raise InputError(f"{option}: {path}: no such file; check the path")

@@ -15,7 +15,7 @@ from llava_pl.models.adapters import LoraConfig, add_adapters, is_adapter
 from llava_pl.models.llava import LlavaModel
 from llava_pl.types import InputError
 
-PARTS = ("vision_encoder.model.", "decoder.model.")
+PREFIXES = ("vision_encoder.model.", "decoder.model.")
 """Where adapters may be, as names in the model begin."""
 
 
@@ -30,7 +30,7 @@ def insert_adapters(model: LlavaModel, adapters: Adapters, where: object) -> Non
     Raises:
         InputError: A layer is not there, or a tensor is missing, unexpected or of another shape, as with another rank.
     """
-    for prefix in PARTS:
+    for prefix in PREFIXES:
         own = {name: tensor for name, tensor in adapters.weights.items() if name.startswith(prefix)}
         if not own:
             continue
@@ -39,7 +39,7 @@ def insert_adapters(model: LlavaModel, adapters: Adapters, where: object) -> Non
         _check_layers(part, layers, where)
         add_adapters(part, LoraConfig(**{**adapters.config, "dropout": 0.0, "bias": "none", "targets": layers}))
         _copy(part, {name.removeprefix(prefix): tensor for name, tensor in own.items()}, where)
-    if odd := [name for name in adapters.weights if not name.startswith(PARTS)]:
+    if odd := [name for name in adapters.weights if not name.startswith(PREFIXES)]:
         raise InputError(f"{where}: tensor {odd[0]!r} is an adapter of neither vision encoder nor decoder")
 
 
@@ -48,7 +48,7 @@ def merge_adapters(model: LlavaModel, adapters: Adapters) -> list[str]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     changed = []
-    for prefix in PARTS:
+    for prefix in PREFIXES:
         if not any(name.startswith(prefix) for name in adapters.weights):
             continue
         part = model.get_submodule(prefix.removesuffix("."))

@@ -1,6 +1,6 @@
 """Checkpoints to and from disk: a file is there whole or not at all, and a changed one is noticed.
 
-In: what the trainer wants kept. Out: a file under its final name, and its manifest (see `manifest.py`).
+In: what the trainer wants kept. Out: a file under its final name, and its checksum (see `checksum.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import IO, Any, BinaryIO, cast
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from llava_pl.training.manifest import find_damage, manifest_path, temporary_path, write_manifest
+from llava_pl.training.checksum import checksum_path, find_damage, temporary_path, write_checksum
 from llava_pl.types import InputError
 
 
@@ -28,7 +28,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
-        """Write a checkpoint and its manifest.
+        """Write a checkpoint and its checksum.
 
         Raises:
             InputError: The disk is full or refuses; what was there before is untouched.
@@ -44,10 +44,10 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 hashing = _HashingFile(file)
                 torch.save(checkpoint, cast("IO[bytes]", hashing))
                 os.fsync(file.fileno())
-            # An older manifest under this name would condemn the new file if the process died between the two.
-            manifest_path(path).unlink(missing_ok=True)
+            # An older checksum under this name would condemn the new file if the process died between the two.
+            checksum_path(path).unlink(missing_ok=True)
             temporary.replace(path)
-            write_manifest(
+            write_checksum(
                 path,
                 sha256=hashing.digest.hexdigest(),
                 num_bytes=hashing.num_bytes,
@@ -84,10 +84,10 @@ class DurableCheckpointIO(TorchCheckpointIO):
             ) from error
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Delete a checkpoint and its manifest."""
+        """Delete a checkpoint and its checksum."""
         super().remove_checkpoint(path)
         if "://" not in str(path):
-            manifest_path(Path(path)).unlink(missing_ok=True)
+            checksum_path(Path(path)).unlink(missing_ok=True)
 
 
 class _HashingFile:

@@ -30,8 +30,8 @@ def test_round_trip(io, tmp_path):
 def test_hash_is_that_of_the_file(io, tmp_path):
     io.save_checkpoint(CONTENT, tmp_path / "a.ckpt")
     data = (tmp_path / "a.ckpt").read_bytes()
-    manifest = json.loads((tmp_path / "a.ckpt.json").read_text())
-    assert manifest == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "step": 3}
+    checksum = json.loads((tmp_path / "a.ckpt.json").read_text())
+    assert checksum == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "step": 3}
 
 
 def test_a_full_disk_leaves_what_was_there(io, tmp_path, monkeypatch):
@@ -106,7 +106,7 @@ def test_what_a_checkpoint_wants_to_run_is_not_run(io, tmp_path, asked):
     assert not (tmp_path / "trap").exists()
 
 
-def test_manifest_goes_with_its_checkpoint(io, tmp_path):
+def test_checksum_goes_with_its_checkpoint(io, tmp_path):
     io.save_checkpoint(CONTENT, tmp_path / "a.ckpt")
     io.remove_checkpoint(tmp_path / "a.ckpt")
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llava_pl.training.checkpoint_io import DurableCheckpointIO
-from llava_pl.training.manifest import find_damage, manifest_path, temporary_path, write_manifest
+from llava_pl.training.checksum import checksum_path, find_damage, temporary_path, write_checksum
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def path(tmp_path):
 
 def test_what_was_written_is_good(path):
     assert find_damage(path) is None
-    assert json.loads(manifest_path(path).read_text())["step"] == 7
+    assert json.loads(checksum_path(path).read_text())["step"] == 7
 
 
 def test_a_link_is_judged_by_its_file(path):
@@ -42,14 +42,14 @@ def test_another_file_of_the_same_kind(path):
     assert "bytes were" in find_damage(path) or "were written" in find_damage(path)
 
 
-def test_without_a_manifest_the_archive_is_asked(path):
-    manifest_path(path).unlink()
+def test_without_a_checksum_the_archive_is_asked(path):
+    checksum_path(path).unlink()
     assert find_damage(path) is None
     path.write_bytes(path.read_bytes()[:-40])
     assert find_damage(path) == "found another or an incomplete file"
 
 
-def test_manifest_is_whole_or_not_there(tmp_path):
-    write_manifest(tmp_path / "a.ckpt", sha256="00", num_bytes=1, step=None)
+def test_checksum_is_whole_or_not_there(tmp_path):
+    write_checksum(tmp_path / "a.ckpt", sha256="00", num_bytes=1, step=None)
     assert json.loads((tmp_path / "a.ckpt.json").read_text()) == {"sha256": "00", "bytes": 1, "step": None}
-    assert not temporary_path(manifest_path(tmp_path / "a.ckpt")).exists()
+    assert not temporary_path(checksum_path(tmp_path / "a.ckpt")).exists()

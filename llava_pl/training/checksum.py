@@ -15,10 +15,10 @@ from pathlib import Path
 CHUNK_BYTES = 1 << 24
 
 
-def manifest_path(path: Path) -> Path:
-    """Return where the manifest of a checkpoint lies.
+def checksum_path(path: Path) -> Path:
+    """Return where the checksum of a checkpoint lies.
 
-    >>> manifest_path(Path("checkpoints/step=10.ckpt")).name
+    >>> checksum_path(Path("checkpoints/step=10.ckpt")).name
     'step=10.ckpt.json'
     """
     return path.with_name(f"{path.name}.json")
@@ -29,9 +29,9 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp")
 
 
-def write_manifest(path: Path, *, sha256: str, num_bytes: int, step: int | None) -> None:
-    """Write the manifest of a checkpoint, whole or not at all."""
-    target = manifest_path(path)
+def write_checksum(path: Path, *, sha256: str, num_bytes: int, step: int | None) -> None:
+    """Write the checksum of a checkpoint, whole or not at all."""
+    target = checksum_path(path)
     with temporary_path(target).open("w") as file:
         json.dump({"sha256": sha256, "bytes": num_bytes, "step": step}, file)
         file.flush()
@@ -42,7 +42,7 @@ def write_manifest(path: Path, *, sha256: str, num_bytes: int, step: int | None)
 def find_damage(path: Path) -> str | None:
     """Return how a checkpoint file differs from what was written, None if it does not.
 
-    Every byte is read, once in the life of a process. A checkpoint without a manifest, as other programs write them, is
+    Every byte is read, once in the life of a process. A checkpoint without a checksum, as other programs write them, is
     only asked for the end of its archive.
     """
     path = path.resolve()
@@ -55,12 +55,12 @@ def _find_damage(path: Path, num_bytes: int, _: int) -> str | None:
     if not zipfile.is_zipfile(path):
         return "found another or an incomplete file"
     try:
-        expected = json.loads(manifest_path(path).read_text())
+        expected = json.loads(checksum_path(path).read_text())
         expected = {"bytes": expected["bytes"], "sha256": expected["sha256"]}
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
-        return f"{manifest_path(path).name} beside it is damaged"
+        return f"{checksum_path(path).name} beside it is damaged"
     if expected["bytes"] != num_bytes:
         return f"found {num_bytes:,} bytes, {expected['bytes']:,} were written"
     digest = hashlib.sha256()

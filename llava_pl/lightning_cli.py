@@ -77,6 +77,11 @@ class OneLineParser(LightningArgumentParser):
 class LlavaCLI(LightningCLI):
     """`fit`, `validate`, `test` and `predict` of a `LlavaModule` and a data module of llava_pl."""
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return the commands, and what each takes from elsewhere; `--unsafe` stands for Lightning's `weights_only`."""
+        return {name: taken | {"weights_only"} for name, taken in LightningCLI.subcommands().items()}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's folder, and link what model and data must agree on."""
         parser.add_argument("--name", type=str, default="run", help="Name of the run: its folder is runs/NAME/TIME.")
@@ -109,6 +114,12 @@ class LlavaCLI(LightningCLI):
             type=bool,
             default=True,
             help="Train on while a checkpoint is written; a copy of it stays in host memory.",
+        )
+        parser.add_argument(
+            "--unsafe",
+            action="store_true",
+            help="Read a checkpoint (--ckpt_path) that holds pickled objects, and run what code they bring along; for "
+            "files of your own alone.",
         )
         parser.link_arguments("model.decoder.path", "data.init_args.tokenizer")
         parser.link_arguments("model.vision_encoder.path", "data.init_args.image_processor")
@@ -175,12 +186,12 @@ class LlavaCLI(LightningCLI):
         callbacks += [PlanTable(), ScoreTable(), Throughput(), DataCount(self.run_dir)]
         if is_fit:
             callbacks += [SeedSteps(int(run.seed_everything or 0)), Ledger(self.run_dir)]
-        writer = DurableCheckpointIO()
+        writer = DurableCheckpointIO(is_unsafe=run.unsafe)
         if is_fit and config.enable_checkpointing is not False:
             # Other callbacks take a checkpoint for whole as soon as they have asked for it.
             is_only_for_stops = any(isinstance(callback, Checkpoint) for callback in callbacks)
             if run.save_in_background and not is_only_for_stops:
-                writer = BackgroundCheckpointIO()
+                writer = BackgroundCheckpointIO(is_unsafe=run.unsafe)
             saver = RunCheckpoint(
                 self.run_dir,
                 every_n_steps=run.save_every_n_steps,

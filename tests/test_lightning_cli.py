@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -439,6 +440,72 @@ def test_a_checkpoint_callback_of_the_user_replaces_ours(config, tmp_path, copie
     assert (tmp_path / "mine" / "best.ckpt.json").exists()
     assert copies == []
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+CALLBACK = """
+import os
+
+import numpy as np
+from lightning.pytorch.callbacks import Callback
+
+
+class Mine:
+    trap = None
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.trap}",)) if self.trap else (Mine, ())
+
+
+class Keeps(Callback):
+    def __init__(self, what):
+        self.what = what
+        self.seen = []
+
+    def state_dict(self):
+        Mine.trap = "trap" if self.what == "trap" else None
+        kept = {"numpy": {"best": np.float64(0.5), "all": np.arange(3)}}
+        return kept.get(self.what) or {"mine": Mine()}
+
+    def load_state_dict(self, state_dict):
+        print("came back:", state_dict)
+"""
+
+
+@pytest.mark.parametrize("what", ["numpy", "object", "trap"])
+def test_what_a_callback_keeps_comes_back_or_asks_first(config, tmp_path, monkeypatch, capsys, what):
+    (tmp_path / "my_callbacks.py").write_text(CALLBACK)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_callbacks", raising=False)
+    keeps = [{"class_path": "my_callbacks.Keeps", "init_args": {"what": what}}]
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": keeps}}))
+    words = ["--config", str(config), "--config", "more.yaml", "--run_dir", "run", "--save_in_background", "false"]
+    assert main(["fit", *words]) == 0
+    resume = [*words, "--ckpt_path", "last", "--trainer.max_epochs", "2"]
+    if what == "numpy":
+        assert main(["fit", *resume]) == 0
+        assert "came back: {'best': np.float64(0.5), 'all': array([0, 1, 2])}" in capsys.readouterr().out
+        return
+    for command in ("fit", "validate"):
+        assert main([command, *resume]) == 2
+        assert re.search(
+            r"llava-pl: error: ckpt_path: run/checkpoints/\S+: refused: expected tensors, plain values and NumPy's "
+            r"numbers and text, but it holds other objects, .*; --unsafe reads it all the same, and runs",
+            capsys.readouterr().err.splitlines()[-1],
+        )
+    assert not (tmp_path / "trap").exists()
+    assert main(["validate", *resume, "--unsafe"]) == 0
+    assert main(["fit", *resume, "--unsafe"]) == 0
+    assert (tmp_path / "trap").exists() == (what == "trap")
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_one_flag_says_that_pickles_may_run(capsys, command):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = capsys.readouterr().out
+    assert "--unsafe " in shown
+    assert "run what code they bring along" in " ".join(shown.split())
+    assert "--weights_only" not in shown
 
 
 def test_a_tokenizer_with_more_tokens_than_the_decoder_reads(config, capsys, tmp_path, tiny_parts):

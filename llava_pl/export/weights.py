@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llava_pl.data.json_files import read_json
+from llava_pl.export.numpy_values import numpy_is_taken, settle
 from llava_pl.types import InputError
 
 WEIGHT_FILES = (
@@ -58,7 +59,7 @@ def has_weights(folder: Path) -> bool:
 
 
 def read_torch_file(path: Path, *, unsafe: bool = False) -> Any:  # noqa: ANN401  nested containers of plain values
-    """Return the content of a torch file, read with ``weights_only=True``.
+    """Return the content of a torch file, read with ``weights_only=True``: tensors, plain and NumPy's values.
 
     Args:
         path: The file.
@@ -68,7 +69,11 @@ def read_torch_file(path: Path, *, unsafe: bool = False) -> Any:  # noqa: ANN401
         InputError: The file is broken, or wants to run code.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=not unsafe)
+        if unsafe:
+            return torch.load(path, map_location="cpu", weights_only=False)
+        with numpy_is_taken():
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        return settle(content)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path") from error
     except pickle.UnpicklingError as error:

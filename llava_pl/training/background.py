@@ -29,7 +29,8 @@ class BackgroundCheckpointIO(DurableCheckpointIO):
     Unlike Lightning's AsyncCheckpointIO, which copies on the device, and lets saves queue up with a copy for each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_unsafe: bool = False) -> None:
+        super().__init__(is_unsafe=is_unsafe)
         self._copy = HostCopy()
         self._thread: ThreadPoolExecutor | None = None  # made at the first save: a strategy that spawns pickles this
         self._pending: Future[None] | None = None

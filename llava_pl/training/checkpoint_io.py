@@ -16,6 +16,7 @@ from typing import IO, Any, BinaryIO, cast
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from llava_pl.export.numpy_values import numpy_is_taken, settle
 from llava_pl.training.checksum import checksum_path, find_damage, temporary_path, write_checksum
 from llava_pl.types import InputError
 
@@ -25,7 +26,13 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
     Unlike Lightning's own, which first makes a second copy of the checkpoint in memory, writes it through the folder
     for temporary files, and returns while the operating system still holds it.
+
+    Args:
+        is_unsafe: Let a checkpoint that is read run what code it holds; only ever because the user has said so.
     """
+
+    def __init__(self, *, is_unsafe: bool = False) -> None:
+        self._is_unsafe = is_unsafe
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
         """Write a checkpoint and its checksum.
@@ -68,20 +75,29 @@ class DurableCheckpointIO(TorchCheckpointIO):
             ) from error
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
-        """Read a checkpoint after checking its bytes, and run nothing that it may hold.
+        """Read a checkpoint after checking its bytes, and run nothing that it may hold unless the user has said so.
 
         Raises:
             InputError: They are not those that were written, or they ask for code to be run.
         """
         if "://" not in str(path) and (damage := find_damage(Path(path))):
             raise InputError(f"ckpt_path: {path}: damaged, {damage}; use an older checkpoint")
+        kwargs["weights_only"] = not self._is_unsafe
         try:
-            return super().load_checkpoint(path, *args, **{**kwargs, "weights_only": True})
+            with numpy_is_taken():
+                content = super().load_checkpoint(path, *args, **kwargs)
+            return cast("dict[str, Any]", settle(content))
+        except OSError:
+            raise
         except pickle.UnpicklingError as error:
             raise InputError(
-                f"ckpt_path: {path}: refused: it holds objects that run code, which checkpoints of llava-pl fit do "
-                "not, unless a callback of your own keeps some; have it keep plain values and tensors"
+                f"ckpt_path: {path}: refused: expected tensors, plain values and NumPy's numbers and text, but it "
+                "holds other objects, perhaps of a callback of yours; --unsafe reads it all the same, and runs what "
+                "code it brings along"
             ) from error
+        except Exception as error:  # on damaged files torch raises anything from EOFError to KeyError
+            found = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            raise InputError(f"ckpt_path: {path}: cannot be read ({found}); use an older checkpoint") from error
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Delete a checkpoint and its checksum."""

@@ -4,11 +4,14 @@ import errno
 import hashlib
 import json
 import os
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 
 from llava_pl.training import checkpoint_io
+from llava_pl.training.background import BackgroundCheckpointIO
 from llava_pl.training.checkpoint_io import DurableCheckpointIO
 from llava_pl.types import InputError
 
@@ -101,9 +104,37 @@ class RunsCommand:
 @pytest.mark.parametrize("asked", [{}, {"weights_only": None}, {"weights_only": False}])
 def test_what_a_checkpoint_wants_to_run_is_not_run(io, tmp_path, asked):
     torch.save({**CONTENT, "evil": RunsCommand(tmp_path / "trap")}, tmp_path / "a.ckpt")
-    with pytest.raises(InputError, match=r"ckpt_path: .*a\.ckpt: refused: it holds objects that run code"):
+    with pytest.raises(InputError, match=r"ckpt_path: .*a\.ckpt: refused: .* holds other objects.*; --unsafe reads"):
         io.load_checkpoint(tmp_path / "a.ckpt", **asked)
     assert not (tmp_path / "trap").exists()
+
+
+def test_what_a_checkpoint_wants_to_run_is_run_where_the_user_says_so(tmp_path):
+    torch.save({**CONTENT, "evil": RunsCommand(tmp_path / "trap")}, tmp_path / "a.ckpt")
+    assert DurableCheckpointIO(is_unsafe=True).load_checkpoint(tmp_path / "a.ckpt")["global_step"] == 3
+    assert (tmp_path / "trap").exists()
+
+
+@pytest.mark.parametrize("kind", [DurableCheckpointIO, BackgroundCheckpointIO])
+def test_numpy_s_values_come_back(tmp_path, kind):
+    io = kind()
+    io.save_checkpoint({**CONTENT, "mine": {"best": np.float32(0.1), "all": np.arange(3)}}, tmp_path / "a.ckpt")
+    io.teardown()
+    found = io.load_checkpoint(tmp_path / "a.ckpt")["mine"]
+    assert (type(found["best"]), found["best"]) == (np.float32, np.float32(0.1))
+    assert found["all"].tolist() == [0, 1, 2]
+
+
+def test_a_damaged_archive_without_a_checksum_is_one_line(io, tmp_path):
+    path = tmp_path / "a.ckpt"
+    torch.save(CONTENT, path)
+    with zipfile.ZipFile(path) as whole:
+        parts = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(path, "w") as damaged:
+        for name, content in parts.items():
+            damaged.writestr(name, content[:20] if name == "a/data.pkl" else content)
+    with pytest.raises(InputError, match=r"ckpt_path: .*a\.ckpt: .*; use an older checkpoint$"):
+        io.load_checkpoint(path)
 
 
 def test_checksum_goes_with_its_checkpoint(io, tmp_path):

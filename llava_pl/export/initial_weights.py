@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llava_pl.export.artifact import is_artifact, read_projector
 from llava_pl.export.original import EMBEDDING_NAME, PROJECTOR_FILE, find_newline, is_original, projector_weights
-from llava_pl.export.weights import has_weights, read_torch_file, read_weights
+from llava_pl.export.weights import check_weights, has_weights, read_torch_file, read_weights
 from llava_pl.models.adapters import LoraConfig, is_adapter, plain_name, plain_table
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
@@ -69,6 +69,7 @@ def load_initial_weights(
             weights["image_newline"] = newline
         if path.is_file() and model.new_token_ids and (table := content.get(EMBEDDING_NAME)) is not None:
             weights[NEW_ROWS] = table
+    check_weights(weights, where)
     copy_initial_weights(model, weights, where=where)
 
 

@@ -3,9 +3,9 @@
 In: a torch file that is read with ``weights_only=True``, which by itself takes no NumPy at all. Out: its arrays and
 scalars of numbers, truth values and text; anything else stays refused.
 
-NumPy's own reconstruction functions run no code, but they take the layout of a dtype from the file: one that calls bytes
-of the file a pointer to an object reads anywhere in memory. So a file only gets to call the small classes below, which
-keep what it says until `settle` makes arrays of it, with dtypes of NumPy's own.
+NumPy's own reconstruction functions run no code, but they take the layout of a dtype from the file: one that calls
+bytes of the file a pointer to an object reads anywhere in memory. So a file only gets to call the small classes below,
+which keep what it says until `settle` makes arrays of it, with dtypes of NumPy's own.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
@@ -27,7 +28,7 @@ from llava_pl.data.json_files import read_json_object
 from llava_pl.export.artifact import is_artifact, read_part, read_spec
 from llava_pl.export.manifest import MANIFEST_FILE
 from llava_pl.export.original import decoder_weights, is_original, read_original_config
-from llava_pl.export.weights import read_weights
+from llava_pl.export.weights import read_weights, weight_files
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.vision_encoder import (
     SelectFeature,
@@ -133,7 +134,14 @@ def load_decoder(
             f"decoder.path: {path}: its weights are quantized; give those that they were made from, and choose with "
             "model.decoder.quantization"
         )
-    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if (Path(path) / "adapter_config.json").is_file():  # transformers would load the base that it names, from anywhere
+        raise InputError(
+            f"decoder.path: {path}: holds adapters beside a model, found adapter_config.json; merge them first, or "
+            "remove that file"
+        )
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InputError(f"decoder.path: {path}: expected a causal language model, found {config.model_type!r}")
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     flag = ATTENTION_FLAGS.get(attn_implementation)
     if flag is not None and not getattr(model_class, flag, True):
         raise InputError(
@@ -227,6 +235,13 @@ def _read_config(path: str | Path, field: str) -> Any:  # noqa: ANN401  any of t
         raise InputError(f"{field}: {path}: expected a model folder or hub name, but {reason}") from error
 
 
+def _in_field(field: str, read: Callable[[Path], object], folder: Path) -> None:
+    try:
+        read(folder)
+    except InputError as error:
+        raise InputError(f"{field}: {error}") from error
+
+
 def _from_pretrained(
     model_class: Any,  # noqa: ANN401  a class of transformers
     path: str | Path | None,
@@ -237,6 +252,9 @@ def _from_pretrained(
 ) -> PreTrainedModel:
     """Return a model whose tensors all came from the files, and whose files were all used unless a rest is allowed."""
     where = field if path is None else f"{field}: {path}"
+    folder = None if path is None or not Path(path).is_dir() else Path(path)
+    if folder is not None:
+        _in_field(field, weight_files, folder)
     verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what transformers lists is looked at below
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -245,7 +263,11 @@ def _from_pretrained(
             path, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except Exception as error:  # on damaged files the readers raise anything from OSError to UnpicklingError
+        if folder is not None:
+            _in_field(field, read_weights, folder)  # which says it in our words, unless the files are not to blame
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        if isinstance(error, UnpicklingError):
+            reason = "expected weights of plain tensors, but a file holds objects that run code, or is something else"
         raise InputError(f"{where}: the model cannot be loaded: {reason}") from error
     finally:
         logging.set_verbosity(verbosity)

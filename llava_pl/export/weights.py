@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,22 @@ def read_weights(path: str | Path, *, prefix: str = "") -> dict[str, Tensor]:
     path = Path(path)
     if path.is_file():
         return _read_file(path, prefix)
-    for name in WEIGHT_FILES:
-        if (path / name).is_file():
-            return _read_shards(path / name, prefix) if name.endswith(".json") else _read_file(path / name, prefix)
-    raise InputError(f"{path}: no weights found; expected a weights file or a folder with {', '.join(WEIGHT_FILES)}")
+    files, names = _find_weights(path)
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        weights |= _read_file(file, prefix)
+    if missing := sorted(name for name in names if name.startswith(prefix) and name not in weights):
+        raise InputError(f"{path}: {len(missing)} tensors of its index are in no shard, such as {missing[0]!r}")
+    return weights
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold the weights of a model, in the order in which they are read.
+
+    Raises:
+        InputError: There are none, or an index names one that is missing or lies outside the folder.
+    """
+    return _find_weights(folder)[0]
 
 
 def has_weights(folder: Path) -> bool:
@@ -77,10 +90,11 @@ def read_torch_file(path: Path, *, unsafe: bool = False) -> Any:  # noqa: ANN401
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path") from error
     except pickle.UnpicklingError as error:
-        found = "it holds objects that run code" if "unsupported" in str(error).lower() else "it is something else"
+        is_code = re.search("unsupported (global|class)|not an allowed", str(error), re.IGNORECASE)
+        found = "it holds objects that run code" if is_code else "it is something else"
         raise InputError(f"{path}: refused: expected a torch file of plain tensors, but {found}") from error
     except Exception as error:  # on damaged files torch raises anything from EOFError to struct.error
-        found = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        found = " ".join(f"{type(error).__name__}: {error}".split()).partition(". ")[0][:160].rstrip(": ")
         raise InputError(f"{path}: cannot be read as a torch file ({found}); fetch it again") from error
 
 
@@ -136,23 +150,28 @@ def _read_file(path: Path, prefix: str) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: broken safetensors file ({error}); fetch it again") from error
     content = read_torch_file(path)
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    is_named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
+    if not is_named or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{path}: expected a dictionary of tensors, found {type(content).__name__} of other things")
     return {name: tensor for name, tensor in content.items() if name.startswith(prefix)}
 
 
-def _read_shards(index: Path, prefix: str) -> dict[str, Tensor]:
-    content = read_json(index)
+def _find_weights(folder: Path) -> tuple[list[Path], Collection[str]]:
+    """Return the weights files of a folder, and the names of the tensors that an index promises."""
+    found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if found is None:
+        expected = ", ".join(WEIGHT_FILES)
+        raise InputError(f"{folder}: no weights found; expected a weights file or a folder with {expected}")
+    if found.suffix != ".json":
+        return [found], ()
+    content = read_json(found)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise InputError(f"{index}: expected a field 'weight_map' from tensor names to shard files, found none")
-    weights: dict[str, Tensor] = {}
-    for shard in sorted(set(weight_map.values())):
+        raise InputError(f"{found}: expected a field 'weight_map' from tensor names to shard files, found none")
+    shards = sorted(set(weight_map.values()))
+    for shard in shards:
         if Path(shard).name != shard:
-            raise InputError(f"{index}: shard {shard!r} lies outside the folder; expected a plain file name")
-        if not (index.parent / shard).is_file():
-            raise InputError(f"{index}: shard {shard!r} is missing; fetch it again")
-        weights |= _read_file(index.parent / shard, prefix)
-    if missing := sorted(n for n in weight_map if n.startswith(prefix) and n not in weights):
-        raise InputError(f"{index}: {len(missing)} tensors are in no shard, such as {missing[0]!r}")
-    return weights
+            raise InputError(f"{found}: shard {shard!r} lies outside the folder; expected a plain file name")
+        if not (folder / shard).is_file():
+            raise InputError(f"{found}: shard {shard!r} is missing; fetch it again")
+    return [folder / shard for shard in shards], weight_map.keys()

@@ -227,6 +227,16 @@ def test_a_checkpoint_without_weights_is_refused(tiny_parts, tmp_path, content):
         load_initial_weights(build(tiny_parts), tmp_path / "x.ckpt")
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tiny_parts, checkpoint, number):
+    path, _ = checkpoint
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["model.projector.0.weight"][3, 5] = number
+    torch.save(content, path)
+    with pytest.raises(InputError, match=r"model.init_from: .*: tensor 'projector.0.weight' holds NaN or infinity"):
+        load_initial_weights(build(tiny_parts), path)
+
+
 def test_nothing_to_load(tiny_parts, tmp_path):
     model = build(tiny_parts)
     with pytest.raises(InputError, match=r"nowhere.ckpt: no such file"):

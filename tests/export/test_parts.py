@@ -122,10 +122,54 @@ def test_a_hostile_pickle_is_refused_and_not_run(parts, part, tmp_path):
     (folder / "model.safetensors").unlink()
     torch.save({"model.norm.weight": TouchFile(trap)}, folder / "pytorch_model.bin")
     try:
-        with pytest.raises(InputError, match=f"^{FIELDS[part]}: "):
+        refused = (
+            "pytorch_model.bin: refused: expected a torch file of plain tensors, but it holds objects that run code$"
+        )
+        with pytest.raises(InputError, match=f"^{FIELDS[part]}: .*{refused}"):
             LOADERS[part](folder)
     finally:
         assert not trap.exists()
+
+
+DAMAGE = {
+    "a page of the web": (
+        b"<html>404</html>",
+        "refused: expected a torch file of plain tensors, but it is something else",
+    ),
+    "nothing": (b"", r"cannot be read as a torch file \(EOFError\); fetch it again"),
+    "the front of an archive": (b"PK\x03\x04" + bytes(500), r"cannot be read as a torch file \(.*\); fetch it again"),
+}
+
+
+@pytest.mark.parametrize("part", LOADERS)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_torch_file_is_told_in_our_words(parts, part, damage):
+    content, message = DAMAGE[damage]
+    (parts / part / "model.safetensors").unlink()
+    (parts / part / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(InputError, match=f"^{FIELDS[part]}: .*pytorch_model.bin: {message}$"):
+        LOADERS[part](parts / part)
+
+
+@pytest.mark.parametrize("part", LOADERS)
+@pytest.mark.parametrize("shard", ["../outside.safetensors", "missing.safetensors"])
+def test_an_index_that_leaves_its_folder_or_promises_too_much_is_refused(parts, part, shard):
+    """Stock transformers would read the file outside."""
+    weights = load_file(parts / part / "model.safetensors")
+    (parts / part / "model.safetensors").rename(parts / "outside.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, shard)}
+    (parts / part / "model.safetensors.index.json").write_text(json.dumps(index))
+    what = "lies outside the folder" if shard.startswith("..") else "is missing"
+    with pytest.raises(InputError, match=f"^{FIELDS[part]}: .*index.json: shard '{shard}' {what}; "):
+        LOADERS[part](parts / part)
+
+
+def test_a_folder_that_names_another_one_s_model_as_its_base_is_refused(parts):
+    """Stock transformers would load that, and call it this folder's."""
+    adapters = {"peft_type": "LORA", "base_model_name_or_path": str(parts / "elsewhere"), "r": 1, "target_modules": []}
+    (parts / "decoder" / "adapter_config.json").write_text(json.dumps(adapters))
+    with pytest.raises(InputError, match=r"^decoder.path: .*: holds adapters .*, found adapter_config.json"):
+        load_decoder(parts / "decoder")
 
 
 def test_a_model_that_brings_code_is_refused(parts, monkeypatch):
@@ -153,7 +197,7 @@ def test_a_model_that_brings_code_is_refused(parts, monkeypatch):
         (
             load_decoder,
             "encoder",
-            "decoder.path: .*encoder: the model cannot be loaded: ValueError: Unrecognized configuration",
+            "decoder.path: .*encoder: expected a causal language model, found 'clip_vision_model'$",
         ),
         (load_vision_encoder, "nowhere", "vision_encoder.path: .*nowhere: expected a model folder or hub name, but"),
         (load_decoder, "nowhere", "decoder.path: .*nowhere: expected a model folder or hub name, but"),

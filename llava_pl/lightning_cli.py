@@ -7,6 +7,7 @@ import logging
 import sys
 import traceback
 import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -20,8 +21,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from llava_pl.data.conversation_datamodule import ConversationDataModule
 from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
 from llava_pl.lifeline import end_with_launcher
+from llava_pl.models.adapters import LoraConfig
 from llava_pl.parser_errors import explain
-from llava_pl.run_config import SaveRunConfig
+from llava_pl.run_config import SaveRunConfig, check_settings
 from llava_pl.run_folder import (
     choose_run_dir,
     continued_run,
@@ -40,21 +42,12 @@ from llava_pl.training.metrics_log import MetricsLog
 from llava_pl.training.module import LlavaModule
 from llava_pl.training.saving import RunCheckpoint
 from llava_pl.training.seeding import SeedSteps
+from llava_pl.training.stages import TrainablePlan
 from llava_pl.training.wandb_run import continue_wandb_runs
 from llava_pl.types import InputError
 
 REFUSERS = {"lightning": "trainer", "wandb": "trainer.logger"}
 """Packages that refuse settings by raising, with the part of the configuration that they read."""
-
-LEAST = {
-    "seed_everything": 0,
-    "trainer.accumulate_grad_batches": 1,
-    "trainer.gradient_clip_val": 0,
-    "save_every_n_steps": 1,
-    "save_every_minutes": 0,
-    "keep_checkpoints": 1,
-}
-"""Numbers that Lightning takes as they are, and the least that means something."""
 
 CKPT_PATH_HELP = """Where to start from: the path of a checkpoint; 'last': go on with the newest run of this name, or
     with that of --run_dir; 'auto', for fit: go on with the run of --run_dir if it has a checkpoint, else begin it."""
@@ -132,13 +125,9 @@ class LlavaCLI(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401  Lightning's union
-        """Parse the command line, and check the numbers that Lightning would only stumble over later."""
+        """Parse the command line, and check what Lightning would only stumble over later."""
         super().parse_arguments(parser, args)
-        config = self.config[self.config.subcommand]
-        for key, least in LEAST.items():
-            value = config.get(key)
-            if value is not None and value is not False and value < least:
-                raise InputError(f"{key}: expected at least {least}, found {value}")
+        check_settings(self.config[self.config.subcommand])
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: stock Lightning lets the checkpoint's values overrule the command line."""
@@ -219,6 +208,8 @@ def _option_names(parser: LightningArgumentParser) -> list[str]:
     names = [text[2:] for action in parser._actions for text in action.option_strings if text.startswith("--")]
     for module in (ConversationDataModule, LlavaDataModule, ScienceQADataModule):
         names += [f"data.init_args.{name}" for name in inspect.signature(module).parameters if name != "settings"]
+    for group, kind in (("trainable", TrainablePlan), ("lora", LoraConfig)):  # None by default, so that they have none
+        names += [f"model.{group}.{field.name}" for field in fields(kind)]
     linked = {"tokenizer", "image_processor", "num_image_tokens", "has_newline", "has_image_marks", "has_patch_token"}
     return sorted(name for name in set(names) if name.rpartition(".")[2] not in linked)
 

@@ -175,4 +175,4 @@ def _expected(types: str) -> str:
     names.pop("NoneType", None)
     if "import path" in types or "class_path" in types:
         return f"a class ({', '.join(KINDS.get(name, name) for name in names)})"
-    return " or ".join(names) or types
+    return " or ".join(names) or types.removeprefix("Expected ").rstrip(".")

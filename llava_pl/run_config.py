@@ -1,4 +1,4 @@
-"""The merged configuration of a run, as it is kept in the run's folder.
+"""The merged configuration of a run: what may stand in the trainer's part, and the file that is kept.
 
 In: what the command line and the files came to. Out: ``config.yaml``, which can be given to `--config` again.
 """
@@ -7,12 +7,41 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_warn
 
 from llava_pl.run_folder import continued_run
 from llava_pl.training.metrics_log import free_name
+from llava_pl.training.rehearsal import FROZEN_DTYPES
+from llava_pl.types import InputError
+
+LEAST = {
+    "seed_everything": 0,
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.gradient_clip_val": 0,
+    "save_every_n_steps": 1,
+    "save_every_minutes": 0,
+    "keep_checkpoints": 1,
+}
+"""Numbers that Lightning takes as they are, and the least that means something."""
+
+
+def check_settings(config: Namespace) -> None:
+    """Check settings that Lightning would take as they are, or understand in its own way.
+
+    Raises:
+        InputError: A number is too small, or the precision is none that this project has.
+    """
+    for key, least in LEAST.items():
+        value = config.get(key)
+        if value is not None and value is not False and value < least:
+            raise InputError(f"{key}: expected at least {least}, found {value}")
+    precision = config.trainer.precision
+    if str(precision).startswith("transformer-engine"):
+        # Lightning would ask for that package, then put its layers in the place of each part's own.
+        raise InputError(f"trainer.precision: expected one of {', '.join(FROZEN_DTYPES)}, found {precision}")
 
 
 class SaveRunConfig(SaveConfigCallback):

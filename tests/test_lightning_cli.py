@@ -14,8 +14,11 @@ import yaml
 from PIL import Image
 
 from llava_pl.cli import main
+from llava_pl.export.build import build_model
 from llava_pl.run_folder import RUN_DIR_VARIABLE
+from llava_pl.training import module
 from llava_pl.training.background import HostCopy
+from llava_pl.training.rehearsal import FROZEN_DTYPES
 
 
 @pytest.fixture(autouse=True)
@@ -567,6 +570,41 @@ def test_contradictions_are_one_line_and_leave_no_run(config, capsys, tmp_path, 
     assert error.count("\n") == 1
     assert message in error
     assert not (tmp_path / "runs").exists()
+
+
+PRECISIONS = [
+    *(
+        (precision, dtype, "none")
+        for precision in ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+        for dtype in ("float32", "bfloat16", "float16")
+    ),
+    *(
+        (*words, quantization)
+        for words in (
+            ("32-true", "float16"),
+            ("bf16-mixed", "bfloat16"),
+            ("bf16-true", "float32"),
+            ("64-true", "float32"),
+        )
+        for quantization in ("nf4", "int8")
+    ),
+]
+
+
+@pytest.mark.parametrize(("precision", "dtype", "quantization"), PRECISIONS)
+def test_a_precision_works_or_is_refused_in_one_line(config, capsys, monkeypatch, precision, dtype, quantization):
+    monkeypatch.setattr(module, "build_model", lambda *a, **k: built.append(1) or build_model(*a, **k))
+    built, words = [], ["--trainer.precision", precision, "--model.frozen_dtype", dtype]
+    words += ["--model.trainable.decoder", "lora", "--model.decoder.quantization", quantization]
+    status = main(["fit", "--config", str(config), "--trainer.fast_dev_run", "2", *words])
+    actual = "bf16-mixed" if precision == "16-mixed" else precision  # as Lightning has it on a CPU
+    works = precision != "16-true" and dtype in FROZEN_DTYPES[actual]
+    assert (status, len(built)) == ((0, 1) if works else (2, 0))
+    if not works:
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith(
+            f"llava-pl: error: {'trainer.precision' if precision == '16-true' else 'model.frozen_dtype'}: "
+        )
 
 
 def test_float32_matrices_are_multiplied_as_exactly_as_asked(config):

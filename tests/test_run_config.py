@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 from jsonargparse import Namespace
 
-from llava_pl.run_config import SaveRunConfig
+from llava_pl.run_config import SaveRunConfig, check_settings
+from llava_pl.types import InputError
 
 
 class Parser:
@@ -51,3 +52,9 @@ def test_a_file_that_cannot_be_read_stays(save, tmp_path):
     with pytest.warns(UserWarning, match=r"config.yaml: cannot be read .it is no text.; it stays, the settings of"):
         found = save(1, str(tmp_path / "checkpoints" / "last.ckpt"))
     assert found == {"config.yaml": b"\xff\0", "config-1.yaml": b"ckpt_path: None\nrate: 1\n"}
+
+
+@pytest.mark.parametrize("precision", ["transformer-engine", "transformer-engine-float16"])
+def test_layers_of_another_package_are_no_precision(precision):
+    with pytest.raises(InputError, match=rf"^trainer.precision: expected one of 32-true, .*, found {precision}$"):
+        check_settings(Namespace(trainer=Namespace(precision=precision)))

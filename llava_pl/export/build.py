@@ -11,13 +11,15 @@ from transformers import BitsAndBytesConfig
 
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.special_tokens import add_image_tokens
-from llava_pl.export.parts import load_decoder, load_vision_encoder, read_decoder_width, read_vision_config
+from llava_pl.export.part_configs import read_decoder_config, read_vision_config, sketch_decoder, sketch_vision_encoder
+from llava_pl.export.parts import load_decoder, load_vision_encoder
 from llava_pl.models.anyres import build_newline
+from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector, check_keeps_grid, count_image_tokens, find_connector
 from llava_pl.models.quantization import Quantization, check_quantized, prepare_quantized, require_bitsandbytes
 from llava_pl.models.recompute import GradientCheckpointing, recompute_layers
-from llava_pl.models.vision_encoder import SelectFeature, count_patches
+from llava_pl.models.vision_encoder import SelectFeature, VisionEncoder, count_patches
 from llava_pl.models.vocabulary import add_rows
 from llava_pl.types import InputError
 
@@ -144,10 +146,36 @@ def build_model(config: ModelConfig, *, device: torch.device | str = "cpu") -> L
     )
     if decoder.quantization != "none":
         prepare_quantized(language.model)
-    recompute_layers(language.model, decoder.gradient_checkpointing)
+    model = _compose(config, encoder, language)
+    if decoder.quantization != "none":
+        check_quantized(model, language, plain=[language.head, language.embedding])
+    return model
+
+
+def sketch_model(config: ModelConfig) -> LlavaModel:
+    """Return the model that `build_model` would, without weights, on torch's `meta` device.
+
+    Whatever the settings ask for that these parts do not have is so found in seconds, before gigabytes are read.
+
+    Raises:
+        InputError: As of `build_model`, but for what is wrong with weights.
+    """
+    vision_encoder, decoder = config.vision_encoder, config.decoder
+    _quantization_config(decoder)  # which refuses where bitsandbytes is not installed
+    encoder = sketch_vision_encoder(
+        vision_encoder.path, select_layer=vision_encoder.select_layer, select_feature=vision_encoder.select_feature
+    )
+    language = sketch_decoder(decoder.path, attention=decoder.attention)
+    with torch.device("meta"):
+        return _compose(config, encoder, language)
+
+
+def _compose(config: ModelConfig, encoder: VisionEncoder, language: CausalDecoder) -> LlavaModel:
+    """Return the model of pre-trained parts, a decoder that knows all tokens, and a fresh projector."""
+    recompute_layers(language.model, config.decoder.gradient_checkpointing)
     new_token_ids: list[int] = []
     if config.has_image_marks or config.has_patch_token:
-        tokenizer = load_tokenizer(decoder.path)
+        tokenizer = load_tokenizer(config.decoder.path)
         new_token_ids = add_image_tokens(
             tokenizer, image_patch_token=config.has_patch_token, image_start_end=config.has_image_marks
         )
@@ -160,10 +188,7 @@ def build_model(config: ModelConfig, *, device: torch.device | str = "cpu") -> L
         options=config.projector_options,
     )
     newline = build_newline(language.width) if config.has_newline else None
-    model = LlavaModel(encoder, bridge, language, newline, new_token_ids)
-    if decoder.quantization != "none":
-        check_quantized(model, language, plain=[language.head, language.embedding])
-    return model
+    return LlavaModel(encoder, bridge, language, newline, new_token_ids)
 
 
 def plan_image_tokens(config: ModelConfig) -> int:
@@ -176,7 +201,7 @@ def plan_image_tokens(config: ModelConfig) -> int:
         bridge = build_projector(
             config.projector,
             vision_width=vision_config.hidden_size,
-            decoder_width=read_decoder_width(config.decoder.path),
+            decoder_width=read_decoder_config(config.decoder.path).get_text_config().hidden_size,
             num_patches=num_patches,
             options=config.projector_options,
         )

@@ -43,6 +43,8 @@ class QFormer(nn.Module):
     ) -> None:
         super().__init__()
         _check_positive(num_queries=num_queries, width=width, depth=depth, num_heads=num_heads)
+        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise InputError(f"model.projector_options: dropout: expected a share in [0, 1), found {dropout!r}")
         if width % num_heads:
             raise InputError(f"model.projector_options: width {width} is no multiple of num_heads {num_heads}")
         config = Blip2QFormerConfig(
@@ -159,7 +161,7 @@ class PixelShuffle(nn.Module):
         return image_features
 
 
-def _check_positive(**options: int) -> None:
+def _check_positive(**options: object) -> None:
     for name, value in options.items():
-        if value < 1:
-            raise InputError(f"model.projector_options: {name}: expected at least 1, found {value}")
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"model.projector_options: {name}: expected a whole number of at least 1, found {value!r}")

@@ -143,20 +143,29 @@ class CausalDecoder(nn.Module):
         )
         return cast("Tensor", output.last_hidden_state)
 
+    def check_packing(self) -> None:
+        """Check that sequences of a packed row would not see each other.
+
+        Raises:
+            InputError: They would, with this attention or this family.
+        """
+        attention = self.model.config._attn_implementation
+        is_windowed = getattr(self.model.config, "sliding_window", None) is not None
+        if attention is None or not ((attention == PACKED_SDPA and not is_windowed) or attention.startswith("flash_")):
+            raise InputError(
+                "decoder: packed rows need attention sdpa without a sliding window, or flash_attention_2; "
+                f"found {attention} in {type(self.model).__name__}; switch packing off"
+            )
+
     def _packing_options(self, lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
         """Return what tells the model's attention where sequences end."""
-        attention = self.model.config._attn_implementation
-        if attention == PACKED_SDPA and getattr(self.model.config, "sliding_window", None) is None:
-            return {"sequence_lengths": lengths, "sequence_ends": sequence_ends(lengths, device)}
-        if attention is not None and attention.startswith("flash_attention"):
-            ends = sequence_ends(lengths, device)
-            longest = max(lengths)
-            # All four, or transformers looks for the ends itself and stalls the device in every layer.
-            return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
-        raise InputError(
-            "decoder: packed rows need attention sdpa without a sliding window, or flash_attention_2; "
-            f"found {attention} in {type(self.model).__name__}; switch packing off"
-        )
+        self.check_packing()
+        ends = sequence_ends(lengths, device)
+        if self.model.config._attn_implementation == PACKED_SDPA:
+            return {"sequence_lengths": lengths, "sequence_ends": ends}
+        longest = max(lengths)
+        # All four, or transformers looks for the ends itself and stalls the device in every layer.
+        return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits ``(..., V)`` of hidden rows ``(..., D)``."""

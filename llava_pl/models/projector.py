@@ -22,6 +22,9 @@ CONNECTORS = {
 }
 """Short names of classes. What a class must have, docs/connectors.md says; any other is named in full."""
 
+GIVEN = frozenset({"vision_width", "decoder_width", "num_patches"})
+"""Arguments of classes that are no options."""
+
 ORIGINAL_KINDS = re.compile(r"linear|identity|mlp[1-9]\d*x_gelu")
 """What the original's `mm_projector_type` may be here: one image token for each patch feature."""
 
@@ -52,8 +55,10 @@ def build_projector(
     >>> [type(layer).__name__ for layer in build_projector("mlp2x_gelu", vision_width=4, decoder_width=8)]
     ['Linear', 'GELU', 'Linear']
     """
-    arguments = {"vision_width": vision_width, "decoder_width": decoder_width, **(options or {})}
+    if taken := sorted(GIVEN & (options or {}).keys()):
+        raise InputError(f"model.projector_options: {', '.join(taken)}: given by encoder and decoder; leave it out")
     if (connector := find_connector(kind)) is not None:
+        arguments = {"vision_width": vision_width, "decoder_width": decoder_width, **(options or {})}
         signature = inspect.signature(connector)
         if "num_patches" in signature.parameters:
             arguments["num_patches"] = num_patches
@@ -69,7 +74,7 @@ def build_projector(
     if kind == "identity":
         if vision_width != decoder_width:
             raise InputError(
-                f"projector: 'identity' needs equal widths, found an encoder of {vision_width} "
+                f"model.projector: 'identity' needs equal widths, found an encoder of {vision_width} "
                 f"and a decoder of {decoder_width}; use 'linear' or 'mlp2x_gelu'"
             )
         return nn.Identity()
@@ -90,18 +95,18 @@ def find_connector(kind: str) -> type[nn.Module] | None:
     module_name, _, class_name = CONNECTORS.get(kind, kind).rpartition(".")
     if not module_name:
         raise InputError(
-            "projector: expected linear, mlp{N}x_gelu (such as mlp2x_gelu), identity, "
+            "model.projector: expected linear, mlp{N}x_gelu (such as mlp2x_gelu), identity, "
             f"{', '.join(CONNECTORS)} or the full name of a class, found {kind!r}"
         )
     try:
         found = getattr(import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty word in the name
         raise InputError(
-            f"projector: {kind}: expected a class that Python can import, but {error}; "
+            f"model.projector: {kind}: expected a class that Python can import, but {error}; "
             "install its package, or put its folder on PYTHONPATH"
         ) from error
     if not (inspect.isclass(found) and issubclass(found, nn.Module) and hasattr(found, "count_image_tokens")):
-        raise InputError(f"projector: {kind}: expected a torch.nn.Module with a method count_image_tokens")
+        raise InputError(f"model.projector: {kind}: expected a torch.nn.Module with a method count_image_tokens")
     return found
 
 

@@ -23,6 +23,7 @@ from llava_pl.training.carried import describe_run
 from llava_pl.training.checkpoint import check_trained, keep_trained
 from llava_pl.training.normalization import LossNormalization, normalize_loss
 from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule, check_rates
+from llava_pl.training.rehearsal import check_precision, rehearse
 from llava_pl.training.resplit import resplit
 from llava_pl.training.schedule import count_optimizer_steps, is_step_complete
 from llava_pl.training.stages import PLANS, Stage, TrainablePlan, add_planned_adapters, apply_plan, check_plan
@@ -186,7 +187,16 @@ class LlavaModule(LightningModule):
         return loss
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return what scores the answers of `validate` and `test`; Lightning adds it to the trainer's callbacks."""
+        """Return what scores the answers of `validate` and `test`; Lightning adds it to the trainer's callbacks.
+
+        It asks for them before data is prepared and weights are read: settings that cannot work end the run here.
+        """
+        is_training = self.trainer.state.fn == "fit"
+        check_precision(str(self.trainer.precision), self.model_config.frozen_dtype, is_training=is_training)
+        if self.model is None:
+            optim = self.optim_config if is_training else None
+            is_packed = is_training and getattr(self._trainer.datamodule, "is_packed", False)
+            rehearse(self.model_config, self.plan, lora=self.lora, optim=optim, is_packed=is_packed)
         return [ScoreQuestions(self.parser)]
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[str]] | None:

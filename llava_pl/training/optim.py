@@ -18,6 +18,13 @@ from llava_pl.models.quantization import require_bitsandbytes
 from llava_pl.training.stages import PARTS, Part, TrainablePlan, parameters_by_part
 from llava_pl.types import InputError
 
+OWN_FIELDS = {
+    "params": "model.trainable",
+    "lr": "model.optim.learning_rate",
+    "weight_decay": "model.optim.weight_decay",
+}
+"""Arguments of optimizers that are no options."""
+
 
 @dataclass(frozen=True)
 class PartOptim:
@@ -67,14 +74,19 @@ class OptimConfig:
         for part in PARTS:
             if isinstance(given := getattr(self, part), dict):
                 object.__setattr__(self, part, PartOptim(**given))
-        rates = [self.eps]
-        for each in (self, *(getattr(self, part) for part in PARTS)):
-            rates += [each.learning_rate or 0.0, each.weight_decay or 0.0]
-        if min(rates) < 0 or not all(0 <= beta < 1 for beta in self.betas) or not 0 <= self.warmup_share <= 1:
-            raise InputError(
-                "model.optim: expected rates, decay and eps of at least 0, betas in [0, 1), warmup_share in [0, 1], "
-                f"found {self}"
-            )
+        least_0 = {"eps": self.eps}
+        for prefix, each in (("", self), *((f"{part}.", getattr(self, part)) for part in PARTS)):
+            least_0 |= {f"{prefix}learning_rate": each.learning_rate, f"{prefix}weight_decay": each.weight_decay}
+        for name, value in least_0.items():
+            if value is not None and value < 0:
+                raise InputError(f"model.optim.{name}: expected at least 0, found {value}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"model.optim.betas: expected numbers in [0, 1), found {self.betas}")
+        if not 0 <= self.warmup_share <= 1:
+            raise InputError(f"model.optim.warmup_share: expected a share from 0 to 1, found {self.warmup_share}")
+        for name, field_name in OWN_FIELDS.items():
+            if name in self.options:
+                raise InputError(f"model.optim.options: found {name}, which is set by {field_name}; leave it out there")
 
     def of(self, part: Part) -> tuple[float, float]:
         """Return the learning rate and the weight decay of a part.
@@ -144,7 +156,8 @@ def build_optimizer(model: LlavaModel, config: OptimConfig, *, allows_fused: boo
     """
     make = _find_optimizer(config.optimizer)
     takes = inspect.signature(make).parameters
-    shared = {name: getattr(config, name) for name in ("betas", "eps") if name in takes}
+    # Not to those that mean something else by the name, as Adafactor does by eps.
+    shared = {n: getattr(config, n) for n in ("betas", "eps") if n in takes and _is_like(takes[n], getattr(config, n))}
     groups = build_parameter_groups(model, config)
     if "weight_decay" not in takes and any(group["weight_decay"] for group in groups):
         raise InputError(f"model.optim.weight_decay: {config.optimizer} knows no weight decay; set it to 0")
@@ -152,9 +165,17 @@ def build_optimizer(model: LlavaModel, config: OptimConfig, *, allows_fused: boo
         shared["fused"] = True
     try:
         optimizer: Optimizer = make(groups, **{"lr": config.learning_rate, **shared, **config.options})
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # classes check what they are given by any means, assertions and indices among them
         raise InputError(f"model.optim: {config.optimizer} refuses its settings: {error}") from error
     return optimizer
+
+
+def _is_like(argument: inspect.Parameter, value: object) -> bool:
+    """Whether an argument has a default of the same form as a value, or none."""
+    default = argument.default
+    if default is inspect.Parameter.empty or not isinstance(value, tuple):
+        return default is inspect.Parameter.empty or isinstance(default, int | float)
+    return isinstance(default, tuple) and len(default) == len(value)
 
 
 def _find_optimizer(path: str) -> Any:  # noqa: ANN401  classes of optimizers differ in what they take

@@ -126,10 +126,10 @@ def test_pixel_shuffle_needs_whole_squares(num_patches, factor):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: QFormer(8, 20, num_queries=0), "num_queries: expected at least 1, found 0"),
+        (lambda: QFormer(8, 20, num_queries=0), "num_queries: expected a whole number of at least 1, found 0"),
         (lambda: QFormer(8, 20, width=10, num_heads=3), "width 10 is no multiple of num_heads 3"),
-        (lambda: Resampler(8, 20, depth=-1), "depth: expected at least 1, found -1"),
-        (lambda: PixelShuffle(8, 20, 16, factor=0), "factor: expected at least 1, found 0"),
+        (lambda: Resampler(8, 20, depth=-1), "depth: expected a whole number of at least 1, found -1"),
+        (lambda: PixelShuffle(8, 20, 16, factor=0), "factor: expected a whole number of at least 1, found 0"),
     ],
 )
 def test_sizes_that_make_no_sense_are_refused(build, message):

@@ -19,6 +19,7 @@ from llava_pl.training.optim import (
     schedule_factor,
 )
 from llava_pl.training.stages import PARTS, PLANS, TrainablePlan, apply_plan
+from llava_pl.types import InputError
 
 
 @pytest.mark.parametrize("case", ["finetune", "finetune_projector_lr", "align", "freeze_projector"])
@@ -228,7 +229,19 @@ def test_schedule_never_turns_negative_or_up_again_after_its_end():
     assert schedule_factor(1, num_steps=1, num_warmup=1) == 1.0
 
 
-@pytest.mark.parametrize("wrong", [{"learning_rate": -1.0}, {"betas": (2.0, 3.0)}, {"warmup_share": 3.0}])
-def test_values_out_of_range_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"model\.optim: expected rates"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"learning_rate": -1.0}, r"learning_rate: expected at least 0, found -1.0"),
+        ({"eps": -1.0}, r"eps: expected at least 0, found -1.0"),
+        ({"projector": PartOptim(weight_decay=-0.1)}, r"projector.weight_decay: expected at least 0, found -0.1"),
+        ({"betas": (2.0, 3.0)}, r"betas: expected numbers in \[0, 1\), found \(2.0, 3.0\)"),
+        ({"warmup_share": 3.0}, r"warmup_share: expected a share from 0 to 1, found 3.0"),
+        ({"options": {"lr": 1}}, r"options: found lr, which is set by model.optim.learning_rate; leave it out there"),
+        ({"options": {"weight_decay": 1}}, r"options: found weight_decay, which is set by model.optim.weight_decay"),
+        ({"options": {"params": 1}}, r"options: found params, which is set by model.trainable"),
+    ],
+)
+def test_values_out_of_range_are_refused(wrong, message):
+    with pytest.raises(InputError, match=rf"^model\.optim\.{message}"):
         OptimConfig(**{"learning_rate": 1e-3, **wrong})

@@ -1,0 +1,83 @@
+"""A run without weights, before the run: settings that cannot work are found in seconds, before gigabytes are read.
+
+In: the settings of a run. Out: nothing, or one line that says what is wrong.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+
+from llava_pl.export.build import DTYPES, ModelConfig, sketch_model
+from llava_pl.models.adapters import LoraConfig
+from llava_pl.models.decoder import CausalDecoder
+from llava_pl.training.optim import OptimConfig, build_optimizer
+from llava_pl.training.stages import TrainablePlan, add_planned_adapters, apply_plan
+from llava_pl.types import InputError
+
+FROZEN_DTYPES = {
+    "32-true": tuple(DTYPES),
+    "bf16-mixed": ("float32", "bfloat16"),
+    "16-mixed": ("float32", "float16"),
+    "bf16-true": ("float32", "bfloat16"),
+    "16-true": ("float32", "float16"),
+    "64-true": ("float32",),
+}
+"""Precisions, with the dtypes that frozen parts may be held in beside them: autocast mixes float32 with one other."""
+
+
+def rehearse(
+    config: ModelConfig,
+    plan: TrainablePlan,
+    *,
+    lora: LoraConfig | None,
+    optim: OptimConfig | None,
+    is_packed: bool = False,
+) -> None:
+    """Build the model of a run without weights, with its adapters, and its optimizer.
+
+    Args:
+        config: What it is built of.
+        plan: How each part is trained.
+        lora: Its adapters.
+        optim: Its optimizer; None where nothing learns.
+        is_packed: Whether it is given rows of several samples.
+
+    Raises:
+        InputError: A part is not there, or does not have what is asked of it.
+    """
+    with torch.random.fork_rng(devices=[]):  # the run draws the numbers that it would have drawn
+        with torch.device("meta"):  # adapters are made here as empty as their part
+            model = sketch_model(config)
+            add_planned_adapters(model, plan, lora)
+        apply_plan(model, plan, lora_bias="none" if lora is None else lora.bias)
+        if is_packed:
+            cast("CausalDecoder", model.decoder).check_packing()
+        if optim is not None:
+            build_optimizer(model, optim, allows_fused=False)
+
+
+def check_precision(precision: str, frozen_dtype: str, *, is_training: bool) -> None:
+    """Check that a precision of Lightning's goes with the dtype of frozen parts.
+
+    Args:
+        precision: As the trainer uses it: on a CPU that is bf16-mixed for a 16-mixed.
+        frozen_dtype: Of the weights that do not learn.
+        is_training: Whether any learn.
+
+    Raises:
+        InputError: It does not, is none that this project has, or would lose what is learned.
+    """
+    if precision not in FROZEN_DTYPES:
+        raise InputError(f"trainer.precision: expected one of {', '.join(FROZEN_DTYPES)}, found {precision}")
+    if is_training and precision == "16-true":
+        raise InputError(
+            "trainer.precision: found 16-true, which holds what learns in float16, where the updates of an optimizer "
+            "vanish or become NaN; choose 16-mixed or bf16-mixed, and model.frozen_dtype for the memory"
+        )
+    if frozen_dtype not in FROZEN_DTYPES[precision]:
+        raise InputError(
+            f"model.frozen_dtype: expected {' or '.join(FROZEN_DTYPES[precision])} with trainer.precision {precision}, "
+            f"found {frozen_dtype}; change one of the two"
+        )

@@ -1,0 +1,107 @@
+"""Guards: a mistake in the settings that shows only when a large model has been read; a look that changes the run."""
+
+import pytest
+import torch
+
+from llava_pl.export import build
+from llava_pl.export.build import DecoderConfig, ModelConfig, VisionEncoderConfig
+from llava_pl.models.adapters import LoraConfig
+from llava_pl.training.optim import OptimConfig
+from llava_pl.training.rehearsal import FROZEN_DTYPES, check_precision, rehearse
+from llava_pl.training.stages import PLANS, TrainablePlan
+from llava_pl.types import InputError
+
+
+@pytest.fixture
+def rehearsal(tiny_parts, monkeypatch):
+    """A rehearsal of a run on tiny parts, which may read no weights."""
+
+    def refuse(*_, **__):
+        raise AssertionError("weights are read")
+
+    monkeypatch.setattr(build, "load_decoder", refuse)
+    monkeypatch.setattr(build, "load_vision_encoder", refuse)
+
+    def call(plan=PLANS["finetune"], *, lora=None, optim=None, is_packed=False, decoder=None, **settings):
+        decoder = {"path": str(tiny_parts / "decoder"), **(decoder or {})}
+        config = ModelConfig(VisionEncoderConfig(str(tiny_parts / "encoder")), DecoderConfig(**decoder), **settings)
+        rehearse(config, plan, lora=lora, optim=optim or OptimConfig(1e-3), is_packed=is_packed)
+
+    return call
+
+
+LORA = TrainablePlan(vision_encoder="lora", decoder="lora")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"plan": LORA, "lora": LoraConfig(rank=2)},
+        {"plan": LORA, "lora": LoraConfig(use_dora=True, bias="all")},
+        {"plan": TrainablePlan(embeddings="new_tokens"), "has_image_marks": True},
+        {"plan": LORA, "lora": LoraConfig(), "decoder": {"quantization": "nf4"}, "frozen_dtype": "bfloat16"},
+        {"projector": "qformer", "projector_options": {"width": 12, "num_heads": 3, "depth": 2}},
+        {"projector": "resampler", "has_patch_token": True},
+        {"has_newline": True, "projector": "pixel_shuffle"},
+        {"is_packed": True, "decoder": {"gradient_checkpointing": "selective"}},
+        {"optim": OptimConfig(1e-3, optimizer="bitsandbytes.optim.AdamW8bit")},
+        {"optim": OptimConfig(1e-3, optimizer="torch.optim.Adafactor")},
+    ],
+)
+def test_what_can_work_passes_and_draws_no_number(rehearsal, settings):
+    state = torch.get_rng_state()
+    rehearsal(**settings)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+WRONG = {
+    r"model.lora.targets: 'nope' is no linear layer of LlamaForCausalLM .*; expected some of down_proj, ":
+        {"plan": TrainablePlan(decoder="lora"), "lora": LoraConfig(targets=["q_proj", "nope"])},
+    r"model.lora.targets: 'lm_head' is no linear layer": {"plan": LORA, "lora": LoraConfig(targets=["lm_head"])},
+    r"model.lora.targets: 'o_proj' is no linear layer of CLIP": {"plan": LORA, "lora": LoraConfig(targets=["o_proj"])},
+    r"model.optim.optimizer: expected the full name of a class, .*'torch.optim.AdamWW'":
+        {"optim": OptimConfig(1e-3, optimizer="torch.optim.AdamWW")},
+    r"model.optim: torch.optim.AdamW refuses its settings: .*'momentum'":
+        {"optim": OptimConfig(1e-3, options={"momentum": 0.9})},
+    r"model.optim: torch.optim.AdamW refuses its settings: .*`fused` and `foreach`":
+        {"optim": OptimConfig(1e-3, options={"fused": True, "foreach": True})},
+    r"model.optim.weight_decay: torch.optim.Rprop knows no weight decay; set it to 0":
+        {"optim": OptimConfig(1e-3, weight_decay=0.1, optimizer="torch.optim.Rprop")},
+    r"model.projector_options: mlp2x_gelu takes none, found depth": {"projector_options": {"depth": 2}},
+    r"model.projector_options: qformer: got an unexpected keyword argument 'size'":
+        {"projector": "qformer", "projector_options": {"size": 2}},
+    r"decoder: packed rows need attention sdpa .*; found eager":
+        {"is_packed": True, "decoder": {"attention": "eager"}},
+    r"decoder.path: nowhere: expected a model folder or hub name": {"decoder": {"path": "nowhere"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_cannot_work_is_said_before_weights_are_read(rehearsal, message):
+    with pytest.raises(InputError, match=f"^{message}") as raised:
+        rehearsal(**WRONG[message])
+    assert "\n" not in str(raised.value)
+
+
+def test_every_precision_has_its_dtypes():
+    """Each pair was run on a CPU: trained in full, by LoRA, and on decoders of 4 and 8 bits."""
+    allowed = {(p, d) for p, dtypes in FROZEN_DTYPES.items() for d in dtypes}
+    for precision in FROZEN_DTYPES:
+        for dtype in build.DTYPES:
+            if (precision, dtype) in allowed:
+                check_precision(precision, dtype, is_training=False)
+            else:
+                with pytest.raises(InputError, match=rf"^model.frozen_dtype: .* with trainer.precision {precision}"):
+                    check_precision(precision, dtype, is_training=False)
+
+
+def test_nothing_learns_in_float16():
+    check_precision("16-true", "float16", is_training=False)
+    with pytest.raises(InputError, match=r"^trainer.precision: found 16-true, which holds what learns in float16"):
+        check_precision("16-true", "float16", is_training=True)
+
+
+def test_other_precisions_are_refused():
+    with pytest.raises(InputError, match=r"^trainer.precision: expected one of 32-true, bf16-mixed, .*, found nf4"):
+        check_precision("nf4", "float32", is_training=True)

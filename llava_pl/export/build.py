@@ -28,7 +28,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class VisionEncoderConfig:
-    """The frozen eye.
+    """The eye.
 
     Args:
         path: Folder or hub name of a CLIP model, or of a SigLIP or SigLIP-2 model of one picture size.

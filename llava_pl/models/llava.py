@@ -74,7 +74,7 @@ class LlavaModel(nn.Module):
 
         Raises:
             InputError: The pictures are tiled, and the model has no newline embedding; or the projector gives other
-                image tokens than it counts.
+                image tokens than it counts, or of another width.
         """
         patch_features = self.vision_encoder(pixel_values)
         weight = next(self.projector.parameters(), patch_features)
@@ -83,6 +83,11 @@ class LlavaModel(nn.Module):
             raise InputError(
                 f"model.projector: {type(self.projector).__name__} counts {self.num_image_tokens} image tokens of a "
                 f"picture, but gives {features.shape[1]}; correct its count_image_tokens"
+            )
+        if features.shape[2] != self.decoder.width:
+            raise InputError(
+                f"model.projector: {type(self.projector).__name__} gives image tokens of width {features.shape[2]}; "
+                f"expected the decoder's, {self.decoder.width}"
             )
         if not grids:
             return features

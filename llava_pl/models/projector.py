@@ -100,7 +100,7 @@ def find_connector(kind: str) -> type[nn.Module] | None:
         )
     try:
         found = getattr(import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty word in the name
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: no name of Python's
         raise InputError(
             f"model.projector: {kind}: expected a class that Python can import, but {error}; "
             "install its package, or put its folder on PYTHONPATH"

@@ -35,10 +35,11 @@ class LlavaModule(LightningModule):
 
     Args:
         stage: "align" trains the projector alone, "finetune" projector and decoder, unless `trainable` says else.
-        vision_encoder: The frozen encoder.
+        vision_encoder: The vision encoder.
         decoder: The language model.
         optim: The optimizer, its rates and their schedule.
-        trainable: How each part is trained, in place of what the stage implies.
+        trainable: How each part is trained, in place of what the stage implies: a part that it leaves out is frozen,
+            but for the projector.
         projector: Kind of projector: "linear", "mlp{N}x_gelu", "identity", "qformer", "resampler", "pixel_shuffle", or
             the full name of a class of your own.
         projector_options: Further arguments of the projector's class, such as num_queries or factor.
@@ -49,10 +50,11 @@ class LlavaModule(LightningModule):
         has_patch_token: Give it a row for <im_patch> likewise; the command line takes it from data.image_patch_token.
         lora: The adapters of the parts that `trainable` trains by LoRA.
         init_from: Trained weights to start from: a checkpoint of an earlier run, an original `mm_projector.bin` or
-            LLaVA folder.
+            LLaVA folder, or a folder that `llava-pl import` made.
         loss_normalization: "global" weighs every supervised token of the global batch alike, "micro_batch" is the
             original's mean of means.
-        frozen_dtype: Dtype that frozen parts are held in; trained weights are always float32.
+        frozen_dtype: Dtype that frozen parts are held in. What learns is float32, unless trainer.precision turns the
+            whole model (bf16-true, 64-true).
         generation: How questions are answered in evaluation.
         parser: How letters are read off answers: "llava" as the original, "strict" without its traps.
     """

@@ -184,7 +184,7 @@ def _find_optimizer(path: str) -> Any:  # noqa: ANN401  classes of optimizers di
         require_bitsandbytes(f"model.optim.optimizer: {path}")
     try:
         found = getattr(import_module(package), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError(
             f"model.optim.optimizer: expected the full name of a class, such as torch.optim.AdamW, found {path!r} "
             f"({error}); check its spelling, and that its package is installed"

@@ -5,6 +5,7 @@ In: the settings of a run. Out: nothing, or one line that says what is wrong.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import cast
 
 import torch
@@ -35,7 +36,7 @@ def rehearse(
     optim: OptimConfig | None,
     is_packed: bool = False,
 ) -> None:
-    """Build the model of a run without weights, with its adapters, and its optimizer.
+    """Build the model of a run without weights, with its adapters, and its optimizer, and give it a picture.
 
     Args:
         config: What it is built of.
@@ -56,6 +57,10 @@ def rehearse(
             cast("CausalDecoder", model.decoder).check_packing()
         if optim is not None:
             build_optimizer(model, optim, allows_fused=False)
+        size = model.vision_encoder.model.config.image_size
+        # A projector of somebody's own may look at values, which are not there; it is asked again by the first batch.
+        with torch.no_grad(), suppress(RuntimeError):
+            model.encode_images(torch.empty(1, 3, size, size, device="meta"))
 
 
 def check_precision(precision: str, frozen_dtype: str, *, is_training: bool) -> None:

@@ -27,7 +27,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 @dataclass(frozen=True)
 class TrainablePlan:
-    """How each part of the model is trained.
+    """How each part of the model is trained, whatever the stage implies.
 
     Args:
         vision_encoder: "frozen", "full" or "lora".

@@ -84,6 +84,47 @@ def test_what_cannot_work_is_said_before_weights_are_read(rehearsal, message):
     assert "\n" not in str(raised.value)
 
 
+CONNECTOR = """
+from torch import nn
+
+
+class Mine(nn.Linear):
+    def __init__(self, vision_width, decoder_width, *, counts=4, gives=4, width=32, looks=False):
+        super().__init__(vision_width, decoder_width)
+        self.numbers = counts, gives, width, looks
+
+    def count_image_tokens(self, num_patches):
+        return self.numbers[0]
+
+    def forward(self, patch_features):
+        _, gives, width, looks = self.numbers
+        if looks:
+            patch_features.sum().item()
+        return super().forward(patch_features)[:, :gives, :width]
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, None),
+        ({"looks": True, "gives": 2}, None),  # only a batch can tell
+        ({"gives": 2}, "Mine counts 4 image tokens of a picture, but gives 2; correct its count_image_tokens"),
+        ({"counts": 0}, "Mine counts 0 image tokens of a picture, but gives 4; correct its count_image_tokens"),
+        ({"width": 5}, "Mine gives image tokens of width 5; expected the decoder's, 32"),
+    ],
+)
+def test_a_projector_is_asked_for_image_tokens(rehearsal, tmp_path, monkeypatch, options, message):
+    (tmp_path / "rehearsed_connector.py").write_text(CONNECTOR)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = {"projector": "rehearsed_connector.Mine", "projector_options": options}
+    if message is None:
+        rehearsal(**settings)
+        return
+    with pytest.raises(InputError, match=f"^model.projector: {message}$"):
+        rehearsal(**settings)
+
+
 def test_every_precision_has_its_dtypes():
     """Each pair was run on a CPU: trained in full, by LoRA, and on decoders of 4 and 8 bits."""
     allowed = {(p, d) for p, dtypes in FROZEN_DTYPES.items() for d in dtypes}

@@ -45,6 +45,7 @@ from llava_pl.export.weights import (
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector
+from llava_pl.models.vocabulary import add_rows
 from llava_pl.types import InputError
 
 AS_ON_DISK: Any = "auto"
@@ -106,6 +107,8 @@ def read_original(
     if is_projector_only:
         trained = [f"projector.{name}" for name in model.projector.state_dict()]
         trained += ["decoder.model." + EMBEDDING_NAME] if EMBEDDING_NAME in weights else []
+        # A base without the rows of the marks grows by them, as the original's does.
+        add_rows(decoder, range(decoder.num_embeddings, len(weights.get(EMBEDDING_NAME, ()))))
         answers = probe(model) if traces else ()
         origin = replace(origin, layout="projector", trained=tuple(trained), base_answers=answers)
         _restore_embeddings(decoder, weights, weights_path)
@@ -229,17 +232,10 @@ def _read_decoder(folder: Path, weights: Mapping[str, Tensor], dtype: torch.dtyp
 
 
 def _restore_embeddings(decoder: CausalDecoder, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Put back the word embeddings that stage 1 trains when image slots have start and end marks.
-
-    The two new rows are the last; a base without them grows by two, as the original does.
-    """
+    """Put back the word embeddings that stage 1 trains when image slots have start and end marks."""
     embeddings = weights.get(EMBEDDING_NAME)
     if embeddings is None:
         return
-    num_words = decoder.embedding.num_embeddings
-    if num_words < len(embeddings):
-        decoder.model.resize_token_embeddings(len(embeddings), mean_resizing=False)
-        decoder.head.weight.data[num_words:] = decoder.head.weight.data[:num_words].mean(dim=0)
     own = decoder.embedding.weight
     if own.shape != embeddings.shape:
         raise InputError(

@@ -13,6 +13,7 @@ from llava_pl.export import carry as carrying
 from llava_pl.export.carry import carry, certify, open_source
 from llava_pl.export.certificate import compare, probe
 from llava_pl.export.weights import hash_file
+from llava_pl.training.stages import TrainablePlan
 from llava_pl.types import InputError
 
 
@@ -52,7 +53,8 @@ def test_certificate_and_card_say_what_was_checked(llava, tmp_path):
     carry(llava, tmp_path / "x", "hf")
     certificate = json.loads((tmp_path / "x" / "certificate.json").read_text())
     assert certificate["read_back_by"] == "transformers"
-    assert [row["question"] for row in certificate["against_live_model"]] == ["text", "one image", "two images"]
+    asked = [row["question"] for row in certificate["against_live_model"]]
+    assert asked == ["text", "one image", "two images", "each word"]
     assert all(row["token_agreement"] == 1.0 for row in certificate["against_live_model"])
     assert len(certificate["sha256"]["manifest.json"]) == 64
     assert certificate["versions"]["torch"] == torch.__version__
@@ -88,6 +90,44 @@ def test_a_model_that_says_what_its_base_says_is_refused(llava, tmp_path):
     with pytest.raises(InputError, match=r"not certified: on text .* by 0 alone, as if it had not been trained"):
         carry(replace(llava, origin=origin), tmp_path / "x", "artifact")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def new_words(run):
+    """The checkpoint of a run in which the rows of new tokens alone learned."""
+    plan = TrainablePlan(projector="frozen", embeddings="new_tokens")
+    return run("new_words", trainable=plan, data={"image_start_end": True})[1]
+
+
+def test_new_tokens_that_learned_alone_must_show(new_words, tmp_path):
+    source = open_source(new_words)
+    assert source.origin.trained == ("decoder.model.model.embed_tokens.weight",)
+    carry(source, tmp_path / "x", "artifact")
+    base = json.loads((tmp_path / "x" / "certificate.json").read_text())["against_base"]
+    assert base[3]["question"] == "each word"
+    assert base[3]["logit_difference"] > 0
+    lost = replace(source, origin=replace(source.origin, base_answers=probe(source.model)))
+    with pytest.raises(InputError, match="on each word the answers differ from those of the base by 0 alone"):
+        carry(lost, tmp_path / "y", "artifact")
+
+
+def test_new_tokens_go_through_every_form(run, tiny_parts, tmp_path):
+    """A base without their rows is asked as it was before they learned."""
+    plan = TrainablePlan(embeddings="new_tokens")
+    module, path = run("new_words_too", trainable=plan, data={"image_start_end": True, "image_patch_token": True})
+    carry(open_source(path), tmp_path / "alone", "projector")
+    parts = {"base": str(tiny_parts / "decoder"), "vision_encoder": str(tiny_parts / "encoder")}
+    source = open_source(tmp_path / "alone", **parts)
+    for live, base in ((probe(module.model), source.origin.base_answers), (source.origin.base_answers, ())):
+        assert [len(answer) for answer in live] == [24, 20, 32, 102]
+        assert not base or torch.equal(live[3][:99], base[3][:99])
+    carry(source, tmp_path / "a", "artifact")
+    for layout in ("hf", "llava"):
+        carry(open_source(tmp_path / "a"), tmp_path / layout, layout)
+        assert all(
+            torch.equal(*pair)
+            for pair in zip(probe(load_pretrained(tmp_path / layout).model), probe(module.model), strict=True)
+        )
 
 
 def test_nothing_is_written_over(llava, tmp_path):

@@ -107,7 +107,7 @@ def read_original(
     if is_projector_only:
         trained = [f"projector.{name}" for name in model.projector.state_dict()]
         trained += ["decoder.model." + EMBEDDING_NAME] if EMBEDDING_NAME in weights else []
-        # A base without the rows of the marks grows by them, as the original's does.
+        # Where no tokenizer tells of marks, the file does.
         add_rows(decoder, range(decoder.num_embeddings, len(weights.get(EMBEDDING_NAME, ()))))
         answers = probe(model) if traces else ()
         origin = replace(origin, layout="projector", trained=tuple(trained), base_answers=answers)
@@ -174,7 +174,9 @@ def build_parts(
     is_tiled = config.aspect == "anyres"
     tokenizer = find_tokenizer(folder, base)
     if tokenizer is not None:  # that of a base has none of these
-        add_image_tokens(tokenizer, image_patch_token=config.has_patch_word, image_start_end=config.has_marks)
+        new = add_image_tokens(tokenizer, image_patch_token=config.has_patch_word, image_start_end=config.has_marks)
+        if base is not None:  # nor has its decoder, as when training began
+            add_rows(decoder, new)
     return Pretrained(
         model=LlavaModel(encoder, projector.to(decoder.embedding.weight.dtype), decoder, newline).eval(),
         tokenizer=tokenizer,

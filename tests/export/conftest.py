@@ -98,7 +98,7 @@ def run(tiny_parts, tmp_path_factory):
         torch.manual_seed(0)
         module = LlavaModule(
             vision_encoder=VisionEncoderConfig(str(tiny_parts / "encoder")),
-            decoder=DecoderConfig(str(tiny_parts / "decoder"), **(decoder or {})),
+            decoder=DecoderConfig(**{"path": str(tiny_parts / "decoder"), **(decoder or {})}),
             optim=OptimConfig(learning_rate=0.01),
             has_image_marks=bool((data or {}).get("image_start_end")),
             has_patch_token=bool((data or {}).get("image_patch_token")),

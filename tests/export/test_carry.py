@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
 
 from llava_pl import load_pretrained
 from llava_pl.export import carry as carrying
 from llava_pl.export.carry import carry, certify, open_source
-from llava_pl.export.certificate import compare, probe
+from llava_pl.export.certificate import compare, probe, questions
 from llava_pl.export.weights import hash_file
 from llava_pl.training.stages import TrainablePlan
 from llava_pl.types import InputError
@@ -128,6 +129,24 @@ def test_new_tokens_go_through_every_form(run, tiny_parts, tmp_path):
             torch.equal(*pair)
             for pair in zip(probe(load_pretrained(tmp_path / layout).model), probe(module.model), strict=True)
         )
+
+
+def test_spare_rows_that_became_words_are_made_again(run, tiny_parts, tmp_path):
+    """A projector's file holds no row of the head; in a padded table the base's own row would stand there."""
+    shutil.copytree(tiny_parts / "decoder", tmp_path / "padded")
+    decoder = LlamaForCausalLM.from_pretrained(tmp_path / "padded")
+    decoder.resize_token_embeddings(107, mean_resizing=False)
+    decoder.save_pretrained(tmp_path / "padded")
+    plan, place = TrainablePlan(embeddings="new_tokens"), {"path": str(tmp_path / "padded")}
+    module, path = run("spare", trainable=plan, data={"image_start_end": True}, decoder=place)
+    assert module.model.decoder.num_embeddings == 107
+    carry(open_source(path), tmp_path / "alone", "projector")
+    found = load_pretrained(tmp_path / "alone", base=tmp_path / "padded", vision_encoder=tiny_parts / "encoder")
+    assert all(torch.equal(*pair) for pair in zip(probe(found.model), probe(module.model), strict=True))
+    carry(open_source(path), tmp_path / "a", "artifact")
+    assert 101 in questions(107, 16, 4)[0][0]  # which is <image> in the next form, and is asked for as a word
+    for layout in ("hf", "llava"):
+        carry(open_source(tmp_path / "a"), tmp_path / layout, layout)
 
 
 def test_nothing_is_written_over(llava, tmp_path):

@@ -164,7 +164,7 @@ def build_parts(
         if Path(tower).name != TOWER_FOLDER:
             bases["vision_encoder"] = BaseModel(name_of(tower), hash_weights(tower), config.select_layer, str(tower))
         origin = replace(origin, bases={**origin.bases, **bases})
-    told = DataSettings(
+    settings = settings_of(manifest, folder) or DataSettings(
         template=template,
         image_aspect=config.aspect,
         grid_pinpoints=config.pinpoints or None,
@@ -172,7 +172,7 @@ def build_parts(
         respect_exif=False,  # LLaVA: its models have seen photographs as the sensor lay
     )
     is_tiled = config.aspect == "anyres"
-    tokenizer = find_tokenizer(folder, base)
+    tokenizer = find_tokenizer(folder, base, legacy=settings.legacy_tokenizer)
     if tokenizer is not None:  # that of a base has none of these
         new = add_image_tokens(tokenizer, image_patch_token=config.has_patch_word, image_start_end=config.has_marks)
         if base is not None:  # nor has its decoder, as when training began
@@ -181,7 +181,7 @@ def build_parts(
         model=LlavaModel(encoder, projector.to(decoder.embedding.weight.dtype), decoder, newline).eval(),
         tokenizer=tokenizer,
         image_transform=transform,
-        settings=settings_of(manifest, folder) or told,
+        settings=settings,
         projector=config.projector,
         tiling=Tiling(transform.image_size, encoder.num_patches, config.pinpoints) if is_tiled else None,
         origin=replace(origin, sentencepiece=read_sentencepiece(folder, base)),

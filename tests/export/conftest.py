@@ -109,10 +109,9 @@ def run(tiny_parts, tmp_path_factory):
         datamodule = LlavaDataModule(
             records=folder / "records.json",
             image_folder=folder,
-            tokenizer=str(tiny_parts / "decoder"),
             image_processor=str(tiny_parts / "encoder"),
             num_image_tokens=4,
-            **options,
+            **{"tokenizer": str(tiny_parts / "decoder"), **options},
         )
         trainer = Trainer(
             max_steps=max_steps,

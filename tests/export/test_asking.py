@@ -62,7 +62,7 @@ def test_another_template_shows(make_llava):
     assert found == ("template", False, f"other prompts, from character 25 on: {names}")
     marks = lines(make_llava(template="mpt"), make_llava(template="mpt", image_start_end=True))[1]
     assert marks[1] is False
-    assert marks[2].endswith(r": 'age>\nWhat is  it?<|im_end' (mpt) and '_start><image><im_end>\nW' (mpt)")
+    assert marks[2].endswith(r": 'age>\nWhat is  it?<|im_en' (mpt) and '_start><image><im_end>\nW' (mpt)")
 
 
 def test_templates_of_tokenizers_are_compared(make_llava):

@@ -50,12 +50,16 @@ class Comparison:
 
     def __str__(self) -> str:
         """Return it as a line of a report."""
-        is_text = self.question != QUESTIONS[EACH_WORD]
-        what, unit = ("logits", "of the words") if is_text else ("embeddings", "of their largest parts")
+        unit = "words" if self.answer == "logits" else "largest parts"
         return (
-            f"{self.question:10}  {what} differ by at most {self.logit_difference:.3g} of {self.logit_scale:.3g}, "
-            f"{self.token_agreement:.1%} {unit} agree"
+            f"{self.question:10}  {self.answer} differ by at most {self.logit_difference:.3g} of "
+            f"{self.logit_scale:.3g}, {self.token_agreement:.1%} of the {unit} agree"
         )
+
+    @property
+    def answer(self) -> str:
+        """What was compared: "logits", or "embeddings" of each word."""
+        return "logits" if self.question != QUESTIONS[EACH_WORD] else "embeddings"
 
 
 def questions(num_words: int, image_size: int, num_image_tokens: int) -> list[tuple[Tensor, Tensor | None]]:
@@ -165,7 +169,7 @@ def check_same(rows: Sequence[Comparison], dtype: torch.dtype, what: str) -> Non
     for row in rows:
         if not row.is_within(dtype):
             raise InputError(
-                f"{what}: not certified: on {row.question} the logits differ by {row.logit_difference:.3g} of "
+                f"{what}: not certified: on {row.question} the {row.answer} differ by {row.logit_difference:.3g} of "
                 f"{row.logit_scale:.3g}, and {row.token_agreement:.0%} of the words agree; nothing was kept"
             )
 

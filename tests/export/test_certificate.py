@@ -111,7 +111,7 @@ def test_a_comparison_is_a_line():
         "text        logits differ by at most 0.25 of 8, 50.0% of the words agree"
     )
     assert str(Comparison("each word", 0.25, 8.0, 0.5)) == (
-        "each word   embeddings differ by at most 0.25 of 8, 50.0% of their largest parts agree"
+        "each word   embeddings differ by at most 0.25 of 8, 50.0% of the largest parts agree"
     )
 
 

@@ -27,6 +27,12 @@ MANIFEST_FILE = "manifest.json"
 LAYOUT_VERSION = 1
 """Of all layouts together; it rises when a folder of before needs another reader."""
 
+FIELDS = {
+    "layout": str,
+    "files": dict, "tensors": dict, "base_models": dict, "data": dict, "trained": list, "vocabulary": int,
+}  # fmt: skip
+"""What is in every manifest."""
+
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.index.json")
 SETTING_FILES = (
     "*config.json", "*token*.json", "tekken.json", "*.model", "vocab.*", "merges.txt", "chat_template*", "*.jinja",
@@ -95,16 +101,14 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if content.get("layout_version") != LAYOUT_VERSION:
         found = content.get("layout_version")
         raise InputError(f"{path}: expected layout_version {LAYOUT_VERSION}, found {found!r}; update llava_pl")
-    for name, kind in (
-        ("layout", str),
-        ("files", dict),
-        ("tensors", dict),
-        ("base_models", dict),
-        ("trained", list),
-        ("vocabulary", int),
-    ):
-        if not isinstance(content.get(name), kind):
-            raise InputError(f"{path}: expected a field {name!r} ({kind.__name__}), found {content.get(name)!r}")
+    for name, kind in FIELDS.items():
+        if type(content.get(name)) is not kind:
+            found = repr(content[name]) if name in content else "none"
+            raise InputError(
+                f"{path}: expected a field {name!r} ({kind.__name__}), found {found}; fetch the folder again"
+            )
+    if content["vocabulary"] < 1 or not all(isinstance(name, str) for name in content["trained"]):
+        raise InputError(f"{path}: expected a vocabulary of words and names of trained tensors; fetch the folder again")
     _check_files(path, content["files"])
     return content
 
@@ -184,14 +188,20 @@ def _check_files(path: Path, said: Mapping[str, object]) -> None:
             continue
         if (found := _describe(path.parent / name)) != file:
             raise InputError(
-                f"{path}: file {name!r} is not the one that was written: expected {file}, found {found}; fetch it "
-                f"again{_or_excuse(name)}"
+                f"{path}: file {name!r} is not the one that was written: expected {_tell(file)}, found "
+                f"{_tell(found)}; fetch it again{_or_excuse(name)}"
             )
 
 
 def _or_excuse(name: str) -> str:
     """Return what else can be done about a file that is not as the manifest says; about weights nothing."""
     return "" if _is_weights(name) else f', or, if it is meant to be so, write "{name}": null under "files" there'
+
+
+def _tell(file: object) -> str:
+    if isinstance(file, dict) and {"bytes", "sha256"} <= file.keys():
+        return f"{file['bytes']} bytes (sha256 {str(file['sha256'])[:12]})"
+    return repr(file)
 
 
 def _describe(path: Path) -> dict[str, Any]:

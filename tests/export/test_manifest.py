@@ -218,3 +218,36 @@ def test_a_manifest_of_before_lists_weights_alone(form, load):
     path.write_text(json.dumps({**manifest, "files": weights}))
     (form / "config.json").write_text((form / "config.json").read_text() + " ")
     load(form)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layout_version": 2}, "expected layout_version 1, found 2; update llava_pl"),
+        ({"vocabulary": None}, r"expected a field 'vocabulary' \(int\), found None; fetch the folder again"),
+        ({"vocabulary": True}, r"expected a field 'vocabulary' \(int\), found True"),
+        ({"vocabulary": -3}, "expected a vocabulary of words and names of trained tensors"),
+        ({"trained": [3]}, "expected a vocabulary of words and names of trained tensors"),
+        ({"data": 3}, r"expected a field 'data' \(dict\), found 3"),
+    ],
+)
+def test_other_contents_are_refused(folder, changes, message):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(InputError, match=f"manifest.json: {message}"):
+        read_manifest(folder)
+
+
+def test_a_field_that_is_not_there_is_named(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name in ("layout", "files", "tensors", "base_models", "trained", "vocabulary", "data"):
+        (folder / "manifest.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != name}))
+        with pytest.raises(InputError, match=f"expected a field '{name}' .*, found none; fetch the folder again"):
+            read_manifest(folder)
+
+
+def test_what_differs_is_told_in_short(folder):
+    edit_entry(folder, "model.safetensors", {"bytes": 1, "sha256": "ab" * 32})
+    message = r"expected 1 bytes \(sha256 abababababab\), found \d+ bytes \(sha256 [0-9a-f]{12}\); fetch it again$"
+    with pytest.raises(InputError, match=message):
+        read_manifest(folder)

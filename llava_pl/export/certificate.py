@@ -46,7 +46,12 @@ class Comparison:
 
     def is_within(self, dtype: torch.dtype) -> bool:
         """Whether the difference is no more than what rounding to a dtype explains; never if there is a NaN."""
-        return self.logit_difference <= TOLERANCES[dtype] * self.logit_scale
+        tolerance = TOLERANCES[dtype]
+        if self.answer == "embeddings":
+            # No layer adds to the rounding: of random tables it was a quarter of eps at most. A row in the place of
+            # another was a tenth of the scale or more.
+            tolerance = max(torch.finfo(dtype).eps, TOLERANCES[torch.float32])
+        return self.logit_difference <= tolerance * self.logit_scale
 
     def __str__(self) -> str:
         """Return it as a line of a report."""

@@ -77,6 +77,18 @@ def test_a_wrong_row_shows_wherever_it_is(make_llava, table, row):
         check_same(compare(probe(model), live), torch.float32, "x")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_wrong_row_is_no_rounding(make_llava, dtype):
+    model = make_llava().model
+    live = probe(model)
+    model.to(dtype)
+    check_same(compare(probe(model), live), dtype, "x")
+    with torch.no_grad():
+        model.decoder.embedding.weight[97] = model.decoder.embedding.weight[95]
+    with pytest.raises(InputError, match="on each word the embeddings differ"):
+        check_same(compare(probe(model), live), dtype, "x")
+
+
 def test_tables_are_looked_up_a_piece_at_a_time(monkeypatch):
     monkeypatch.setattr(certificate, "ROWS_AT_ONCE", 4)
     table = torch.nn.Embedding(10, 6)
@@ -130,6 +142,15 @@ def test_a_difference_is_judged_by_the_dtype(difference, dtype, is_same):
     with pytest.raises(InputError, match=r"x: not certified: on text the logits differ by .* 50% of the words agree"):
         check_same(rows, dtype, "x")
     return None
+
+
+@pytest.mark.parametrize(
+    ("difference", "dtype", "is_same"),
+    [(1e-4, torch.float32, True), (1e-3, torch.float32, False), (0.005, torch.float16, True),
+     (0.05, torch.float16, False), (0.05, torch.bfloat16, True), (0.4, torch.bfloat16, False)],
+)  # fmt: skip
+def test_words_are_rounded_once(difference, dtype, is_same):
+    assert Comparison("each word", difference, 10.0, 1.0).is_within(dtype) == is_same
 
 
 def answers(*levels):

@@ -9,12 +9,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llava_pl.app.data_commands import OneLineArguments
-
-if TYPE_CHECKING:
-    from llava_pl.export.certificate import Comparison
 
 FORMATS = ("hf", "llava", "lora", "projector")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -68,7 +64,11 @@ def _export(words: Sequence[str]) -> int:
 
 
 def _certify(words: Sequence[str]) -> int:
-    parser = _parser("certify", "A B", "Ask two forms of a model the same questions; status 1 if they are not one.")
+    parser = _parser(
+        "certify",
+        "A B",
+        "Ask two forms of a model the same questions, and compare how they are asked; status 1 if they are not one.",
+    )
     parser.add_argument("a", type=Path, metavar="A", help="folder or file")
     parser.add_argument("b", type=Path, metavar="B", help="folder or file")
     _add_reading(parser)
@@ -76,10 +76,11 @@ def _certify(words: Sequence[str]) -> int:
 
     from llava_pl.export.carry import certify
 
-    rows, is_same = certify(
+    findings, is_same = certify(
         options.a, options.b, base=options.base, vision_encoder=options.vision_encoder, unsafe=options.unsafe
     )
-    _print_rows(rows)
+    for finding in findings:
+        _say(str(finding))
     _say("the same model, up to rounding" if is_same else "not the same model")
     return 0 if is_same else 1
 
@@ -99,7 +100,8 @@ def _carry(options: argparse.Namespace, layout: str, *, merge_lora: bool) -> int
     )
     dtype = None if options.dtype is None else TORCH_DTYPES[options.dtype]
     rows = carry(pretrained, options.target, layout, dtype=dtype, merge_lora=merge_lora, say=_say)  # type: ignore[arg-type]
-    _print_rows(rows)
+    for row in rows:
+        _say(str(row))
     _say(f"wrote {options.target}")
     return 0
 
@@ -125,14 +127,6 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
     _add_reading(parser)
     parser.add_argument("--tokenizer", metavar="MODEL", help="tokenizer of a source that has none")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights that are written (default: as they are)")
-
-
-def _print_rows(rows: Sequence[Comparison]) -> None:
-    for row in rows:
-        _say(
-            f"{row.question:10}  logits differ by at most {row.logit_difference:.3g} of {row.logit_scale:.3g}, "
-            f"{row.token_agreement:.1%} of the words agree"
-        )
 
 
 def _say(line: str) -> None:

@@ -28,7 +28,8 @@ inputs = processor(text=prompt, images=picture, return_tensors="pt")
 
 The chat template writes the begin mark; the tokenizer adds none. A prompt without the template needs one by hand.""",
     "llava": """With the original LLaVA's code, as a model path. `mm_vision_tower` in `config.json` is the absolute path
-of `vision_tower/` here; change it when this folder moves. Its loader looks for "llava" in the model's name.""",
+of `vision_tower/` here; change it when this folder moves, and write `"config.json": null` under `"files"` in
+`manifest.json`, so that llava_pl takes it, too. Its loader looks for "llava" in the model's name.""",
     "projector": """With `pretrain_mm_mlp_adapter` of the original LLaVA's code, `model.init_from` of llava_pl, or
 `llava-pl import FOLDER NEW --base LANGUAGE_MODEL`.""",
     "lora": """With the original LLaVA's code as a LoRA model path and its base, with peft's `PeftModel.from_pretrained`
@@ -48,8 +49,9 @@ def make_card(pretrained: Pretrained, layout: Layout, name: str, same: Sequence[
     settings, origin = pretrained.settings, pretrained.origin
     # The hub takes no other names than its own.
     bases = "".join(f"- {base.name}\n" for base in origin.bases.values() if "/" in base.name)
-    worst = max((row.logit_difference for row in same), default=0.0)
-    agreement = min((row.token_agreement for row in same), default=1.0)
+    said = [row for row in same if row.answer == "logits"]
+    worst = max((row.logit_difference for row in said), default=0.0)
+    agreement = min((row.token_agreement for row in said), default=1.0)
     facts = [
         f"- conversation template `{settings.template}`",
         f"- pictures: `{settings.image_aspect}`"

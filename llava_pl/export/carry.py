@@ -21,6 +21,15 @@ from transformers import AutoProcessor
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.special_tokens import add_image_tokens
 from llava_pl.export.artifact import write_artifact
+from llava_pl.export.asking import (
+    Asking,
+    Likeness,
+    check_alike,
+    compare_asking,
+    compare_ids,
+    encode_texts,
+    read_asking,
+)
 from llava_pl.export.card import make_card
 from llava_pl.export.certificate import Comparison, check_differs, check_same, coarsest_dtype, compare, probe
 from llava_pl.export.hf import OUTSIDE_NAMES, probe_stock, write_hf
@@ -85,9 +94,10 @@ def carry(
         say(f"writing {target} ({layout})")
         _write(pretrained, temporary, layout, home=target, max_shard_bytes=max_shard_bytes)
         say("reading it back")
-        found = _ask_again(pretrained, temporary, layout)
+        found, alike = _ask_again(pretrained, temporary, layout)
         same = compare(found, live)
         check_same(same, coarsest_dtype(pretrained.model), str(target))
+        check_alike(alike, str(target))
         origin = pretrained.origin
         base = check_differs(found, origin.base_answers, live, origin.trained, str(target))
         content = {
@@ -95,6 +105,7 @@ def carry(
             "read_back_by": "transformers" if layout == "hf" else "llava_pl",
             "against_live_model": [asdict(row) for row in same],
             "against_base": [asdict(row) for row in base],
+            "asked_alike": [asdict(row) for row in alike],
             "key_map": [list(pair) for pair in _KEY_MAPS.get(layout, ())],
             "sha256": {MANIFEST_FILE: hash_file(temporary / MANIFEST_FILE)},
             "versions": versions(),
@@ -142,8 +153,8 @@ def open_source(
 
 def certify(
     a: Path, b: Path, *, base: str | None = None, vision_encoder: str | None = None, unsafe: bool = False
-) -> tuple[list[Comparison], bool]:
-    """Return how the answers of two models differ, and whether they are one up to rounding.
+) -> tuple[list[Comparison | Likeness], bool]:
+    """Return how two forms of a model differ, and whether they are one: alike asked, with like answers.
 
     Args:
         a: Any form.
@@ -152,17 +163,32 @@ def certify(
         vision_encoder: The encoder of those that name one which is elsewhere.
         unsafe: Read checkpoints that hold pickled objects.
 
+    Returns:
+        Findings, each of which is a line as a string: a `Comparison` of the answers to each question, which may differ
+        by the rounding of the coarsest dtype of weights; then a `Likeness` of tokenizer, template and pictures, which
+        may not differ, but may be missing in one form. And whether all of it holds.
+
     Raises:
         InputError: As `load_pretrained`, or the models do not take the same questions.
     """
-    answers, dtypes = [], []
-    for path in (a, b):  # one after the other: at 7B a model is 14 GB
-        model = _open_for(path, base, vision_encoder, unsafe=unsafe).model
-        answers.append(probe(model))
-        dtypes.append(coarsest_dtype(model))
-    rows = compare(*answers)
-    coarsest = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
-    return rows, all(row.is_within(coarsest) for row in rows)
+
+    def ask(path: Path, num_words: int | None) -> tuple[Sequence[Tensor], torch.dtype, Asking]:
+        pretrained = _open_for(path, base, vision_encoder, unsafe=unsafe)
+        model = pretrained.model
+        num_words = min(num_words or model.decoder.num_embeddings, model.decoder.num_embeddings)
+        is_told = path.is_file() or (path / MANIFEST_FILE).is_file()
+        return probe(model, num_words), coarsest_dtype(model), read_asking(pretrained, str(path), is_told=is_told)
+
+    first = ask(a, None)  # one after the other: at 7B a model is 14 GB
+    second = ask(b, len(first[0][-1]))
+    if len(second[0][-1]) < len(first[0][-1]):  # the questions hold words that b does not know
+        first = ask(a, len(second[0][-1]))
+    (answers, dtype, asking), (other_answers, other_dtype, other_asking) = first, second
+    rows = compare(answers, other_answers)
+    alike = compare_asking(asking, other_asking)
+    coarsest = max(dtype, other_dtype, key=lambda dtype: torch.finfo(dtype).eps)
+    is_same = all(row.is_within(coarsest) for row in rows) and all(row.is_same is not False for row in alike)
+    return [*rows, *alike], is_same
 
 
 def check_target(target: Path) -> None:
@@ -196,24 +222,37 @@ def _write(pretrained: Pretrained, folder: Path, layout: Layout, *, home: Path, 
         raise InputError(f"{home}: {layout} is a form that is read, and never written by hand")
 
 
-def _ask_again(pretrained: Pretrained, folder: Path, layout: Layout) -> Sequence[Tensor]:
-    """Return what the written model answers, read by those who will read it."""
+def _ask_again(pretrained: Pretrained, folder: Path, layout: Layout) -> tuple[Sequence[Tensor], list[Likeness]]:
+    """Return what the written model answers, read by those who will read it, and whether it is asked alike."""
     if layout == "hf":
         with silenced():
             processor: Any = AutoProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
         if difference := find_difference(pretrained, processor):
             raise InputError(f"{folder}: AutoProcessor does not ask as training did: {difference}")
-        return probe_stock(folder, pretrained.model.decoder.num_embeddings)
-    if layout not in ("projector", "lora"):
-        return probe(load_pretrained(folder, dtype=None).model)
-    bases = pretrained.origin.bases
-    decoder, encoder = (bases[part].path if part in bases else None for part in ("decoder", "vision_encoder"))
-    if decoder is None or encoder is None:
-        raise InputError(f"{folder}: format {layout} needs the models that it belongs to; export from a checkpoint")
-    # The bases have another dtype on disk, maybe, than in the run.
-    is_exact = any(parameter.dtype == torch.float32 for parameter in pretrained.model.parameters())
-    dtype = torch.float32 if is_exact else coarsest_dtype(pretrained.model)
-    return probe(load_pretrained(folder, base=decoder, vision_encoder=encoder, dtype=dtype).model)
+        return probe_stock(folder, pretrained.model.decoder.num_embeddings), _compare_processor(pretrained, processor)
+    options: dict[str, Any] = {"dtype": None}
+    if layout in ("projector", "lora"):
+        bases = pretrained.origin.bases
+        decoder, encoder = (bases[part].path if part in bases else None for part in ("decoder", "vision_encoder"))
+        if decoder is None or encoder is None:
+            raise InputError(f"{folder}: format {layout} needs the models that it belongs to; export from a checkpoint")
+        # The bases have another dtype on disk, maybe, than in the run.
+        is_exact = any(parameter.dtype == torch.float32 for parameter in pretrained.model.parameters())
+        dtype = torch.float32 if is_exact else coarsest_dtype(pretrained.model)
+        options = {"base": decoder, "vision_encoder": encoder, "dtype": dtype}
+    again = load_pretrained(folder, **options)
+    asking = [read_asking(form, name, is_told=True) for form, name in ((again, "this"), (pretrained, "the live model"))]
+    return probe(again.model), compare_asking(*asking)
+
+
+def _compare_processor(pretrained: Pretrained, processor: Any) -> list[Likeness]:  # noqa: ANN401  LlavaProcessor has no types
+    """Return how a processor asks that gives the samples of training."""
+    tokenizer: Any = pretrained.tokenizer  # without one there is no processor
+    return [
+        compare_ids(encode_texts(processor.tokenizer, adds_marks=False), encode_texts(tokenizer, adds_marks=False)),
+        Likeness("template", True, "AutoProcessor gives the ids of training"),
+        Likeness("pictures", True, "AutoProcessor gives the pixel values of training"),
+    ]
 
 
 _KEY_MAPS: Mapping[str, Sequence[tuple[str, str]]] = {

@@ -89,8 +89,8 @@ def make_chat_template(settings: DataSettings, tokenizer: PreTrainedTokenizerBas
         return told + _FLATTEN.replace("CONTENT\n", _CONTENT.replace("MARK", _text(marked))) + tokenizer.chat_template
     template = TEMPLATES[settings.template]
     question = "prompt.human[0] + part.text + prompt.human[1]"
-    if template.is_caption:  # of the question its pictures alone
-        question = f"{_text(marked)} * (part.text.split({_text(marked)}) | length - 1)"
+    if template.is_caption:  # of the question its pictures alone, without their marks
+        question = f"{_text(IMAGE_SLOT)} * (part.text.split({_text(marked)}) | length - 1)"
     values = {
         "FIRST_HUMAN": _pair(template.first_human or template.human),
         "PREAMBLE": _text(template.preamble),

@@ -21,7 +21,7 @@ from llava_pl.data.image import ImageTransform
 from llava_pl.data.json_files import read_json, read_json_object
 from llava_pl.data.settings import DataSettings
 from llava_pl.export.assemble import ModelSpec, assemble, describe, tensors_of
-from llava_pl.export.certificate import questions
+from llava_pl.export.certificate import look_up, questions
 from llava_pl.export.hf_processor import (
     make_processor,
     read_processor_settings,
@@ -182,12 +182,14 @@ def probe_stock(folder: Path, num_words: int) -> tuple[Tensor, ...]:
     vision = model.config.vision_config
     has_class = model.config.vision_feature_select_strategy == "full" and vision.model_type == "clip_vision_model"
     num_image_tokens = (vision.image_size // vision.patch_size) ** 2 + has_class
-    answers = []
-    for ids, pictures in questions(num_words, vision.image_size, num_image_tokens):
+    answers, asked = [], questions(num_words, vision.image_size, num_image_tokens)
+    if (asked[0][0] == model.config.image_token_id).any():  # a spare row of the tables, asked for as a word
+        model.config.image_token_id = next(word for word in range(num_words) if not (asked[0][0] == word).any())
+    for ids, pictures in asked:
         ids = ids.masked_fill(ids == IMAGE_TOKEN_INDEX, model.config.image_token_id)
         output = model(input_ids=ids, pixel_values=None if pictures is None else pictures.to(model.dtype))
         answers.append(output.logits[0].float())
-    return tuple(answers)
+    return (*answers, look_up(model.get_input_embeddings(), num_words, model.device))
 
 
 def _hf_config(spec: ModelSpec, picture: int, num_words: int, num_image_tokens: int, dtype: str) -> dict[str, Any]:

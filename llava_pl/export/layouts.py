@@ -9,6 +9,7 @@ import torch
 from llava_pl.export.artifact import is_artifact, read_artifact
 from llava_pl.export.hf import is_hf, read_hf
 from llava_pl.export.lora_folder import is_lora, read_lora
+from llava_pl.export.manifest import read_manifest
 from llava_pl.export.original import is_original
 from llava_pl.export.original_folder import is_projector, read_original
 from llava_pl.export.pretrained import Pretrained
@@ -54,6 +55,7 @@ def load_pretrained(
         return read_lora(path, base=base, vision_encoder=vision_encoder, dtype=dtype, traces=traces)
     if is_original(path):
         return read_original(path, vision_encoder=vision_encoder, base=base, dtype=dtype, traces=traces)
+    read_manifest(path)  # which names the file that is missing, perhaps
     raise InputError(
         f"{path}: expected a model folder of llava_pl, llava-hf or the original LLaVA (whose config.json has "
         "mm_vision_tower), found none of them"

@@ -10,8 +10,9 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
+from fnmatch import fnmatch
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from torch import Tensor
@@ -26,7 +27,18 @@ MANIFEST_FILE = "manifest.json"
 LAYOUT_VERSION = 1
 """Of all layouts together; it rises when a folder of before needs another reader."""
 
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json")
+FIELDS = {
+    "layout": str,
+    "files": dict, "tensors": dict, "base_models": dict, "data": dict, "trained": list, "vocabulary": int,
+}  # fmt: skip
+"""What is in every manifest."""
+
+WEIGHT_FILES = ("*.safetensors", "*.bin", "*.index.json")
+SETTING_FILES = (
+    "*config.json", "*token*.json", "tekken.json", "*.model", "vocab.*", "merges.txt", "chat_template*", "*.jinja",
+)  # fmt: skip
+"""What programs look for beside the weights: settings, tokenizers, templates. One that lies there and was not written
+is read all the same: an `adapter_config.json` makes transformers load an adapter, whatever `config.json` says."""
 
 
 def versions() -> dict[str, str]:
@@ -42,7 +54,7 @@ def write_manifest(
     layout: Layout,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write what a folder holds, once its weights lie there.
+    """Write what a folder holds, once all that a reader looks for lies there.
 
     Args:
         pretrained: Whose origin and settings are told.
@@ -63,10 +75,7 @@ def write_manifest(
         "data": pretrained.settings.to_plain(),
         "data_hash": origin.data_hash,
         **(extra or {}),
-        "files": {
-            name: {"bytes": (folder / name).stat().st_size, "sha256": hash_file(folder / name)}
-            for name in _weight_files(folder)
-        },
+        "files": {name: _describe(folder / name) for name in _files_to_read(folder)},
         "tensors": {
             name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
             for name, tensor in weights.items()
@@ -78,10 +87,12 @@ def write_manifest(
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Return what a folder says about itself, None if it says nothing.
 
-    Every weights file is read once for its hash.
+    Every file that loading reads is read once for its hash. One of settings is taken as it is where the manifest has
+    null in place of its entry, and all of them are where it lists none, as those of older versions do.
 
     Raises:
-        InputError: The manifest is no manifest, is of a later layout, or a file is not as it says.
+        InputError: The manifest is no manifest, is of a later layout, a file is not as it says, or one that loading
+            would read is not in it.
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
@@ -90,20 +101,15 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if content.get("layout_version") != LAYOUT_VERSION:
         found = content.get("layout_version")
         raise InputError(f"{path}: expected layout_version {LAYOUT_VERSION}, found {found!r}; update llava_pl")
-    for name, kind in (
-        ("layout", str),
-        ("files", dict),
-        ("tensors", dict),
-        ("base_models", dict),
-        ("trained", list),
-        ("vocabulary", int),
-    ):
-        if not isinstance(content.get(name), kind):
-            raise InputError(f"{path}: expected a field {name!r} ({kind.__name__}), found {content.get(name)!r}")
-    if odd := sorted(name for name in _weight_files(folder) if name not in content["files"]):
-        raise InputError(f"{path}: file {odd[0]!r} is not in the manifest; remove it, or fetch the folder again")
-    for name, file in content["files"].items():
-        _check_file(path, name, file)
+    for name, kind in FIELDS.items():
+        if type(content.get(name)) is not kind:
+            found = repr(content[name]) if name in content else "none"
+            raise InputError(
+                f"{path}: expected a field {name!r} ({kind.__name__}), found {found}; fetch the folder again"
+            )
+    if content["vocabulary"] < 1 or not all(isinstance(name, str) for name in content["trained"]):
+        raise InputError(f"{path}: expected a vocabulary of words and names of trained tensors; fetch the folder again")
+    _check_files(path, content["files"])
     return content
 
 
@@ -147,21 +153,56 @@ def settings_of(manifest: Mapping[str, Any] | None, folder: Path) -> DataSetting
     )
 
 
-def _weight_files(folder: Path) -> list[str]:
-    paths = sorted(path for path in folder.rglob("*") if path.name.endswith(WEIGHT_SUFFIXES))
-    return [path.relative_to(folder).as_posix() for path in paths]
+def _is_weights(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in WEIGHT_FILES)
+
+
+def _files_to_read(folder: Path) -> list[str]:
+    """Return the files that loading may read, but for those in hidden folders, which no program looks into."""
+    names = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+    return [
+        name.as_posix()
+        for name in names
+        if not any(part.startswith(".") for part in name.parts)
+        and any(fnmatch(name.name, pattern) for pattern in (*WEIGHT_FILES, *SETTING_FILES))
+    ]
 
 
 def _plain_base(base: BaseModel) -> dict[str, Any]:
     return {name: value for name, value in asdict(base).items() if name != "path"}
 
 
-def _check_file(path: Path, name: str, said: object) -> None:
-    target = path.parent / name
-    if not target.resolve().is_relative_to(path.parent.resolve()):
-        raise InputError(f"{path}: file {name!r} lies outside the folder; expected a name inside it")
-    if not target.is_file():
-        raise InputError(f"{path}: file {name!r} is missing; fetch it again")
-    found = {"bytes": target.stat().st_size, "sha256": hash_file(target)}
-    if said != found:
-        raise InputError(f"{path}: file {name!r} is not the one that was written: expected {said}, found {found}")
+def _check_files(path: Path, said: Mapping[str, object]) -> None:
+    for name in said:
+        # By its name alone: in the hub's cache the files of a folder are links to others.
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise InputError(f"{path}: file {name!r} lies outside the folder; expected a name inside it")
+    lists_settings = not all(_is_weights(name) for name in said)
+    for name in _files_to_read(path.parent):
+        if name not in said and (lists_settings or _is_weights(name)):
+            raise InputError(f"{path}: file {name!r} is not in the manifest; remove it{_or_excuse(name)}")
+    for name, file in said.items():
+        if not (path.parent / name).is_file():
+            raise InputError(f"{path}: file {name!r} is missing; fetch it again")
+        if file is None and not _is_weights(name):
+            continue
+        if (found := _describe(path.parent / name)) != file:
+            raise InputError(
+                f"{path}: file {name!r} is not the one that was written: expected {_tell(file)}, found "
+                f"{_tell(found)}; fetch it again{_or_excuse(name)}"
+            )
+
+
+def _or_excuse(name: str) -> str:
+    """Return what else can be done about a file that is not as the manifest says; about weights nothing."""
+    return "" if _is_weights(name) else f', or, if it is meant to be so, write "{name}": null under "files" there'
+
+
+def _tell(file: object) -> str:
+    if isinstance(file, dict) and {"bytes", "sha256"} <= file.keys():
+        return f"{file['bytes']} bytes (sha256 {str(file['sha256'])[:12]})"
+    return repr(file)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": hash_file(path)}

@@ -45,6 +45,7 @@ from llava_pl.export.weights import (
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector
+from llava_pl.models.vocabulary import add_rows
 from llava_pl.types import InputError
 
 AS_ON_DISK: Any = "auto"
@@ -106,6 +107,8 @@ def read_original(
     if is_projector_only:
         trained = [f"projector.{name}" for name in model.projector.state_dict()]
         trained += ["decoder.model." + EMBEDDING_NAME] if EMBEDDING_NAME in weights else []
+        # Where no tokenizer tells of marks, the file does.
+        add_rows(decoder, range(decoder.num_embeddings, len(weights.get(EMBEDDING_NAME, ()))))
         answers = probe(model) if traces else ()
         origin = replace(origin, layout="projector", trained=tuple(trained), base_answers=answers)
         _restore_embeddings(decoder, weights, weights_path)
@@ -161,7 +164,7 @@ def build_parts(
         if Path(tower).name != TOWER_FOLDER:
             bases["vision_encoder"] = BaseModel(name_of(tower), hash_weights(tower), config.select_layer, str(tower))
         origin = replace(origin, bases={**origin.bases, **bases})
-    told = DataSettings(
+    settings = settings_of(manifest, folder) or DataSettings(
         template=template,
         image_aspect=config.aspect,
         grid_pinpoints=config.pinpoints or None,
@@ -169,14 +172,16 @@ def build_parts(
         respect_exif=False,  # LLaVA: its models have seen photographs as the sensor lay
     )
     is_tiled = config.aspect == "anyres"
-    tokenizer = find_tokenizer(folder, base)
+    tokenizer = find_tokenizer(folder, base, legacy=settings.legacy_tokenizer)
     if tokenizer is not None:  # that of a base has none of these
-        add_image_tokens(tokenizer, image_patch_token=config.has_patch_word, image_start_end=config.has_marks)
+        new = add_image_tokens(tokenizer, image_patch_token=config.has_patch_word, image_start_end=config.has_marks)
+        if base is not None:  # nor has its decoder, as when training began
+            add_rows(decoder, new)
     return Pretrained(
         model=LlavaModel(encoder, projector.to(decoder.embedding.weight.dtype), decoder, newline).eval(),
         tokenizer=tokenizer,
         image_transform=transform,
-        settings=settings_of(manifest, folder) or told,
+        settings=settings,
         projector=config.projector,
         tiling=Tiling(transform.image_size, encoder.num_patches, config.pinpoints) if is_tiled else None,
         origin=replace(origin, sentencepiece=read_sentencepiece(folder, base)),
@@ -229,17 +234,10 @@ def _read_decoder(folder: Path, weights: Mapping[str, Tensor], dtype: torch.dtyp
 
 
 def _restore_embeddings(decoder: CausalDecoder, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Put back the word embeddings that stage 1 trains when image slots have start and end marks.
-
-    The two new rows are the last; a base without them grows by two, as the original does.
-    """
+    """Put back the word embeddings that stage 1 trains when image slots have start and end marks."""
     embeddings = weights.get(EMBEDDING_NAME)
     if embeddings is None:
         return
-    num_words = decoder.embedding.num_embeddings
-    if num_words < len(embeddings):
-        decoder.model.resize_token_embeddings(len(embeddings), mean_resizing=False)
-        decoder.head.weight.data[num_words:] = decoder.head.weight.data[:num_words].mean(dim=0)
     own = decoder.embedding.weight
     if own.shape != embeddings.shape:
         raise InputError(

@@ -14,14 +14,22 @@ from llava_pl.export.pretrained import Pretrained
 SENTENCEPIECE_FILE = "tokenizer.model"
 
 
-def find_tokenizer(*places: str | Path | None) -> PreTrainedTokenizerBase | None:
-    """Return the tokenizer of the first place that has one: folders, or hub names."""
+def find_tokenizer(*places: str | Path | None, legacy: bool | None = None) -> PreTrainedTokenizerBase | None:
+    """Return the tokenizer of the first place that has one: folders, or hub names.
+
+    Args:
+        *places: Where it is looked for.
+        legacy: The behaviour of LLaMA's tokenizer that the model learned with; that of its folder when None.
+
+    Raises:
+        InputError: It cannot be read, or does not have that behaviour.
+    """
     for place in places:
         if place is None:
             continue
         is_hub_name = not Path(place).exists()
         if is_hub_name or any((Path(place) / name).is_file() for name in (SENTENCEPIECE_FILE, "tokenizer.json")):
-            return load_tokenizer(place)
+            return load_tokenizer(place, legacy=legacy)
     return None
 
 

@@ -206,10 +206,9 @@ def run(tiny_parts, tmp_path_factory):
         datamodule = LlavaDataModule(
             records=folder / "records.json",
             image_folder=folder,
-            tokenizer=language["path"],
             image_processor=eye,
             num_image_tokens=4,
-            **options,
+            **{"tokenizer": language["path"], **options},
         )
         trainer = Trainer(
             max_steps=max_steps,

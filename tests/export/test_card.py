@@ -8,7 +8,7 @@ from llava_pl.export.card import LOADING, make_card
 from llava_pl.export.certificate import Comparison
 from llava_pl.export.pretrained import BaseModel
 
-ROWS = [Comparison("text", 0.25, 8.0, 0.5)]
+ROWS = [Comparison("text", 0.25, 8.0, 0.5), Comparison("each word", 0.5, 8.0, 0.25)]
 
 
 @pytest.mark.parametrize("layout", LOADING)

@@ -7,12 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
 
 from llava_pl import load_pretrained
 from llava_pl.export import carry as carrying
 from llava_pl.export.carry import carry, certify, open_source
-from llava_pl.export.certificate import compare, probe
+from llava_pl.export.certificate import compare, probe, questions
+from llava_pl.export.tokenizer_files import find_tokenizer
 from llava_pl.export.weights import hash_file
+from llava_pl.training.stages import TrainablePlan
 from llava_pl.types import InputError
 
 
@@ -52,11 +55,15 @@ def test_certificate_and_card_say_what_was_checked(llava, tmp_path):
     carry(llava, tmp_path / "x", "hf")
     certificate = json.loads((tmp_path / "x" / "certificate.json").read_text())
     assert certificate["read_back_by"] == "transformers"
-    assert [row["question"] for row in certificate["against_live_model"]] == ["text", "one image", "two images"]
+    asked = [row["question"] for row in certificate["against_live_model"]]
+    assert asked == ["text", "one image", "two images", "each word"]
     assert all(row["token_agreement"] == 1.0 for row in certificate["against_live_model"])
     assert len(certificate["sha256"]["manifest.json"]) == 64
     assert certificate["versions"]["torch"] == torch.__version__
     assert ["decoder.model.", "language_model."] in certificate["key_map"]
+    assert [(row["what"], row["is_same"]) for row in certificate["asked_alike"]] == [
+        ("tokenizer", True), ("template", True), ("pictures", True),
+    ]  # fmt: skip
     assert "vicuna_v1" in (tmp_path / "x" / "README.md").read_text()
 
 
@@ -90,6 +97,62 @@ def test_a_model_that_says_what_its_base_says_is_refused(llava, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def new_words(run):
+    """The checkpoint of a run in which the rows of new tokens alone learned."""
+    plan = TrainablePlan(projector="frozen", embeddings="new_tokens")
+    return run("new_words", trainable=plan, data={"image_start_end": True})[1]
+
+
+def test_new_tokens_that_learned_alone_must_show(new_words, tmp_path):
+    source = open_source(new_words)
+    assert source.origin.trained == ("decoder.model.model.embed_tokens.weight",)
+    carry(source, tmp_path / "x", "artifact")
+    base = json.loads((tmp_path / "x" / "certificate.json").read_text())["against_base"]
+    assert base[3]["question"] == "each word"
+    assert base[3]["logit_difference"] > 0
+    lost = replace(source, origin=replace(source.origin, base_answers=probe(source.model)))
+    with pytest.raises(InputError, match="on each word the answers differ from those of the base by 0 alone"):
+        carry(lost, tmp_path / "y", "artifact")
+
+
+def test_new_tokens_go_through_every_form(run, tiny_parts, tmp_path):
+    """A base without their rows is asked as it was before they learned."""
+    plan = TrainablePlan(embeddings="new_tokens")
+    module, path = run("new_words_too", trainable=plan, data={"image_start_end": True, "image_patch_token": True})
+    carry(open_source(path), tmp_path / "alone", "projector")
+    parts = {"base": str(tiny_parts / "decoder"), "vision_encoder": str(tiny_parts / "encoder")}
+    source = open_source(tmp_path / "alone", **parts)
+    for live, base in ((probe(module.model), source.origin.base_answers), (source.origin.base_answers, ())):
+        assert [len(answer) for answer in live] == [24, 20, 32, 102]
+        assert not base or torch.equal(live[3][:99], base[3][:99])
+    carry(source, tmp_path / "a", "artifact")
+    for layout in ("hf", "llava"):
+        carry(open_source(tmp_path / "a"), tmp_path / layout, layout)
+        assert all(
+            torch.equal(*pair)
+            for pair in zip(probe(load_pretrained(tmp_path / layout).model), probe(module.model), strict=True)
+        )
+
+
+def test_spare_rows_that_became_words_are_made_again(run, tiny_parts, tmp_path):
+    """A projector's file holds no row of the head; in a padded table the base's own row would stand there."""
+    shutil.copytree(tiny_parts / "decoder", tmp_path / "padded")
+    decoder = LlamaForCausalLM.from_pretrained(tmp_path / "padded")
+    decoder.resize_token_embeddings(107, mean_resizing=False)
+    decoder.save_pretrained(tmp_path / "padded")
+    plan, place = TrainablePlan(embeddings="new_tokens"), {"path": str(tmp_path / "padded")}
+    module, path = run("spare", trainable=plan, data={"image_start_end": True}, decoder=place)
+    assert module.model.decoder.num_embeddings == 107
+    carry(open_source(path), tmp_path / "alone", "projector")
+    found = load_pretrained(tmp_path / "alone", base=tmp_path / "padded", vision_encoder=tiny_parts / "encoder")
+    assert all(torch.equal(*pair) for pair in zip(probe(found.model), probe(module.model), strict=True))
+    carry(open_source(path), tmp_path / "a", "artifact")
+    assert 101 in questions(107, 16, 4)[0][0]  # which is <image> in the next form, and is asked for as a word
+    for layout in ("hf", "llava"):
+        carry(open_source(tmp_path / "a"), tmp_path / layout, layout)
+
+
 def test_nothing_is_written_over(llava, tmp_path):
     (tmp_path / "x").mkdir()
     with pytest.raises(InputError, match="x: exists already; choose another place"):
@@ -116,6 +179,76 @@ def test_certify_tells_one_from_another(make_llava, llava, tmp_path):
     assert not is_same
     # Another projector: the same to text.
     assert rows[0].logit_difference == 0.0 < rows[1].logit_difference
+
+
+def test_certify_compares_how_forms_are_asked(make_llava, tmp_path):
+    forms = {"a": make_llava(), "b": make_llava(template="v0", image_aspect="square")}
+    for name, form in forms.items():
+        carry(form, tmp_path / name, "artifact")
+    findings, is_same = certify(tmp_path / "a", tmp_path / "b")
+    assert not is_same
+    assert all(row.logit_difference == 0.0 for row in findings[:4])
+    assert [(row.what, row.is_same) for row in findings[4:]] == [
+        ("tokenizer", True), ("template", False), ("pictures", False),
+    ]  # fmt: skip
+
+
+def test_certify_says_what_a_form_does_not_hold(golden_llava, tiny_parts, tmp_path):
+    carry(open_source(golden_llava, tokenizer=str(tiny_parts / "decoder")), tmp_path / "a", "artifact")
+    findings, is_same = certify(golden_llava, tmp_path / "a")
+    assert is_same
+    assert [str(row) for row in findings[4:]] == [
+        f"tokenizer   not compared: {golden_llava} is without one",
+        f"template    not compared: {golden_llava} is without one",
+        f"pictures    the same pixel values for 3 pictures (pad); {golden_llava} is silent about turning photographs",
+    ]
+
+
+def test_models_with_other_vocabularies_are_asked_for_what_both_know(make_llava, tmp_path):
+    small, large = make_llava(), make_llava(image_start_end=True)
+    large.model.projector = small.model.projector
+    carry(small, tmp_path / "a", "artifact")
+    carry(large, tmp_path / "b", "artifact")
+    for one, two in (("a", "b"), ("b", "a")):
+        findings, is_same = certify(tmp_path / one, tmp_path / two)
+        assert [row.logit_difference for row in findings[:4]] == [0.0] * 4
+        assert not is_same  # one has words more
+        assert [row.is_same for row in findings[4:]] == [False, False, True]
+
+
+@pytest.mark.parametrize("layout", ["artifact", "hf", "llava"])
+def test_a_form_that_is_asked_otherwise_is_removed_and_said(llava, tmp_path, monkeypatch, layout):
+    write = carrying._write
+
+    def spoil(pretrained, *arguments, **options):
+        tokenizer = find_tokenizer(pretrained.origin.bases["decoder"].path)
+        tokenizer.add_tokens(["in the"], special_tokens=True)
+        write(replace(pretrained, tokenizer=tokenizer), *arguments, **options)
+
+    monkeypatch.setattr(carrying, "_write", spoil)
+    with pytest.raises(InputError, match=r"x: not certified: tokenizer: other ids for 1 of 12 texts, such as 'What is"):
+        carry(llava, tmp_path / "x", layout)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_projector_is_asked_with_the_tokenizer_that_its_run_chose(run, golden_path, tiny_parts, tmp_path, legacy):
+    shutil.copytree(tiny_parts / "decoder", tmp_path / "llama")
+    for path in (golden_path / "llama2_tokenizer").iterdir():
+        shutil.copyfile(path, tmp_path / "llama" / path.name)
+    decoder = LlamaForCausalLM.from_pretrained(tmp_path / "llama")
+    decoder.resize_token_embeddings(32000, mean_resizing=False)
+    decoder.save_pretrained(tmp_path / "llama")
+    place = str(tmp_path / "llama")
+    _, path = run(
+        "llama", stage="align", data={"legacy_tokenizer": legacy, "tokenizer": place}, decoder={"path": place}
+    )
+    for layout in ("projector", "artifact"):
+        carry(open_source(path), tmp_path / layout, layout)
+    findings, is_same = certify(
+        tmp_path / "projector", tmp_path / "artifact", base=place, vision_encoder=str(tiny_parts / "encoder")
+    )
+    assert is_same, findings
 
 
 def test_certify_takes_a_base_for_the_one_that_needs_it(golden_path, tmp_path):

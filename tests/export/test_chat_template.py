@@ -6,6 +6,7 @@ from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.settings import DataSettings
 from llava_pl.data.templates import TEMPLATES
 from llava_pl.data.tokenization import encode_conversation
+from llava_pl.export.carry import carry
 from llava_pl.export.chat_template import make_chat_template
 from llava_pl.export.hf_processor import with_picture_word
 from llava_pl.types import IMAGE_TOKEN_INDEX, InputError
@@ -105,6 +106,11 @@ def test_marks_stand_around_pictures(golden_path, llama):
 def test_captions_are_asked_for_by_the_picture_alone(tiny_parts):
     tokenizer = load_tokenizer(tiny_parts / "decoder")
     check(tokenizer, DataSettings(template="plain"), [PICTURE], adds_spaces=False)
+
+
+def test_captions_have_no_marks(make_llava, tmp_path):
+    """LLaVA: of a caption's question the picture is kept, and nothing around it."""
+    carry(make_llava(template="plain", image_start_end=True), tmp_path / "x", "hf")
 
 
 def test_a_picture_elsewhere_in_the_text_comes_first(tiny_parts):

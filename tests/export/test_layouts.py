@@ -28,6 +28,13 @@ def test_other_places_are_refused(tmp_path, tiny_parts):
             load_pretrained(folder)
 
 
+def test_a_folder_that_has_lost_its_settings_says_so(llava, tmp_path):
+    carry(llava, tmp_path / "x", "artifact")
+    (tmp_path / "x" / "config.json").unlink()
+    with pytest.raises(InputError, match=r"x/manifest.json: file 'config.json' is missing; fetch it again"):
+        load_pretrained(tmp_path / "x")
+
+
 def test_which_folders_need_a_base(golden_path, tmp_path):
     assert needs_base(golden_path / "model" / "stage1-mlp2x")
     assert not needs_base(golden_path / "model" / "llava-mlp2x")

@@ -117,6 +117,18 @@ def test_trained_saved_loaded_and_merged_it_keeps_its_answers(trained, folder, t
     assert json.loads((folder.parent / "merged" / "certificate.json").read_text())["against_base"]
 
 
+def test_new_tokens_come_back_with_the_adapters(run, tmp_path, tiny_parts):
+    plan = TrainablePlan(decoder="lora", embeddings="new_tokens")
+    options = {"lora": LoraConfig(rank=2), "data": {"image_start_end": True}}
+    module, path = run("lora_marks", trainable=plan, **options)
+    carry(open_source(path), tmp_path / "x", "lora")
+    found = open_source(tmp_path / "x", base=str(tiny_parts / "decoder"), vision_encoder=str(tiny_parts / "encoder"))
+    assert all(
+        row.logit_difference <= 2e-6 * row.logit_scale for row in compare(probe(found.model), probe(module.model))
+    )
+    carry(found, tmp_path / "a", "artifact")
+
+
 def test_peft_loads_what_is_written(trained, folder, tiny_parts):
     """And the original's code with it, which asks peft."""
     base = LlamaForCausalLM.from_pretrained(tiny_parts / "decoder")

@@ -94,11 +94,13 @@ def run(tiny_parts, tmp_path_factory):
     entries = [{"id": f"{n}", "image": "a.png", "conversations": turns} for n in range(2)]
     (folder / "records.json").write_text(json.dumps(entries))
 
-    def start(name: str, *, data=None, decoder=None, max_steps=2, **model) -> tuple[LlavaModule, Path]:
+    def start(name: str, *, data=None, encoder=None, decoder=None, max_steps=2, **model) -> tuple[LlavaModule, Path]:
         torch.manual_seed(0)
+        eye = str(encoder or tiny_parts / "encoder")
+        language = {"path": str(tiny_parts / "decoder"), **(decoder or {})}
         module = LlavaModule(
-            vision_encoder=VisionEncoderConfig(str(tiny_parts / "encoder")),
-            decoder=DecoderConfig(**{"path": str(tiny_parts / "decoder"), **(decoder or {})}),
+            vision_encoder=VisionEncoderConfig(eye),
+            decoder=DecoderConfig(**language),
             optim=OptimConfig(learning_rate=0.01),
             has_image_marks=bool((data or {}).get("image_start_end")),
             has_patch_token=bool((data or {}).get("image_patch_token")),
@@ -109,9 +111,10 @@ def run(tiny_parts, tmp_path_factory):
         datamodule = LlavaDataModule(
             records=folder / "records.json",
             image_folder=folder,
-            image_processor=str(tiny_parts / "encoder"),
+            tokenizer=language["path"],
+            image_processor=eye,
             num_image_tokens=4,
-            **{"tokenizer": str(tiny_parts / "decoder"), **options},
+            **options,
         )
         trainer = Trainer(
             max_steps=max_steps,

@@ -208,7 +208,7 @@ def run(tiny_parts, tmp_path_factory):
             image_folder=folder,
             tokenizer=language["path"],
             image_processor=eye,
-            num_image_tokens=4,
+            num_image_tokens=module.num_image_tokens,
             **options,
         )
         trainer = Trainer(

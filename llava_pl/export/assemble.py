@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig
 from transformers.initialization import no_init_weights
 
 from llava_pl.export.weights import check_weights
@@ -68,7 +68,8 @@ def assemble(
     eye, language = _to_config(spec.vision_encoder, where), _to_config(spec.decoder, where)
     with no_init_weights():
         encoder = VisionEncoder(_build(AutoModel, eye), _check_feature(spec.select_feature, where))
-        decoder = CausalDecoder(_build(AutoModelForCausalLM, language, attn_implementation="sdpa"))
+        attention = find_attention(language)
+        decoder = CausalDecoder(_build(AutoModelForCausalLM, language, attn_implementation=attention))
     decoder.model.tie_weights()
     projector = build_projector(
         spec.projector,
@@ -93,17 +94,8 @@ def assemble(
 
 
 def describe(model: LlavaModel, projector: str, options: Mapping[str, Any]) -> ModelSpec:
-    """Return the settings that `assemble` builds the same model from.
-
-    Raises:
-        InputError: The decoder is of a family whose attention `assemble` cannot build.
-    """
+    """Return the settings that `assemble` builds the same model from."""
     language = model.decoder.model  # type: ignore[attr-defined]
-    if not language._supports_sdpa:
-        raise InputError(
-            f"decoder: {type(language).__name__} cannot be written in any form yet: expected a decoder whose attention "
-            "can be sdpa; keep the checkpoint of its run"
-        )
     return ModelSpec(
         vision_encoder=plain_config(model.vision_encoder.model.config),
         select_feature=model.vision_encoder.select_feature,
@@ -118,6 +110,11 @@ def plain_config(config: PreTrainedConfig) -> dict[str, Any]:
     """Return transformers' settings as plain values, defaults included: these may change with a version."""
     plain: dict[str, Any] = config.to_dict()
     return {name: value for name, value in plain.items() if name not in _NO_SETTINGS}
+
+
+def find_attention(config: PreTrainedConfig) -> str:
+    """Return the attention, as transformers names it, that a language model has in any case: MPT's is eager alone."""
+    return "sdpa" if getattr(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None), "_supports_sdpa", True) else "eager"
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from llava_pl.export.hf_processor import (
     write_processor,
 )
 from llava_pl.export.manifest import check_tensors, origin_of, read_manifest, settings_of, write_manifest
-from llava_pl.export.pretrained import BaseModel, Pretrained
+from llava_pl.export.pretrained import OTHERS, BaseModel, Pretrained
 from llava_pl.export.quiet import silenced
 from llava_pl.export.tokenizer_files import find_tokenizer, read_sentencepiece
 from llava_pl.export.weights import MAX_SHARD_BYTES, read_weights, write_weights
@@ -114,12 +114,14 @@ def write_hf(pretrained: Pretrained, folder: Path, *, max_shard_bytes: int = MAX
         InputError: llava-hf's class has no place for one of its parts, or there is no tokenizer.
     """
     model, tokenizer = pretrained.model, pretrained.tokenizer
+    spec = describe(model, pretrained.projector, pretrained.projector_options)
     if pretrained.projector != "mlp2x_gelu":
-        raise InputError(f"format hf: expected projector mlp2x_gelu, found {pretrained.projector!r}; use format llava")
+        raise InputError(f"format hf: expected projector mlp2x_gelu, found {pretrained.projector!r}; {OTHERS}")
     if model.image_newline is not None:
-        raise InputError(
-            "format hf: expected pictures that are seen whole, found image_aspect anyres; use format llava"
-        )
+        raise InputError(f"format hf: expected pictures that are seen whole, found image_aspect anyres; {OTHERS}")
+    if TABLES[0] not in model.state_dict():
+        kind = spec.decoder["model_type"]
+        raise InputError(f"format hf: LlavaForConditionalGeneration has no place for a decoder of {kind}; {OTHERS}")
     if tokenizer is None:
         raise InputError("format hf: the model has no tokenizer, which AutoProcessor needs; give it with --tokenizer")
     processor = make_processor(pretrained, tokenizer)
@@ -129,7 +131,6 @@ def write_hf(pretrained: Pretrained, folder: Path, *, max_shard_bytes: int = MAX
     own = outside_names(weights)
     write_weights(own, folder, max_shard_bytes=max_shard_bytes)
     dtype = str(model.decoder.embedding.weight.dtype).removeprefix("torch.")
-    spec = describe(model, pretrained.projector, pretrained.projector_options)
     config = _hf_config(spec, picture, num_words, model.num_image_tokens, dtype)
     marks = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     for name, content in (("config.json", config), ("generation_config.json", marks)):
@@ -190,9 +191,9 @@ def probe_stock(folder: Path, num_words: int) -> tuple[Tensor, ...]:
 
 def _hf_config(spec: ModelSpec, picture: int, num_words: int, num_image_tokens: int, dtype: str) -> dict[str, Any]:
     text = {**spec.decoder, "vocab_size": num_words, "dtype": dtype}
-    rope = text.get("rope_parameters") or {}
-    if rope.get("rope_type") == "default":  # what versions before 5 look for
-        text |= {"rope_theta": rope["rope_theta"], "rope_scaling": None}
+    if rope := dict(text.get("rope_parameters") or {}):  # what versions before 5 look for
+        text["rope_theta"] = rope.pop("rope_theta", 10000.0)
+        text["rope_scaling"] = None if rope.get("rope_type", "default") == "default" else rope
     has_class = spec.vision_encoder["model_type"] == "clip_vision_model"
     return {
         "architectures": ["LlavaForConditionalGeneration"],

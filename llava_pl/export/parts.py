@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from llava_pl.data.json_files import read_json_object
 from llava_pl.export.artifact import is_artifact, read_part, read_spec
+from llava_pl.export.assemble import find_attention
 from llava_pl.export.manifest import MANIFEST_FILE
 from llava_pl.export.original import decoder_weights, is_original, read_original_config
 from llava_pl.export.weights import read_weights
@@ -50,6 +51,12 @@ def read_vision_config(path: str | Path) -> VisionConfig:
     """
     if is_artifact(Path(path)):
         config = AutoConfig.for_model(**read_spec(Path(path))[0].vision_encoder)
+    elif is_original(Path(path)):
+        tower = read_original_config(Path(path)).vision_encoder
+        raise InputError(
+            f"vision_encoder.path: {path}: expected a CLIP or SigLIP vision model, found a folder of the original "
+            f"LLaVA; name its vision tower, {tower}"
+        )
     else:
         config = _read_config(path, "vision_encoder.path")
     config = getattr(config, "vision_config", config)
@@ -101,7 +108,7 @@ def load_decoder(
     path: str | Path,
     *,
     dtype: torch.dtype = torch.float32,
-    attn_implementation: str = "sdpa",
+    attn_implementation: str | None = "sdpa",
     quantization: BitsAndBytesConfig | None = None,
     device: torch.device | str = "cpu",
 ) -> CausalDecoder:
@@ -110,35 +117,37 @@ def load_decoder(
     Args:
         path: The folder or name.
         dtype: Of the weights, of those that stay in 16 or 32 bits if it is quantized.
-        attn_implementation: As transformers names it.
+        attn_implementation: As transformers names it; None for one that the model has.
         quantization: How its linear layers are quantized; None leaves them alone.
         device: Where they are quantized, and then lie; one that is not quantized lies on the CPU.
 
     Raises:
         InputError: No such model, tensors are missing, or it does not have this attention.
     """
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
+    options: dict[str, Any] = {"dtype": dtype}
     if quantization is not None:
         options |= {"quantization_config": quantization, "device_map": {"": device}}
+    field = f"decoder.path: {path}"
     if is_original(Path(path)):
+        options["attn_implementation"] = attn_implementation or "sdpa"
         return build_original_decoder(Path(path), read_weights(path), **options)
-    if is_artifact(Path(path)):
-        own = AutoConfig.for_model(**read_spec(Path(path))[0].decoder)
-        options |= {"config": own, "state_dict": read_part(Path(path), "decoder.model.")}
-        field = f"decoder.path: {path}"
-        return CausalDecoder(_from_pretrained(MODEL_FOR_CAUSAL_LM_MAPPING[type(own)], None, field, **options))
-    config = _read_config(path, "decoder.path")
+    is_own = is_artifact(Path(path))
+    config = AutoConfig.for_model(**read_spec(Path(path))[0].decoder) if is_own else _read_config(path, "decoder.path")
     if getattr(config, "quantization_config", None) is not None:
         raise InputError(
-            f"decoder.path: {path}: its weights are quantized; give those that they were made from, and choose with "
+            f"{field}: its weights are quantized; give those that they were made from, and choose with "
             "model.decoder.quantization"
         )
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    flag = ATTENTION_FLAGS.get(attn_implementation)
+    flag = ATTENTION_FLAGS.get(attn_implementation or "")
     if flag is not None and not getattr(model_class, flag, True):
         raise InputError(
             f"model.decoder.attention: {model_class.__name__} has no {attn_implementation}; expected eager"
         )
+    options["attn_implementation"] = attn_implementation or find_attention(config)
+    if is_own:
+        options |= {"config": config, "state_dict": read_part(Path(path), "decoder.model.")}
+        return CausalDecoder(_from_pretrained(model_class, None, field, **options))
     return CausalDecoder(_from_pretrained(AutoModelForCausalLM, path, "decoder.path", **options))
 
 
@@ -221,10 +230,17 @@ def _read_config(path: str | Path, field: str) -> Any:  # noqa: ANN401  any of t
     if not folder.exists() and is_folder_meant:
         raise InputError(f"{field}: {path}: expected a model folder or hub name, but there is no such folder")
     try:
-        return AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{field}: {path}: expected a model folder or hub name, but {reason}") from error
+    if config.model_type.startswith("llava"):
+        # Its tokenizer has a word for pictures, and no begin mark.
+        raise InputError(
+            f"{field}: {path}: expected a model of one kind, or a folder of this project, found one of llava-hf; make "
+            f"that of it: llava-pl import {path} DST"
+        )
+    return config
 
 
 def _from_pretrained(

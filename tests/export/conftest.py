@@ -9,6 +9,24 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SiglipConfig,
+    SiglipModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 from llava_pl import LlavaDataModule, LlavaModule
 from llava_pl.data.image import ImageTransform
@@ -19,20 +37,97 @@ from llava_pl.export.pretrained import BaseModel, Origin, Pretrained
 from llava_pl.export.tokenizer_files import find_tokenizer
 from llava_pl.training.optim import OptimConfig
 
+SIZES = {
+    "vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+MPT_SIZES = {"vocab_size": 99, "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 256}
+LLAMA_3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8, "rope_theta": 500000.0,
+}  # fmt: skip
+FAMILIES: dict[str, tuple[type[PreTrainedModel], PreTrainedConfig]] = {
+    "llama_2": (LlamaForCausalLM, LlamaConfig(**SIZES | {"num_key_value_heads": 4})),
+    "llama_3": (LlamaForCausalLM, LlamaConfig(**SIZES, rope_parameters=LLAMA_3)),
+    "mistral": (MistralForCausalLM, MistralConfig(**SIZES, sliding_window=4)),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SIZES)),
+    "qwen2_tied": (Qwen2ForCausalLM, Qwen2Config(**SIZES, tie_word_embeddings=True)),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=16)),
+    "smollm2": (LlamaForCausalLM, LlamaConfig(**SIZES, tie_word_embeddings=True, rope_theta=1e5)),
+    "mpt": (MptForCausalLM, MptConfig(**MPT_SIZES)),
+}
+"""Decoders of the families that are trained here, for the tokenizer of `tiny_parts`."""
+
+EYE = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 16,
+    "patch_size": 8,
+}  # fmt: skip
+PICTURES = {
+    "do_normalize": True, "do_rescale": True, "do_resize": True, "image_mean": [0.5, 0.5, 0.5],
+    "image_processor_type": "SiglipImageProcessor", "image_std": [0.5, 0.5, 0.5], "rescale_factor": 1 / 255,
+    "size": {"height": 16, "width": 16},
+}  # fmt: skip
+
+CHAT = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
+CHAT += "{% if add_generation_prompt %}assistant: {% endif %}"
+
 
 @pytest.fixture(scope="session")
-def make_llava(tiny_parts):
+def make_decoder(tiny_parts, tmp_path_factory):
+    """A maker of folders of tiny decoders, by family; their tokenizers have a chat template."""
+    parent = tmp_path_factory.mktemp("decoders")
+
+    def make(family: str) -> Path:
+        folder = parent / family
+        if not folder.exists():
+            model_class, config = FAMILIES[family]
+            torch.manual_seed(0)
+            model_class(config).save_pretrained(folder)
+            tokenizer = find_tokenizer(tiny_parts / "decoder")
+            tokenizer.chat_template = CHAT
+            tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_encoder(tmp_path_factory):
+    """A maker of folders of tiny encoders of SigLIP, and of SigLIP-2 as it is released: the whole of it."""
+    parent = tmp_path_factory.mktemp("encoders")
+
+    def make(family: str) -> Path:
+        folder, is_whole = parent / family, family == "siglip_2"
+        if not folder.exists():
+            torch.manual_seed(0)
+            if is_whole:
+                text = {**EYE, "vocab_size": 9, "projection_size": 16, "bos_token_id": 0, "eos_token_id": 1}
+                SiglipModel(SiglipConfig(vision_config=EYE, text_config=text)).save_pretrained(folder)
+            else:
+                SiglipVisionModel(SiglipVisionConfig(**EYE)).save_pretrained(folder)
+            settings = PICTURES | {"resample": 2 if is_whole else 3}
+            (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_llava(tiny_parts, make_decoder):
     """A maker of tiny models of 4 image tokens, one word per character; a seed decides about the projector."""
 
-    def make(*, projector="mlp2x_gelu", select_feature="patch", seed=0, **settings) -> Pretrained:
+    def make(
+        *, projector="mlp2x_gelu", select_feature="patch", seed=0, family=None, encoder=None, **settings
+    ) -> Pretrained:
         torch.manual_seed(seed)
-        encoder, decoder = (str(tiny_parts / part) for part in ("encoder", "decoder"))
+        encoder = str(encoder or tiny_parts / "encoder")
+        decoder = str(make_decoder(family) if family else tiny_parts / "decoder")
         settings = DataSettings(**{"max_length": 300, **settings})
         tokenizer = find_tokenizer(decoder)
         add_image_tokens(tokenizer, image_start_end=settings.image_start_end)
         config = ModelConfig(
             VisionEncoderConfig(encoder, select_feature=select_feature),
-            DecoderConfig(decoder),
+            DecoderConfig(decoder, attention="eager" if family == "mpt" else "sdpa"),
             projector=projector,
             has_newline=settings.image_aspect == "anyres",
             has_image_marks=settings.image_start_end,
@@ -113,7 +208,7 @@ def run(tiny_parts, tmp_path_factory):
             image_folder=folder,
             tokenizer=language["path"],
             image_processor=eye,
-            num_image_tokens=4,
+            num_image_tokens=module.num_image_tokens,
             **options,
         )
         trainer = Trainer(

@@ -1,13 +1,13 @@
 """Guards: a tensor that is dropped, used twice, rounded or taken for another while a model is put together."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 import torch
-from transformers import MptConfig, MptForCausalLM
 
 from llava_pl.export.assemble import ModelSpec, assemble, check_names, describe, plain_config, tensors_of
 from llava_pl.export.certificate import probe
-from llava_pl.models.decoder import CausalDecoder
-from llava_pl.models.llava import LlavaModel
 from llava_pl.types import InputError
 
 HEAD, TABLE = "decoder.model.lm_head.weight", "decoder.model.model.embed_tokens.weight"
@@ -31,11 +31,16 @@ def test_the_same_model_comes_out(llava, spec, weights):
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_a_decoder_that_cannot_be_built_again_is_refused(llava):
-    config = MptConfig(d_model=32, n_heads=2, n_layers=1, vocab_size=99)
-    model = LlavaModel(llava.model.vision_encoder, llava.model.projector, CausalDecoder(MptForCausalLM(config)))
-    with pytest.raises(InputError, match=r"decoder: MptForCausalLM cannot be written in any form yet"):
-        describe(model, llava.projector, {})
+@pytest.mark.parametrize("family", ["llama_2", "llama_3", "mistral", "qwen2", "qwen2_tied", "qwen3", "smollm2", "mpt"])
+def test_every_family_of_decoders_comes_back(make_llava, family):
+    """Of MPT none of the names is LLaMA's, and its attention is another."""
+    llava = make_llava(family=family)
+    weights = {name: tensor.clone() for name, tensor in tensors_of(llava.model).items()}
+    plain = json.loads(json.dumps(asdict(describe(llava.model, llava.projector, {}))))
+    model = assemble(ModelSpec(**plain), weights, "x")
+    assert type(model.decoder.model) is type(llava.model.decoder.model)
+    assert model.state_dict().keys() == llava.model.state_dict().keys()
+    assert all(torch.equal(*pair) for pair in zip(probe(model), probe(llava.model), strict=True))
 
 
 def test_tensors_are_taken_not_copied_each_in_its_dtype(spec, weights):

@@ -49,8 +49,21 @@ def test_names_are_those_that_outside_readers_look_for(folder):
     assert all(name.startswith(beginnings) for name in names)
 
 
-@pytest.mark.parametrize("settings", [{}, {"image_aspect": "square"}, {"select_feature": "cls_patch"}])
-def test_stock_class_and_processor_give_logits_and_pixels_of_training(make_llava, tmp_path, settings):
+FAMILIES = ["llama_2", "llama_3", "mistral", "qwen2", "qwen2_tied", "qwen3", "smollm2"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"image_aspect": "square"},
+        {"select_feature": "cls_patch"},
+        *({"family": family, "template": "chat"} for family in FAMILIES),
+        {"family": "qwen2_tied", "image_start_end": True},
+    ],
+    ids=str,
+)
+def test_stock_class_and_processor_give_logits_and_pixels_of_training(make_llava, tmp_path, assert_same, settings):
     """The same prompt and pictures through both, from text and files to logits."""
     llava = make_llava(**settings)
     carry(llava, tmp_path / "x", "hf")
@@ -67,8 +80,9 @@ def test_stock_class_and_processor_give_logits_and_pixels_of_training(make_llava
         ids = encode_conversation(
             [{"from": "human", "value": text}],
             llava.tokenizer,
-            template="vicuna_v1",
+            template=llava.template,
             num_image_tokens=llava.model.num_image_tokens if number else 0,
+            image_start_end=llava.settings.image_start_end,
             is_prompt=True,
         ).input_ids[None]
         pixels = torch.stack([llava.image_transform(picture) for picture in pictures[:number]]) if number else None
@@ -77,6 +91,16 @@ def test_stock_class_and_processor_give_logits_and_pixels_of_training(make_llava
         with torch.inference_mode():
             expected = llava.model(ids, pixels).logits
         assert torch.equal(found[..., : expected.shape[-1]], expected)
+    assert_same(load_pretrained(tmp_path / "x"), llava)
+
+
+def test_rotary_frequencies_are_told_as_each_version_of_transformers_asks(make_llava, tmp_path):
+    carry(make_llava(family="llama_3"), tmp_path / "x", "hf")
+    text = json.loads((tmp_path / "x" / "config.json").read_text())["text_config"]
+    plain = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    plain["original_max_position_embeddings"] = 8
+    assert text["rope_parameters"] == {**plain, "rope_theta": 500000.0}
+    assert (text["rope_theta"], text["rope_scaling"]) == (500000.0, plain)
 
 
 def test_the_word_for_pictures_is_never_said(folder, llava):
@@ -151,6 +175,8 @@ def test_other_models_are_refused(folder, changes, message):
 def test_what_the_stock_class_cannot_hold_is_refused(make_llava, tmp_path, golden_llava):
     with pytest.raises(InputError, match="format hf: expected projector mlp2x_gelu, found 'linear'"):
         carry(make_llava(projector="linear"), tmp_path / "x", "hf")
+    with pytest.raises(InputError, match=r"format hf: .* has no place for a decoder of mpt; the folder that `llava-pl"):
+        carry(make_llava(family="mpt"), tmp_path / "x", "hf")
     with pytest.raises(InputError, match=r"format hf: the model has no tokenizer, .* give it with --tokenizer"):
         carry(load_pretrained(golden_llava), tmp_path / "x", "hf")
     assert list(tmp_path.iterdir()) == []
@@ -183,3 +209,26 @@ def test_the_tokenizer_comes_back_as_it_was(golden_path, make_llava, tmp_path):
     for text in ("Hello  <image> you</s>USER: ", " a\n"):
         assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
     assert again.init_kwargs["legacy"] is False
+
+
+@pytest.mark.parametrize("family", ["siglip", "siglip_2"])
+@pytest.mark.parametrize("aspect", ["pad", "square"])
+def test_siglip_goes_the_whole_way(run, make_encoder, tmp_path, assert_same, family, aspect):
+    """Checkpoint -> ours -> hf -> ours: tensors, logits and pixel values; SigLIP-2's pictures are resized otherwise."""
+    data = {"image_aspect": aspect}
+    _, path = run(f"{family}_{aspect}", encoder=make_encoder(family), data=data, stage="align")
+    live = load_pretrained(path, dtype=None)
+    pictures = [Image.effect_noise(size, 90).convert("RGB") for size in ((31, 20), (20, 44), (16, 16))]
+    place, answers = live, probe(live.model)
+    for name, layout in (("a", "artifact"), ("b", "hf"), ("c", "artifact")):
+        carry(place, tmp_path / name, layout)
+        place = load_pretrained(tmp_path / name, dtype=None)
+        assert_same(place, live)
+        assert all(torch.equal(*pair) for pair in zip(probe(place.model), answers, strict=True))
+        for picture in pictures:
+            assert torch.equal(place.image_transform(picture), live.image_transform(picture))
+        assert place.settings == live.settings
+    processor = AutoProcessor.from_pretrained(tmp_path / "b")
+    for picture in pictures:
+        (found,) = processor.image_processor(picture, return_tensors="pt")["pixel_values"]
+        assert torch.equal(found, live.image_transform(picture))

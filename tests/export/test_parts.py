@@ -12,10 +12,12 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, LlamaForCausalLM
 from transformers.utils import logging
 
+from llava_pl.export.carry import carry
 from llava_pl.export.parts import (
     copy_weights,
     load_decoder,
     load_vision_encoder,
+    read_decoder_width,
     read_vision_config,
 )
 from llava_pl.models.projector import build_projector
@@ -163,6 +165,29 @@ def test_folders_of_something_else_are_refused(tiny_parts, load, part, message):
     with pytest.raises(InputError, match=message) as raised:
         load(tiny_parts / part)
     assert "\n" not in str(raised.value)
+
+
+def test_whole_models_of_others_are_refused_by_their_form(llava, golden_llava, tmp_path):
+    carry(llava, tmp_path / "x", "hf")
+    message = r"^(vision_encoder|decoder).path: .*: expected a model .* found one of llava-hf; .* import .*x DST$"
+    for load in (load_vision_encoder, load_decoder, read_decoder_width):
+        with pytest.raises(InputError, match=message):
+            load(tmp_path / "x")
+    with pytest.raises(InputError, match=r"found a folder of the original LLaVA; name its vision tower, clip-mlp2x-"):
+        load_vision_encoder(golden_llava)
+
+
+def test_a_decoder_has_the_attention_that_it_can_have(make_llava, make_decoder, tmp_path):
+    """Of MPT that is eager alone, wherever it is read from."""
+    carry(make_llava(family="mpt"), tmp_path / "x", "artifact")
+    for path in (make_decoder("mpt"), tmp_path / "x"):
+        with pytest.raises(InputError, match=r"model.decoder.attention: MptForCausalLM has no sdpa; expected eager"):
+            load_decoder(path)
+        assert load_decoder(path, attn_implementation=None).model.config._attn_implementation == "eager"
+    carry(llava := make_llava(), tmp_path / "y", "artifact")
+    own = llava.model.decoder.model.config._attn_implementation
+    for path in (make_decoder("llama_2"), tmp_path / "y"):
+        assert load_decoder(path, attn_implementation=None).model.config._attn_implementation == own
 
 
 @pytest.mark.parametrize("part", LOADERS)

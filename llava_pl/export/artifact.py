@@ -96,7 +96,7 @@ def read_artifact(folder: Path, *, dtype: torch.dtype | None = None, unsafe: boo
     if manifest is None:
         raise InputError(f"{folder}: expected manifest.json beside config.json, found none; fetch the folder again")
     spec, settings = read_spec(folder)
-    _check_projector(spec.projector, folder, unsafe=unsafe)
+    check_projector(spec.projector, folder, unsafe=unsafe)
     weights = read_weights(folder)
     check_tensors(manifest, weights, folder)
     model = assemble(spec, weights, folder, dtype=dtype)
@@ -131,8 +131,17 @@ def write_artifact(pretrained: Pretrained, folder: Path, *, max_shard_bytes: int
     write_manifest(pretrained, weights, folder, "artifact")
 
 
-def _check_projector(kind: str, folder: Path, *, unsafe: bool) -> None:
-    """Refuse a class from outside that nobody but the file asks for; one that the user has imported is known."""
+def check_projector(kind: str, folder: Path, *, unsafe: bool) -> None:
+    """Check that a folder's projector is no class from outside that nobody but the file asks for.
+
+    Args:
+        kind: What the folder names.
+        folder: What an error begins with.
+        unsafe: Any class will do. One that the user has imported does in any case.
+
+    Raises:
+        InputError: It is.
+    """
     is_ours = ORIGINAL_KINDS.fullmatch(kind) is not None or kind in CONNECTORS
     if not is_ours and not unsafe and kind.rpartition(".")[0] not in sys.modules:
         raise InputError(

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llava_pl.export.assemble import describe
 from llava_pl.export.certificate import Comparison
+from llava_pl.export.original import find_unknown
 from llava_pl.export.pretrained import Layout, Pretrained
 
 LOADING = {
@@ -69,6 +71,9 @@ def make_card(pretrained: Pretrained, layout: Layout, name: str, same: Sequence[
             "With torchvision it resizes by other code, which moves pixel values by up to a level; "
             "`AutoProcessor.from_pretrained(..., use_fast=False)` asks for the exact ones.\n\n"
         )
+    unknown = find_unknown(describe(pretrained.model, pretrained.projector, pretrained.projector_options))
+    if layout in ("projector", "lora") and unknown is not None:
+        limits = f"The original's code cannot read this folder: it knows no {unknown}.\n\n"
     head = f"base_model:\n{bases}" if bases else ""
     return (
         f"---\nlibrary_name: {'transformers' if layout == 'hf' else 'llava_pl'}\n"

@@ -29,7 +29,7 @@ from llava_pl.export.hf_processor import (
     write_processor,
 )
 from llava_pl.export.manifest import check_tensors, origin_of, read_manifest, settings_of, write_manifest
-from llava_pl.export.pretrained import BaseModel, Pretrained
+from llava_pl.export.pretrained import OTHERS, BaseModel, Pretrained
 from llava_pl.export.quiet import silenced
 from llava_pl.export.tokenizer_files import find_tokenizer, read_sentencepiece
 from llava_pl.export.weights import MAX_SHARD_BYTES, read_weights, write_weights
@@ -56,9 +56,6 @@ INSIDE_NAMES = (
 """The way back, from transformers 4's and 5's names; the first that fits counts."""
 
 TABLES = ("decoder.model.model.embed_tokens.weight", "decoder.model.lm_head.weight")
-
-OTHERS = "the folder that `llava-pl import` makes holds it, format llava does if the original's code knows its parts"
-"""What an error says of the other forms."""
 
 
 def is_hf(folder: Path) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llava_pl.export.artifact import is_artifact, read_projector
-from llava_pl.export.original import EMBEDDING_NAME, PROJECTOR_FILE, find_newline, is_original, projector_weights
+from llava_pl.export.original import PROJECTOR_FILE, find_newline, is_original, projector_weights
 from llava_pl.export.weights import check_weights, has_weights, read_torch_file, read_weights
 from llava_pl.models.adapters import LoraConfig, is_adapter, plain_name, plain_table
 from llava_pl.models.decoder import CausalDecoder
@@ -67,7 +67,8 @@ def load_initial_weights(
         weights = {f"projector.{name}": tensor for name, tensor in projector_weights(content, path).items()}
         if (newline := find_newline(content)) is not None:
             weights["image_newline"] = newline
-        if path.is_file() and model.new_token_ids and (table := content.get(EMBEDDING_NAME)) is not None:
+        name = cast("CausalDecoder", model.decoder).embedding_name
+        if path.is_file() and model.new_token_ids and (table := content.get(name)) is not None:
             weights[NEW_ROWS] = table
     check_weights(weights, where)
     copy_initial_weights(model, weights, where=where)

@@ -52,9 +52,9 @@ def load_pretrained(
     if is_hf(path):
         return read_hf(path, dtype=dtype)
     if is_lora(path):
-        return read_lora(path, base=base, vision_encoder=vision_encoder, dtype=dtype, traces=traces)
+        return read_lora(path, base=base, vision_encoder=vision_encoder, dtype=dtype, traces=traces, unsafe=unsafe)
     if is_original(path):
-        return read_original(path, vision_encoder=vision_encoder, base=base, dtype=dtype, traces=traces)
+        return read_original(path, vision_encoder=vision_encoder, base=base, dtype=dtype, traces=traces, unsafe=unsafe)
     read_manifest(path)  # which names the file that is missing, perhaps
     raise InputError(
         f"{path}: expected a model folder of llava_pl, llava-hf or the original LLaVA (whose config.json has "

@@ -27,12 +27,13 @@ from llava_pl.export.original import (
     projector_weights,
     read_original_config,
 )
-from llava_pl.export.original_folder import build_parts, check_base, read_base
-from llava_pl.export.original_writing import make_config
+from llava_pl.export.original_folder import BASE, build_parts, check_base, read_base, restore_embeddings
+from llava_pl.export.original_writing import bridge_weights, make_config
 from llava_pl.export.parts import copy_weights
-from llava_pl.export.pretrained import Adapters, Pretrained
+from llava_pl.export.pretrained import OTHERS, Adapters, Pretrained
 from llava_pl.export.weights import check_weights, read_weights, write_weights
 from llava_pl.models.llava import LlavaModel
+from llava_pl.models.vocabulary import add_rows
 from llava_pl.types import InputError
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -54,6 +55,7 @@ def read_lora(
     vision_encoder: str | Path | None = None,
     dtype: torch.dtype | None = None,
     traces: bool = False,
+    unsafe: bool = False,
 ) -> Pretrained:
     """Return the model of a folder and its base, the adapters merged.
 
@@ -63,12 +65,13 @@ def read_lora(
         vision_encoder: The encoder's folder or hub name; by default what `config.json` names.
         dtype: Of the weights; as on disk when None.
         traces: Keep hashes of the bases, and the answers without the adapters and before they were merged.
+        unsafe: Import the class that the folder names as its projector, which runs that class's code.
 
     Raises:
         InputError: A part is missing, is another base than the adapters were made for, or does not fit.
     """
     if base is None:
-        raise InputError(f"{folder}: holds a LoRA alone; give the language model it was trained with as base=")
+        raise InputError(f"{folder}: holds a LoRA alone; give the language model it was trained with: {BASE}")
     manifest = read_manifest(folder)
     origin = origin_of(manifest, "lora", folder)
     check_base(folder, origin.bases.get("decoder"), base)
@@ -78,10 +81,11 @@ def read_lora(
         rest = own_weights({_unwrap(name): tensor for name, tensor in read_weights(folder / REST_FILE).items()})
         check_weights(rest, folder / REST_FILE)
     check_tensors(manifest, {**adapters.weights, **rest}, folder)
-    config, decoder = read_original_config(folder), read_base(base, dtype)
+    config, decoder = read_original_config(folder, is_part=True), read_base(base, dtype)
     pretrained = build_parts(
-        folder, config, manifest, decoder, base=base, vision_encoder=vision_encoder, dtype=dtype, traces=traces
-    )
+        folder, config, manifest, decoder, base=base, vision_encoder=vision_encoder, dtype=dtype, traces=traces,
+        unsafe=unsafe,
+    )  # fmt: skip
     model = pretrained.model
     if missing := [name for name in model.projector.state_dict() if f"projector.{name}" not in rest]:
         if not is_original(Path(base)):
@@ -89,8 +93,13 @@ def read_lora(
         # A LoRA upon a whole LLaVA whose projector was frozen.
         own = projector_weights(read_weights(base), base)
         copy_weights(model.projector.to(dtype or next(iter(own.values())).dtype), own, where=base)
+    trained, table = list(rest), rest.pop(f"decoder.model.{decoder.embedding_name}", None)
+    add_rows(decoder, range(decoder.num_embeddings, 0 if table is None else len(table)))
     base_answers = probe(model) if traces else ()
-    trained = _put_back(model, rest, folder, dtype)
+    if table is not None:
+        decoder.embedding.weight.data = decoder.embedding.weight.data.to(dtype or table.dtype)
+        restore_embeddings(pretrained, table, folder / REST_FILE)
+    _put_back(model, rest, folder, dtype)
     insert_adapters(model, adapters, folder)
     live_answers = probe(model) if traces else ()
     trained += merge_adapters(model, adapters)
@@ -117,20 +126,24 @@ def write_lora(pretrained: Pretrained, folder: Path) -> None:
     """
     origin = pretrained.origin
     if origin.adapters is None:
-        raise InputError("format lora: expected a model that was trained by LoRA, found none; use another format")
+        raise InputError(
+            "format lora: expected a model with adapters, found none: it was trained without, or `llava-pl import` has "
+            "merged them; export the checkpoint of its run, or the LoRA folder that was imported"
+        )
     if odd := [name for name in origin.adapters.weights if not name.startswith("decoder.model.")]:
-        raise InputError(f"format lora: expected adapters of the decoder alone, found {odd[0]!r}; use format hf")
+        raise InputError(f"format lora: expected adapters of the decoder alone, found {odd[0]!r}; {OTHERS}")
     weights = tensors_of(pretrained.model)
     layers = sorted({name.partition(".lora_")[0] for name in origin.adapters.weights})
     adapted = {f"{layer}.weight" for layer in layers}
     kept = {name: weights[name] for name in dict.fromkeys(origin.trained) if name in weights and name not in adapted}
+    kept |= bridge_weights(pretrained)
     if odd := [name for name in kept if name.startswith("vision_encoder.")]:
-        raise InputError(f"format lora: expected a frozen vision encoder, found {odd[0]!r} trained; use format llava")
+        raise InputError(f"format lora: expected a frozen vision encoder, found {odd[0]!r} trained; {OTHERS}")
     rest = {f"{WRAPPED}{name}": tensor.clone() for name, tensor in original_weights(kept).items()}
     outside = {_wrap(name): tensor.contiguous() for name, tensor in origin.adapters.weights.items()}
     config, decoder = make_config(pretrained, "lora"), origin.bases.get("decoder")
     if decoder is None:
-        raise InputError("format lora: the language model that it was made from is not known; use format llava")
+        raise InputError("format lora: the language model that it was made from is not known; {OTHERS}")
     layers = [layer.removeprefix("decoder.model.") for layer in layers]
     adapter_config = _peft_config(origin.adapters, layers, decoder.name)
     for name, content in (("config.json", config), (ADAPTER_CONFIG, adapter_config)):
@@ -182,7 +195,7 @@ def _read_adapters(folder: Path) -> Adapters:
     return Adapters({**known, **kinds}, {_name_adapter(name): tensor for name, tensor in found.items()})
 
 
-def _put_back(model: LlavaModel, rest: Mapping[str, Tensor], folder: Path, dtype: torch.dtype | None) -> list[str]:
+def _put_back(model: LlavaModel, rest: Mapping[str, Tensor], folder: Path, dtype: torch.dtype | None) -> None:
     """Copy what was trained beside the adapters, each tensor exactly once, in the dtype of its file."""
     own = dict(model.named_parameters(remove_duplicate=False))
     for name, tensor in rest.items():
@@ -190,7 +203,6 @@ def _put_back(model: LlavaModel, rest: Mapping[str, Tensor], folder: Path, dtype
             expected = f"shape {tuple(own[name].shape)}" if name in own else "no such tensor"
             raise InputError(f"{folder / REST_FILE}: {name!r}: expected {expected}, found shape {tuple(tensor.shape)}")
         own[name].data = tensor.to(dtype or tensor.dtype)
-    return list(rest)
 
 
 def _unwrap(name: str) -> str:

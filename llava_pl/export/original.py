@@ -6,7 +6,7 @@ Original spellings (`mm_projector`, `mm_vision_tower`, ...) live in this file al
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -30,6 +30,8 @@ TOWER_FOLDER = "vision_tower"
 """Where an exported folder keeps its encoder; the original reads it from a folder of its own, never from the model's
 weights."""
 EMBEDDING_NAME = "model.embed_tokens.weight"
+MODEL_TYPES = ("llava_llama", "llava", "llama")
+"""What the original's `model_type` may be of a whole model; a part of one does not depend on its decoder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class OriginalConfig:
         has_own_encoder: The vision tower was trained too (LLaVA-1.6): the model's file holds its weights.
         has_marks: Start and end marks stand around image slots.
         has_patch_word: The vocabulary has a word that no prompt holds, before the marks.
+        projector_options: Settings of the projector, which the original's own have none of.
     """
 
     vision_encoder: str
@@ -59,6 +62,7 @@ class OriginalConfig:
     has_own_encoder: bool = False
     has_marks: bool = False
     has_patch_word: bool = False
+    projector_options: dict[str, Any] = field(default_factory=dict)
 
 
 def is_original(folder: Path) -> bool:
@@ -68,26 +72,34 @@ def is_original(folder: Path) -> bool:
     return isinstance(config, dict) and "mm_vision_tower" in config
 
 
-def read_original_config(folder: Path) -> OriginalConfig:
+def read_original_config(folder: Path, *, is_part: bool = False) -> OriginalConfig:
     """Return the settings in a folder's `config.json`.
 
+    Args:
+        folder: In the original's layout.
+        is_part: It holds a projector or a LoRA alone: its decoder may be any, and its projector one of this project's.
+
     Raises:
-        InputError: The file is missing, or is not of the original's LLaMA variant.
+        InputError: The file is missing, or a whole model is not of the original's LLaMA variant.
     """
     path = folder / "config.json"
     config = read_json(path)
-    if not is_original(folder) or config.get("model_type") not in ("llava_llama", "llava", "llama"):
+    if not is_original(folder) or not (is_part or config.get("model_type") in MODEL_TYPES):
         found = config.get("model_type") if isinstance(config, dict) else type(config).__name__
         raise InputError(f"{path}: expected model_type 'llava_llama' with mm_vision_tower, found {found!r}")
     select_feature = config.get("mm_vision_select_feature", "patch")
     if select_feature not in get_args(SelectFeature):
         raise InputError(f"{path}: mm_vision_select_feature: expected patch or cls_patch, found {select_feature!r}")
-    for key, kind in (("mm_vision_tower", str), ("mm_projector_type", str), ("mm_vision_select_layer", int)):
+    for key, kind in (
+        ("mm_vision_tower", str),
+        ("mm_projector_type", str),
+        ("mm_projector_options", dict),
+        ("mm_vision_select_layer", int),
+    ):
         if not isinstance(config.get(key, kind()), kind):
             raise InputError(f"{path}: {key}: expected {kind.__name__}, found {config[key]!r}")
     projector = config.get("mm_projector_type", "linear")
-    # A file must not name a class to be imported.
-    if not ORIGINAL_KINDS.fullmatch(projector):
+    if not is_part and not ORIGINAL_KINDS.fullmatch(projector):
         raise InputError(f"{path}: mm_projector_type: expected linear, mlp{{N}}x_gelu or identity, found {projector!r}")
     aspect = config.get("image_aspect_ratio") or "square"
     if aspect not in ("pad", "square", "anyres"):
@@ -106,6 +118,7 @@ def read_original_config(folder: Path) -> OriginalConfig:
         has_own_encoder=bool(config.get("unfreeze_mm_vision_tower")),
         has_marks=bool(config.get("mm_use_im_start_end")),
         has_patch_word=bool(config.get("mm_use_im_patch_token")),
+        projector_options=config.get("mm_projector_options", {}),
     )
 
 
@@ -115,7 +128,9 @@ def projector_weights(weights: Mapping[str, Tensor], where: str | Path) -> dict[
     Raises:
         InputError: There are none.
     """
-    found = _strip(weights, PROJECTOR_PREFIX) or _strip(weights, PROJECTOR_PREFIX.removeprefix("model."))
+    name = PROJECTOR_PREFIX.removeprefix("model.")
+    # The second is that of an MPT.
+    found = next((own for start in ("model.", "transformer.", "") if (own := _strip(weights, start + name))), None)
     if not found:
         raise InputError(f"{where}: expected tensors named '{PROJECTOR_PREFIX}*', found {_sample(weights)}")
     return found
@@ -160,10 +175,24 @@ def own_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return own
 
 
+def find_unknown(spec: ModelSpec) -> str | None:
+    """Return the first part of a model that the original's code does not know, None if it knows all of them."""
+    rope = (spec.decoder.get("rope_parameters") or {}).get("rope_type", "default")
+    if spec.decoder["model_type"] != "llama":
+        return f"decoder of {spec.decoder['model_type']}"
+    if rope not in ("default", "linear", "dynamic"):
+        return f"rotary embedding {rope!r}"
+    if not ORIGINAL_KINDS.fullmatch(spec.projector):
+        return f"projector {spec.projector!r}"
+    if spec.vision_encoder["model_type"] != "clip_vision_model":
+        return f"encoder of {spec.vision_encoder['model_type'].removesuffix('_vision_model')}"
+    return None
+
+
 def original_config(
     spec: ModelSpec, settings: DataSettings, tower: str, dtype: str, *, has_patch_word: bool = False
 ) -> dict[str, Any]:
-    """Return the `config.json` from which the original's code builds a model.
+    """Return the `config.json` from which the original's code builds a model; see `find_unknown` for which it can.
 
     Args:
         spec: The model.
@@ -171,36 +200,26 @@ def original_config(
         tower: Folder of its encoder, cut to the layers that run.
         dtype: Name of its dtype.
         has_patch_word: Whether its tokenizer has been given ``<im_patch>``.
-
-    Raises:
-        InputError: The original's code has no such decoder or projector.
     """
     decoder = dict(spec.decoder)
-    if decoder.pop("model_type") != "llama":
-        raise InputError(
-            f"format llava: expected a decoder of LLaMA, found {spec.decoder['model_type']}; use format hf"
-        )
-    if not ORIGINAL_KINDS.fullmatch(spec.projector):
-        raise InputError(
-            f"format llava: expected projector linear, mlp{{N}}x_gelu or identity, found {spec.projector!r}"
-        )
+    family = decoder.pop("model_type")
     rope = dict(decoder.pop("rope_parameters", None) or {})
-    kind = rope.pop("rope_type", "default")
-    if kind not in ("default", "linear", "dynamic"):
-        raise InputError(f"format llava: its code knows no rotary embedding {kind!r}; use format hf")
+    theta, kind = rope.pop("rope_theta", 10000.0), rope.get("rope_type", "default")
+    scaling = {"type": kind, "factor": rope.get("factor")} if kind in ("linear", "dynamic") else rope
     is_tiled = settings.image_aspect == "anyres"
     return {
         **decoder,
-        "architectures": ["LlavaLlamaForCausalLM"],
-        "model_type": "llava_llama",
+        "architectures": [f"Llava{family.capitalize()}ForCausalLM"],
+        "model_type": f"llava_{family}",
         "torch_dtype": dtype,
-        "rope_theta": rope.get("rope_theta", 10000.0),
-        "rope_scaling": None if kind == "default" else {"type": kind, "factor": rope["factor"]},
+        "rope_theta": theta,
+        "rope_scaling": None if kind == "default" else scaling,
         "mm_vision_tower": tower,
         "mm_hidden_size": spec.vision_encoder["hidden_size"],
         "mm_vision_select_layer": -1,
         "mm_vision_select_feature": spec.select_feature,
         "mm_projector_type": spec.projector,
+        **({"mm_projector_options": dict(spec.projector_options)} if spec.projector_options else {}),
         "mm_patch_merge_type": "spatial_unpad" if is_tiled else "flat",
         "mm_use_im_start_end": settings.image_start_end,
         "mm_use_im_patch_token": has_patch_word,

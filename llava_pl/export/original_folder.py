@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,10 @@ from llava_pl.data.image import ImageTransform
 from llava_pl.data.settings import DataSettings
 from llava_pl.data.special_tokens import add_image_tokens
 from llava_pl.data.templates import TemplateName
+from llava_pl.export.artifact import check_projector
 from llava_pl.export.certificate import probe
 from llava_pl.export.manifest import check_tensors, origin_of, read_manifest, settings_of
 from llava_pl.export.original import (
-    EMBEDDING_NAME,
     NEWLINE_NAME,
     PROJECTOR_FILE,
     TOWER_FOLDER,
@@ -45,8 +45,11 @@ from llava_pl.export.weights import (
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector
-from llava_pl.models.vocabulary import add_rows
-from llava_pl.types import InputError
+from llava_pl.models.vocabulary import add_rows, set_rows
+from llava_pl.types import IMAGE_END, IMAGE_PATCH, IMAGE_START, InputError
+
+BASE = "--base MODEL, from Python base="
+"""How the language model of a folder is given that holds a part alone."""
 
 AS_ON_DISK: Any = "auto"
 """What transformers understands as the dtype that a model's own files have."""
@@ -67,6 +70,7 @@ def read_original(
     base: str | Path | None = None,
     dtype: torch.dtype | None = None,
     traces: bool = False,
+    unsafe: bool = False,
 ) -> Pretrained:
     """Return the model of a folder.
 
@@ -79,16 +83,17 @@ def read_original(
         base: The language model of a stage-1 folder.
         dtype: Of the weights; as on disk when None.
         traces: Keep hashes of the bases, and what a stage-1 model answers before its projector is put in.
+        unsafe: Import the class that a stage-1 folder names as its projector, which runs that class's code.
 
     Raises:
         InputError: A part is missing, does not fit, or is not the base that the folder was made from.
     """
-    config, manifest = read_original_config(folder), read_manifest(folder)
     is_projector_only = is_projector(folder)
+    config, manifest = read_original_config(folder, is_part=is_projector_only), read_manifest(folder)
     if is_projector_only and base is None:
-        raise InputError(f"{folder}: holds a projector alone; give the language model it was trained with as base=")
+        raise InputError(f"{folder}: holds a projector alone; give the language model it was trained with: {BASE}")
     if base is not None and not is_projector_only:
-        raise InputError(f"{folder}: holds a whole model; base= is for folders that hold a projector or a LoRA alone")
+        raise InputError(f"{folder}: holds a whole model; no base belongs to it ({BASE})")
     # Once for both parts: at 7B the files are 14 GB.
     weights_path = folder / PROJECTOR_FILE if is_projector_only else folder
     weights = read_weights(weights_path)
@@ -101,17 +106,18 @@ def read_original(
         decoder = read_base(base, dtype)
     built = build_parts(
         folder, config, manifest, decoder, base=base, vision_encoder=vision_encoder, dtype=dtype, traces=traces,
-        template="plain" if is_projector_only else "vicuna_v1",
+        template="plain" if is_projector_only else "vicuna_v1", unsafe=unsafe,
     )  # fmt: skip
     model, origin = built.model, built.origin
     if is_projector_only:
-        trained = [f"projector.{name}" for name in model.projector.state_dict()]
-        trained += ["decoder.model." + EMBEDDING_NAME] if EMBEDDING_NAME in weights else []
-        # Where no tokenizer tells of marks, the file does.
-        add_rows(decoder, range(decoder.num_embeddings, len(weights.get(EMBEDDING_NAME, ()))))
+        trained, table = [f"projector.{name}" for name in model.projector.state_dict()], decoder.embedding_name
+        trained += [f"decoder.model.{table}"] if table in weights else []
+        # A table that is longer makes the base grow, which is asked as it was before its new rows learned.
+        add_rows(decoder, range(decoder.num_embeddings, len(weights.get(table, ()))))
         answers = probe(model) if traces else ()
         origin = replace(origin, layout="projector", trained=tuple(trained), base_answers=answers)
-        _restore_embeddings(decoder, weights, weights_path)
+        if table in weights:
+            restore_embeddings(built, weights[table], weights_path)
     elif config.has_own_encoder:
         # Layers above the selected one are in the file, but not in the encoder.
         own = model.vision_encoder.model.state_dict()
@@ -136,6 +142,7 @@ def build_parts(
     dtype: torch.dtype | None,
     traces: bool,
     template: TemplateName = "vicuna_v1",
+    unsafe: bool = False,
 ) -> Pretrained:
     """Return what a folder and its bases make together, the projector still fresh.
 
@@ -149,13 +156,26 @@ def build_parts(
         dtype: Of the weights; as on disk when None.
         traces: Keep hashes of the bases.
         template: Of the conversations, where no manifest says it.
+        unsafe: As for `read_original`.
     """
     tower = vision_encoder or find_tower(folder, config.vision_encoder)
-    encoder = load_vision_encoder(
-        tower, select_layer=config.select_layer, select_feature=config.select_feature, dtype=dtype or AS_ON_DISK
-    )
+    try:
+        encoder = load_vision_encoder(
+            tower, select_layer=config.select_layer, select_feature=config.select_feature, dtype=dtype or AS_ON_DISK
+        )
+    except InputError as error:
+        if vision_encoder is not None or Path(tower).is_dir():
+            raise
+        raise InputError(f"{error}; give its place: --vision-encoder MODEL, from Python vision_encoder=") from error
     transform = ImageTransform.from_pretrained(tower, aspect="pad" if config.aspect == "pad" else "square")
-    projector = build_projector(config.projector, vision_width=encoder.width, decoder_width=decoder.width)
+    check_projector(config.projector, folder, unsafe=unsafe)
+    projector = build_projector(
+        config.projector,
+        vision_width=encoder.width,
+        decoder_width=decoder.width,
+        num_patches=encoder.num_patches,
+        options=config.projector_options,
+    )
     newline = nn.Parameter(torch.zeros(decoder.width)) if config.aspect == "anyres" else None
     origin = origin_of(manifest, "llava", folder)
     if traces:
@@ -172,18 +192,22 @@ def build_parts(
         respect_exif=False,  # LLaVA: its models have seen photographs as the sensor lay
     )
     is_tiled = config.aspect == "anyres"
-    tokenizer = find_tokenizer(folder, base, legacy=settings.legacy_tokenizer)
+    tokenizer, new_token_ids = find_tokenizer(folder, base, legacy=settings.legacy_tokenizer), []
     if tokenizer is not None:  # that of a base has none of these
-        new = add_image_tokens(tokenizer, image_patch_token=config.has_patch_word, image_start_end=config.has_marks)
-        if base is not None:  # nor has its decoder, as when training began
-            add_rows(decoder, new)
+        marks = {"image_patch_token": config.has_patch_word, "image_start_end": config.has_marks}
+        new_token_ids = add_image_tokens(tokenizer, **marks)
+    if base is None or (is_original(Path(base)) and read_original_config(Path(base)).has_marks):
+        new_token_ids = []  # whatever the tokenizer beside it knows, these have their rows
+    add_rows(decoder, new_token_ids)
+    model = LlavaModel(encoder, projector.to(decoder.embedding.weight.dtype), decoder, newline, new_token_ids)
     return Pretrained(
-        model=LlavaModel(encoder, projector.to(decoder.embedding.weight.dtype), decoder, newline).eval(),
+        model=model.eval(),
         tokenizer=tokenizer,
         image_transform=transform,
         settings=settings,
         projector=config.projector,
-        tiling=Tiling(transform.image_size, encoder.num_patches, config.pinpoints) if is_tiled else None,
+        projector_options=config.projector_options,
+        tiling=Tiling(transform.image_size, model.num_image_tokens, config.pinpoints) if is_tiled else None,
         origin=replace(origin, sentencepiece=read_sentencepiece(folder, base)),
     )
 
@@ -214,7 +238,7 @@ def read_base(path: str | Path, dtype: torch.dtype | None) -> CausalDecoder:
     """Return a language model that a projector or a LoRA belongs to, in the dtype of its files when None is given."""
     if is_original(Path(path)):
         return _read_decoder(Path(path), read_weights(path), dtype)
-    return load_decoder(path, dtype=dtype or AS_ON_DISK)
+    return load_decoder(path, dtype=dtype or AS_ON_DISK, attn_implementation=None)
 
 
 def name_of(path: str | Path) -> str:
@@ -233,17 +257,34 @@ def _read_decoder(folder: Path, weights: Mapping[str, Tensor], dtype: torch.dtyp
     return decoder
 
 
-def _restore_embeddings(decoder: CausalDecoder, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Put back the word embeddings that stage 1 trains when image slots have start and end marks."""
-    embeddings = weights.get(EMBEDDING_NAME)
-    if embeddings is None:
+def restore_embeddings(pretrained: Pretrained, table: Tensor, where: object) -> None:
+    """Put back the word embeddings that a folder holds: a whole table, or the rows of the image marks alone.
+
+    LLaVA: its stage 2 takes either, and a table that is longer than that of the base makes this one grow.
+
+    Args:
+        pretrained: Whose decoder is changed.
+        table: The rows, ``(V, D)`` or one for each mark.
+        where: What an error begins with.
+
+    Raises:
+        InputError: They are as many as neither.
+    """
+    decoder, words = cast("CausalDecoder", pretrained.model.decoder), pretrained.tokenizer
+    known = {} if words is None else words.get_vocab()
+    ids = [known[word] for word in (IMAGE_PATCH, IMAGE_START, IMAGE_END) if word in known]
+    if table.shape[1:] == (decoder.width,) and len(ids) >= len(table) in (2, len(ids)):
+        set_rows(decoder, ids[-len(table) :], table)
         return
+    num_words = decoder.num_embeddings
+    add_rows(decoder, range(num_words, len(table)))
     own = decoder.embedding.weight
-    if own.shape != embeddings.shape:
+    if table.shape[1:] != own.shape[1:] or len(table) <= max(ids, default=len(own) - 1):
         raise InputError(
-            f"{path}: tensor {EMBEDDING_NAME!r}: expected shape {tuple(own.shape)}, found {tuple(embeddings.shape)}"
+            f"{where}: word embeddings: expected shape {tuple(own.shape)}, or rows of the image marks in the "
+            f"tokenizer of the base ({len(ids)}), found shape {tuple(table.shape)}"
         )
-    own.data.copy_(embeddings)
+    own.data[: len(table)] = table.to(own.dtype)
 
 
 def _restore_newline(weights: Mapping[str, Tensor], width: int, path: Path, dtype: torch.dtype | None) -> nn.Parameter:

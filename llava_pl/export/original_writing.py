@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
-from llava_pl.export.assemble import describe, plain_config, tensors_of
+from llava_pl.export.assemble import ModelSpec, describe, tensors_of
 from llava_pl.export.manifest import write_manifest
-from llava_pl.export.original import EMBEDDING_NAME, PROJECTOR_FILE, TOWER_FOLDER, original_config, original_weights
-from llava_pl.export.pretrained import Pretrained
+from llava_pl.export.original import (
+    PROJECTOR_FILE,
+    TOWER_FOLDER,
+    find_unknown,
+    original_config,
+    original_weights,
+)
+from llava_pl.export.pretrained import OTHERS, Pretrained
 from llava_pl.export.tokenizer_files import write_tokenizer
 from llava_pl.export.weights import MAX_SHARD_BYTES, check_weights, write_weights
+from llava_pl.models.decoder import CausalDecoder
 from llava_pl.types import IMAGE_PATCH, InputError
 
 
@@ -28,12 +36,16 @@ def write_original(pretrained: Pretrained, folder: Path, *, max_shard_bytes: int
         folder: Where to write it, an empty folder.
         max_shard_bytes: A file is split above this size.
         home: The place that the folder will have in the end: the original finds the encoder by an absolute path.
+
+    Raises:
+        InputError: The original's code has no such encoder, projector or decoder.
     """
     weights = tensors_of(pretrained.model)
-    vision = {**plain_config(pretrained.model.vision_encoder.model.config), "architectures": ["CLIPVisionModel"]}
-    if vision["model_type"] != "clip_vision_model":
-        raise InputError(f"format llava: expected an encoder of CLIP, found {vision['model_type']}; use format hf")
-    config = _whole_config(pretrained, str(home.resolve() / TOWER_FOLDER))
+    spec = describe(pretrained.model, pretrained.projector, pretrained.projector_options)
+    if (unknown := find_unknown(spec)) is not None:
+        raise InputError(f"format llava: the original's code knows no {unknown}; {OTHERS}")
+    vision = {**spec.vision_encoder, "architectures": ["CLIPVisionModel"]}
+    config = _make_config(pretrained, spec, str(home.resolve() / TOWER_FOLDER))
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     own = original_weights(weights)
     write_weights(own, folder, max_shard_bytes=max_shard_bytes)
@@ -55,19 +67,27 @@ def write_projector(pretrained: Pretrained, folder: Path) -> None:
     Raises:
         InputError: More was trained than that.
     """
-    weights = tensors_of(pretrained.model)
-    embedding = "decoder.model." + EMBEDDING_NAME
-    kept = {name: weights[name] for name in weights if name.startswith("projector.") or name == "image_newline"}
-    if embedding in pretrained.origin.trained:
-        kept[embedding] = weights[embedding]
+    kept = bridge_weights(pretrained)
     if rest := sorted(set(pretrained.origin.trained) - kept.keys()):
-        raise InputError(f"format projector: expected a model of which no more was trained, found {rest[0]}; use llava")
+        raise InputError(f"format projector: expected a model of which no more was trained, found {rest[0]}; {OTHERS}")
     own = original_weights(kept)
     check_weights(own, folder)
     config = make_config(pretrained, "projector")
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     torch.save({name: tensor.clone() for name, tensor in own.items()}, folder / PROJECTOR_FILE)
     write_manifest(pretrained, own, folder, "projector")
+
+
+def bridge_weights(pretrained: Pretrained) -> dict[str, Tensor]:
+    """Return what no base has: projector, newline, and the word embeddings if these learned or have new rows."""
+    model = pretrained.model
+    table = f"decoder.model.{cast('CausalDecoder', model.decoder).embedding_name}"
+    has_table = bool(model.new_token_ids) or table in pretrained.origin.trained
+    return {
+        name: tensor
+        for name, tensor in tensors_of(model).items()
+        if name.startswith("projector.") or name == "image_newline" or (has_table and name == table)
+    }
 
 
 def make_config(pretrained: Pretrained, form: str) -> dict[str, Any]:
@@ -78,13 +98,12 @@ def make_config(pretrained: Pretrained, form: str) -> dict[str, Any]:
     """
     tower = pretrained.origin.bases.get("vision_encoder")
     if tower is None or tower.select_layer is None:
-        raise InputError(f"format {form}: the encoder that the model was made from is not known; use format llava")
-    config = _whole_config(pretrained, tower.name)
-    return {**config, "mm_vision_select_layer": tower.select_layer}
-
-
-def _whole_config(pretrained: Pretrained, tower: str) -> dict[str, Any]:
+        raise InputError(f"format {form}: the encoder that the model was made from is not known; {OTHERS}")
     spec = describe(pretrained.model, pretrained.projector, pretrained.projector_options)
+    return {**_make_config(pretrained, spec, tower.name), "mm_vision_select_layer": tower.select_layer}
+
+
+def _make_config(pretrained: Pretrained, spec: ModelSpec, tower: str) -> dict[str, Any]:
     dtype = str(pretrained.model.decoder.embedding.weight.dtype).removeprefix("torch.")
     words = {} if pretrained.tokenizer is None else pretrained.tokenizer.get_vocab()
     return original_config(spec, pretrained.settings, tower, dtype, has_patch_word=IMAGE_PATCH in words)

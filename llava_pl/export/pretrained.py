@@ -19,6 +19,9 @@ Layout = Literal["artifact", "hf", "llava", "projector", "lora", "checkpoint"]
 """The forms on disk: this project's own folder, llava-hf's, the original's whole model, its projector and its LoRA
 folder, which both need a base, and this project's training checkpoints."""
 
+OTHERS = "the folder that `llava-pl import` makes holds every part, formats hf and llava what their readers know"
+"""What an error says of the other forms where one has no place for a part."""
+
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,19 +24,17 @@ from llava_pl.export.build import ModelConfig, build_model
 from llava_pl.export.certificate import probe
 from llava_pl.export.initial_weights import copy_initial_weights, load_initial_weights
 from llava_pl.export.lora import insert_adapters, merge_adapters
-from llava_pl.export.original import EMBEDDING_NAME
 from llava_pl.export.original_folder import name_of
 from llava_pl.export.pretrained import Adapters, BaseModel, Origin, Pretrained
 from llava_pl.export.tokenizer_files import find_tokenizer, read_sentencepiece
 from llava_pl.export.weights import check_weights, hash_weights, read_torch_file
 from llava_pl.models.adapters import LoraConfig, is_adapter, plain_name
+from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
 from llava_pl.types import InputError
 
 NEW_ROWS = ".trainable_tokens_delta.default"
 """How the name of the word embeddings of new tokens ends, where these learned alone."""
-
-TABLE = "decoder.model." + EMBEDDING_NAME
 
 
 def read_checkpoint(
@@ -126,7 +124,8 @@ def _build(hyper: Mapping[str, Any], path: Path, *, traces: bool) -> tuple[Llava
 def _copy(model: LlavaModel, weights: dict[str, Tensor], path: Path) -> list[str]:
     """Copy trained tensors into the model, in the dtype that they learned in, and return their names there."""
     own = dict(model.named_parameters())
-    names = {name: TABLE if name.endswith(NEW_ROWS) else plain_name(name) for name in weights}
+    table = f"decoder.model.{cast('CausalDecoder', model.decoder).embedding_name}"
+    names = {name: table if name.endswith(NEW_ROWS) else plain_name(name) for name in weights}
     for name, tensor in weights.items():
         if not name.endswith(NEW_ROWS) and (parameter := own.get(names[name])) is not None:
             parameter.data = parameter.data.to(tensor.dtype)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llava_pl.models.adapters import plain_table
+from llava_pl.models.adapters import plain_name, plain_table
 from llava_pl.models.attention import PACKED_SDPA, sequence_ends
 from llava_pl.types import InputError
 
@@ -96,6 +96,12 @@ class CausalDecoder(nn.Module):
     def embedding(self) -> nn.Embedding:
         """The table of word embeddings, weight ``(V, D)``; peft's layer around it while new rows learn alone."""
         return cast("nn.Embedding", self.model.get_input_embeddings())
+
+    @property
+    def embedding_name(self) -> str:
+        """Name of the table of word embeddings in the model as it was without adapters."""
+        table = plain_table(self.embedding).weight
+        return plain_name(next(name for name, parameter in self.model.named_parameters() if parameter is table))
 
     @property
     def head(self) -> nn.Linear:

@@ -207,7 +207,7 @@ def run(tiny_parts, tmp_path_factory):
             records=folder / "records.json",
             image_folder=folder,
             image_processor=eye,
-            num_image_tokens=4,
+            num_image_tokens=module.num_image_tokens,
             **{"tokenizer": language["path"], **options},
         )
         trainer = Trainer(

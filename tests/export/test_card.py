@@ -32,3 +32,11 @@ def test_what_the_stock_processor_cannot_do_is_said_aloud(make_llava):
     assert "does not turn photographs upright" in make_card(make_llava(), "hf", "x", ROWS)
     assert "does not turn" not in make_card(make_llava(respect_exif=False), "hf", "x", ROWS)
     assert "With torchvision it resizes by other code" in make_card(make_llava(respect_exif=False), "hf", "x", ROWS)
+
+
+def test_what_the_original_s_code_cannot_read_is_said(make_llava):
+    words = "The original's code cannot read this folder: it knows no decoder of mpt."
+    for layout in ("lora", "projector"):
+        assert words in make_card(make_llava(family="mpt"), layout, "x", ROWS)
+        assert "cannot read" not in make_card(make_llava(), layout, "x", ROWS)
+    assert "cannot read" not in make_card(make_llava(family="mpt"), "artifact", "x", ROWS)

@@ -240,9 +240,7 @@ def test_a_projector_is_asked_with_the_tokenizer_that_its_run_chose(run, golden_
     decoder.resize_token_embeddings(32000, mean_resizing=False)
     decoder.save_pretrained(tmp_path / "llama")
     place = str(tmp_path / "llama")
-    _, path = run(
-        "llama", stage="align", data={"legacy_tokenizer": legacy, "tokenizer": place}, decoder={"path": place}
-    )
+    _, path = run("llama", stage="align", data={"legacy_tokenizer": legacy}, decoder={"path": place})
     for layout in ("projector", "artifact"):
         carry(open_source(path), tmp_path / layout, layout)
     findings, is_same = certify(

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from llava_pl import load_pretrained
 from llava_pl.export.carry import carry, certify, open_source
@@ -117,15 +117,22 @@ def test_trained_saved_loaded_and_merged_it_keeps_its_answers(trained, folder, t
     assert json.loads((folder.parent / "merged" / "certificate.json").read_text())["against_base"]
 
 
-def test_new_tokens_come_back_with_the_adapters(run, tmp_path, tiny_parts):
+@pytest.mark.parametrize("has_tokenizer", [True, False])
+def test_new_tokens_come_back_with_the_adapters(run, tmp_path, tiny_parts, has_tokenizer):
+    """Where the base has no tokenizer that would tell of marks, the table of the folder does."""
     plan = TrainablePlan(decoder="lora", embeddings="new_tokens")
     options = {"lora": LoraConfig(rank=2), "data": {"image_start_end": True}}
     module, path = run("lora_marks", trainable=plan, **options)
     carry(open_source(path), tmp_path / "x", "lora")
-    found = open_source(tmp_path / "x", base=str(tiny_parts / "decoder"), vision_encoder=str(tiny_parts / "encoder"))
+    shutil.copytree(tiny_parts / "decoder", tmp_path / "base")
+    if not has_tokenizer:
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (tmp_path / "base" / name).unlink()
+    found = open_source(tmp_path / "x", base=str(tmp_path / "base"), vision_encoder=str(tiny_parts / "encoder"))
     assert all(
         row.logit_difference <= 2e-6 * row.logit_scale for row in compare(probe(found.model), probe(module.model))
     )
+    assert compare(found.origin.base_answers, probe(found.model))[3].logit_difference > 0
     carry(found, tmp_path / "a", "artifact")
 
 
@@ -144,6 +151,56 @@ def test_peft_loads_what_is_written(trained, folder, tiny_parts):
         torch.testing.assert_close(loaded(ids).logits, expected, atol=1e-6, rtol=0)  # float32, logits below 1
     rest = torch.load(folder / "non_lora_trainables.bin", weights_only=True)
     assert rest.keys() == {f"base_model.model.model.mm_projector.{n}.{k}" for n in (0, 2) for k in ("weight", "bias")}
+
+
+@pytest.mark.parametrize("family", ["llama_3", "mistral", "qwen2", "qwen2_tied", "qwen3", "smollm2", "mpt"])
+def test_every_decoder_has_its_lora_folder(run, make_decoder, tiny_parts, tmp_path, family):
+    """Which peft loads upon the plain base, and this project with the projector beside it."""
+    decoder = {"path": str(make_decoder(family)), "attention": "eager" if family == "mpt" else "sdpa"}
+    plan, data = TrainablePlan(decoder="lora"), {"template": "chat"}
+    module, path = run(f"lora_{family}", decoder=decoder, trainable=plan, lora=LoraConfig(rank=2), data=data)
+    carry(open_source(path), tmp_path / "x", "lora")
+    base = AutoModelForCausalLM.from_pretrained(decoder["path"])
+    ids = torch.arange(12)[None]
+    with torch.inference_mode():
+        plain = base(ids).logits
+        loaded = PeftModel.from_pretrained(base, tmp_path / "x").eval()
+        expected = module.model(ids).logits
+        torch.testing.assert_close(loaded(ids).logits, expected, atol=1e-6, rtol=0)  # float32, logits below 1
+    assert (plain - expected).abs().max() > 1e-3
+    parts = {"base": decoder["path"], "vision_encoder": str(tiny_parts / "encoder")}
+    found = open_source(tmp_path / "x", **parts)
+    rows = compare(probe(found.model), probe(module.model))
+    assert all(row.logit_difference <= 2e-6 * row.logit_scale for row in rows)
+    assert certify(tmp_path / "x", path, **parts)[1]
+    carry(found, tmp_path / "y", "artifact", merge_lora=True)
+    assert certify(tmp_path / "y", path)[1]
+
+
+@pytest.mark.parametrize("family", ["llama_2", "mpt"])
+@pytest.mark.parametrize("embeddings", ["frozen", "new_tokens", "full"])
+def test_words_for_pictures_have_their_rows_beside_a_lora(
+    run, make_decoder, tiny_parts, tmp_path, assert_same, family, embeddings
+):
+    decoder = {"path": str(make_decoder(family)), "attention": "eager" if family == "mpt" else "sdpa"}
+    plan, data = TrainablePlan(decoder="lora", embeddings=embeddings), {"image_start_end": True}
+    name = f"rows_{family}_{embeddings}"
+    _, path = run(name, decoder=decoder, trainable=plan, lora=LoraConfig(rank=2), data=data)
+    carry(open_source(path), tmp_path / "x", "lora")
+    found = load_pretrained(tmp_path / "x", base=decoder["path"], vision_encoder=tiny_parts / "encoder", dtype=None)
+    assert_same(found, load_pretrained(path, dtype=None))
+    assert found.tokenizer.convert_tokens_to_ids(["<im_start>", "<im_end>"]) == [99, 100]
+
+
+def test_a_connector_of_this_project_travels_beside_a_lora(run, tiny_parts, tmp_path, assert_same):
+    options, plan = {"num_queries": 3, "depth": 1, "num_heads": 2, "head_dim": 4}, TrainablePlan(decoder="lora")
+    lora = LoraConfig(rank=2, targets=["q_proj"])
+    _, path = run("lora_res", trainable=plan, lora=lora, projector="resampler", projector_options=options)
+    carry(open_source(path), tmp_path / "x", "lora")
+    parts = {"base": tiny_parts / "decoder", "vision_encoder": tiny_parts / "encoder"}
+    found = load_pretrained(tmp_path / "x", **parts, dtype=None)
+    assert_same(found, load_pretrained(path, dtype=None))
+    assert (found.projector, found.projector_options) == ("resampler", options)
 
 
 def test_dora_keeps_its_lengths(run, tmp_path, tiny_parts):
@@ -168,7 +225,7 @@ def test_merging_is_asked_for(trained, tmp_path, layout):
 
 
 def test_a_base_is_needed_and_must_be_the_right_one(folder, tiny_parts, tmp_path):
-    with pytest.raises(InputError, match="x: holds a LoRA alone; give the language model it was trained with as base="):
+    with pytest.raises(InputError, match="x: holds a LoRA alone; give the language model it was trained with: --base "):
         load_pretrained(folder)
     shutil.copytree(tiny_parts / "decoder", tmp_path / "other")
     weights = load_file(tmp_path / "other" / "model.safetensors")
@@ -193,6 +250,6 @@ def test_settings_that_the_tensors_contradict_are_refused(theirs, change, messag
 
 
 def test_a_model_without_adapters_has_none_to_write(llava, tmp_path):
-    with pytest.raises(InputError, match="format lora: expected a model that was trained by LoRA, found none"):
+    with pytest.raises(InputError, match=r"format lora: expected a model with adapters, found none: .* merged them"):
         carry(llava, tmp_path / "x", "lora")
     assert list(tmp_path.iterdir()) == []

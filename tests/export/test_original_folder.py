@@ -11,6 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from llava_pl import load_pretrained
 from llava_pl.data.anyres import Tiling
+from llava_pl.export.build import DecoderConfig, ModelConfig, VisionEncoderConfig, build_model
+from llava_pl.export.carry import carry, open_source
+from llava_pl.export.initial_weights import load_initial_weights
+from llava_pl.training.stages import TrainablePlan
 from llava_pl.types import ImageGrid, InputError
 
 TOWER = "clip-mlp2x-patch14-56"
@@ -106,8 +110,11 @@ def test_tower_at_an_absolute_path_is_found(models, expected, tmp_path):
 
 def test_tower_nowhere_is_an_error_that_names_it(models, tmp_path):
     folder = writable_copy(models / "llava-mlp2x", tmp_path / "x")
-    with pytest.raises(InputError, match=f"vision_encoder.path: {TOWER}: expected a model folder or hub name"):
+    message = f"^vision_encoder.path: {TOWER}: expected a model folder or hub name.*; give its place: --vision-encoder "
+    with pytest.raises(InputError, match=message):
         load_pretrained(folder)
+    with pytest.raises(InputError, match=r"^vision_encoder.path: nowhere/at/all: [^;]*$"):
+        load_pretrained(folder, vision_encoder="nowhere/at/all")
 
 
 def test_tower_that_is_given_wins_over_the_copy_in_the_model_s_file(models, tmp_path):
@@ -160,7 +167,7 @@ def test_dtype_is_that_of_every_part(models):
 
 
 def test_stage_1_folder_needs_its_language_model(models):
-    with pytest.raises(InputError, match=r"stage1-mlp2x: holds a projector alone; give the language model .* as base="):
+    with pytest.raises(InputError, match=r"stage1-mlp2x: holds a projector alone; give the language model .*: --base"):
         load_pretrained(models / "stage1-mlp2x")
 
 
@@ -178,6 +185,37 @@ def test_stage_1_folder_restores_its_word_embeddings(models):
     embeddings = torch.load(folder / "mm_projector.bin", weights_only=True)["model.embed_tokens.weight"]
     pretrained = load_pretrained(folder, base=models / "llava-gqa-linear")
     assert torch.equal(pretrained.model.decoder.embed(torch.arange(len(embeddings))), embeddings)
+
+
+@pytest.mark.parametrize("has_patch", [False, True])
+def test_rows_of_the_marks_alone_are_put_at_their_ids(run, tiny_parts, tmp_path, has_patch):
+    """LLaVA: a file may hold these two rows and no other; <im_patch> begins at the mean. `init_from` reads the same."""
+    marks = {"image_start_end": True, "image_patch_token": has_patch}
+    start = {"stage": "align", "trainable": TrainablePlan(embeddings="new_tokens"), "data": marks}
+    _, path = run(f"marks_{has_patch}", **start)
+    carry(open_source(path), tmp_path / "x", "projector")
+    (tmp_path / "x" / "manifest.json").unlink()
+    weights = torch.load(tmp_path / "x" / "mm_projector.bin", weights_only=True)
+    table = weights["model.embed_tokens.weight"]
+    weights["model.embed_tokens.weight"] = table[-2:].clone()
+    torch.save(weights, tmp_path / "x" / "mm_projector.bin")
+    parts = {"base": tiny_parts / "decoder", "vision_encoder": tiny_parts / "encoder"}
+    found = load_pretrained(tmp_path / "x", **parts).model.decoder.embedding.weight
+    assert torch.equal(found[-2:], table[-2:])
+    assert torch.equal(found[:99], table[:99])
+    if has_patch:
+        torch.testing.assert_close(found[99], table[:99].mean(0), atol=1e-7, rtol=0)  # the order of a sum
+    config = ModelConfig(
+        VisionEncoderConfig(str(tiny_parts / "encoder")), DecoderConfig(str(tiny_parts / "decoder")),
+        has_image_marks=True, has_patch_token=has_patch,
+    )  # fmt: skip
+    model = build_model(config)
+    load_initial_weights(model, tmp_path / "x")
+    assert torch.equal(model.decoder.embedding.weight, found)
+    weights["model.embed_tokens.weight"] = table[-1:].clone()
+    torch.save(weights, tmp_path / "x" / "mm_projector.bin")
+    with pytest.raises(InputError, match=r"mm_projector.bin: word embeddings: expected .* found shape \(1, 32\)"):
+        load_pretrained(tmp_path / "x", **parts)
 
 
 def test_stage_1_folder_grows_a_base_without_marks(models, tmp_path):
@@ -333,5 +371,5 @@ def test_a_whole_model_with_the_projector_file_beside_it(models, tmp_path):
 
 
 def test_a_base_for_a_whole_model_is_refused(models):
-    with pytest.raises(InputError, match="holds a whole model; base= is for"):
+    with pytest.raises(InputError, match="holds a whole model; no base belongs to it"):
         load_pretrained(models / "llava-mlp2x", base=models / "llava-mlp2x")

@@ -1,7 +1,7 @@
 """Guards: a folder that the original's code reads as another model."""
 
 import json
-from dataclasses import replace
+import sys
 
 import pytest
 import torch
@@ -73,18 +73,85 @@ def test_a_projector_alone_is_not_all_that_a_run_trained(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("settings", "unknown"),
     [
-        ({"model_type": "mistral"}, "format llava: expected a decoder of LLaMA, found mistral; use format hf"),
-        ({"rope_parameters": {"rope_type": "llama3"}}, "its code knows no rotary embedding 'llama3'; use format hf"),
+        ({"family": "mpt"}, "decoder of mpt"),
+        ({"family": "qwen2_tied"}, "decoder of qwen2"),
+        ({"family": "llama_3"}, "rotary embedding 'llama3'"),
+        ({"projector": "pixel_shuffle"}, "projector 'pixel_shuffle'"),
+        ({"encoder": "siglip"}, "encoder of siglip"),
     ],
 )
-def test_decoders_that_its_code_does_not_know_are_refused(llava, change, message):
-    from llava_pl.export.assemble import describe
-    from llava_pl.export.original import original_config
-
-    spec = describe(llava.model, "mlp2x_gelu", {})
+def test_what_the_original_s_code_does_not_know_is_refused(make_llava, make_encoder, tmp_path, settings, unknown):
+    if "encoder" in settings:
+        settings = {"encoder": make_encoder(settings["encoder"])}
+    message = f"^format llava: the original's code knows no {unknown}; the folder that `llava-pl import` makes holds"
     with pytest.raises(InputError, match=message):
-        original_config(replace(spec, decoder={**spec.decoder, **change}), llava.settings, "x", "float32")
-    with pytest.raises(InputError, match="expected projector linear, mlp"):
-        original_config(replace(spec, projector="qformer"), llava.settings, "x", "float32")
+        carry(make_llava(**settings), tmp_path / "x", "llava")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("family", ["llama_3", "mistral", "qwen2_tied", "qwen3", "mpt"])
+@pytest.mark.parametrize("embeddings", ["frozen", "new_tokens"])
+def test_a_projector_is_written_of_every_decoder(run, make_decoder, tiny_parts, tmp_path, family, embeddings):
+    """With the rows of new tokens in any case, or nobody could ask as training did."""
+    decoder = {"path": str(make_decoder(family)), "attention": "eager" if family == "mpt" else "sdpa"}
+    plan, data = TrainablePlan(embeddings=embeddings), {"image_start_end": True}
+    module, path = run(f"{family}_{embeddings}", decoder=decoder, stage="align", trainable=plan, data=data)
+    carry(open_source(path), tmp_path / "x", "projector")
+    config = json.loads((tmp_path / "x" / "config.json").read_text())
+    assert config["model_type"] == f"llava_{module.model.decoder.model.config.model_type}"
+    parts = {"base": decoder["path"], "vision_encoder": str(tiny_parts / "encoder")}
+    found, live = (open_source(place, **parts) for place in (tmp_path / "x", path))
+    assert found.model.state_dict().keys() == live.model.state_dict().keys()
+    for name, tensor in live.model.state_dict().items():
+        assert torch.equal(found.model.state_dict()[name], tensor), name
+    assert found.tokenizer.convert_tokens_to_ids(["<im_start>", "<im_end>"]) == [99, 100]
+    # What is imported is a whole model.
+    carry(found, tmp_path / "y", "artifact")
+    assert all(
+        torch.equal(*pair) for pair in zip(probe(load_pretrained(tmp_path / "y").model), probe(live.model), strict=True)
+    )
+
+
+CONNECTORS = {
+    "linear": None,
+    "mlp3x_gelu": None,
+    "pixel_shuffle": {"factor": 2},
+    "qformer": {"num_queries": 3, "width": 8, "depth": 2, "num_heads": 2},
+    "resampler": {"num_queries": 3, "depth": 1, "num_heads": 2, "head_dim": 4},
+    "bridges.Bridge": None,
+}
+
+
+@pytest.fixture
+def _bridges(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("outside")
+    (folder / "bridges.py").write_text(
+        "from torch import nn\n\nclass Bridge(nn.Linear):\n    def __init__(self, vision_width, decoder_width):\n"
+        "        super().__init__(vision_width, decoder_width)\n"
+        "    def count_image_tokens(self, num_patches):\n        return num_patches\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    yield
+    sys.modules.pop("bridges", None)
+
+
+@pytest.mark.usefixtures("_bridges")
+@pytest.mark.parametrize(("kind", "options"), CONNECTORS.items())
+def test_every_connector_is_written_alone(run, tiny_parts, tmp_path, kind, options):
+    _, path = run(f"alone_{kind}", stage="align", projector=kind, projector_options=options)
+    live = open_source(path)
+    carry(live, tmp_path / "x", "projector")
+    parts = {"base": tiny_parts / "decoder", "vision_encoder": tiny_parts / "encoder"}
+    found = load_pretrained(tmp_path / "x", **parts)
+    assert (found.projector, found.projector_options) == (kind, options or {})
+    assert found.model.num_image_tokens == live.model.num_image_tokens
+    for name, tensor in live.model.projector.state_dict().items():
+        assert torch.equal(found.model.projector.state_dict()[name], tensor), name
+    assert all(torch.equal(*pair) for pair in zip(probe(found.model), probe(live.model), strict=True))
+    if kind == "bridges.Bridge":
+        del sys.modules["bridges"]
+        with pytest.raises(InputError, match=r"x: its projector is the class bridges.Bridge, whose code would run"):
+            load_pretrained(tmp_path / "x", **parts)
+        assert load_pretrained(tmp_path / "x", **parts, unsafe=True).projector == kind

@@ -6,7 +6,7 @@ layer.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
@@ -96,11 +96,11 @@ class VisionEncoder(nn.Module):
         Returns:
             float ``(N, patches, D_v)`` in the encoder's dtype.
         """
-        pixel_values = pixel_values.to(self.model.dtype)
+        # The model's own forward goes on to the last norm, which belongs to no hidden state.
+        hidden = self.model.embeddings(pixel_values.to(self.model.dtype))
+        if isinstance(self.model, CLIPVisionModel):
+            hidden = self.model.pre_layrnorm(hidden)
+        hidden = cast("Tensor", self.model.encoder(inputs_embeds=hidden).last_hidden_state)
         if isinstance(self.model, SiglipVisionModel):
-            # Its own forward goes on to the last norm, which belongs to no hidden state.
-            embeddings = self.model.embeddings(pixel_values)
-            siglip_hidden: Tensor = self.model.encoder(inputs_embeds=embeddings).last_hidden_state
-            return siglip_hidden
-        hidden: Tensor = self.model(pixel_values).last_hidden_state  # CLIP's last norm is for its pooled output alone
+            return hidden
         return hidden[:, 1:] if self.select_feature == "patch" else hidden

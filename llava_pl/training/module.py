@@ -23,10 +23,18 @@ from llava_pl.training.carried import describe_run
 from llava_pl.training.checkpoint import check_trained, keep_trained
 from llava_pl.training.normalization import LossNormalization, normalize_loss
 from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule, check_rates
-from llava_pl.training.rehearsal import check_precision, rehearse
+from llava_pl.training.rehearsal import check_run
 from llava_pl.training.resplit import resplit
 from llava_pl.training.schedule import count_optimizer_steps, is_step_complete
-from llava_pl.training.stages import PLANS, Stage, TrainablePlan, add_planned_adapters, apply_plan, check_plan
+from llava_pl.training.stages import (
+    PLANS,
+    Stage,
+    TrainablePlan,
+    add_planned_adapters,
+    apply_plan,
+    check_plan,
+    raise_trained,
+)
 from llava_pl.types import Batch, InputError, LossOutput
 
 
@@ -152,10 +160,7 @@ class LlavaModule(LightningModule):
         model = build_model(self.model_config, device=device)
         add_planned_adapters(model, self.plan, self.lora)
         apply_plan(model, self.plan, lora_bias="none" if self.lora is None else self.lora.bias)
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                # Half-precision weights would round small updates away; autocast takes care of the speed.
-                parameter.data = parameter.data.float()
+        raise_trained(model)
         if self.init_from is not None:
             load_initial_weights(model, self.init_from, lora=self.lora)
         self._check_vocabulary(model)
@@ -193,12 +198,8 @@ class LlavaModule(LightningModule):
 
         It asks for them before data is prepared and weights are read: settings that cannot work end the run here.
         """
-        is_training = self.trainer.state.fn == "fit"
-        check_precision(str(self.trainer.precision), self.model_config.frozen_dtype, is_training=is_training)
         if self.model is None:
-            optim = self.optim_config if is_training else None
-            is_packed = is_training and getattr(self._trainer.datamodule, "is_packed", False)
-            rehearse(self.model_config, self.plan, lora=self.lora, optim=optim, is_packed=is_packed)
+            check_run(self.trainer, self.model_config, self.plan, lora=self.lora, optim=self.optim_config)
         return [ScoreQuestions(self.parser)]
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[str]] | None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import cast
 
 import torch
+from lightning import Trainer
 
 from llava_pl.export.build import DTYPES, ModelConfig, sketch_model
 from llava_pl.models.adapters import LoraConfig
@@ -26,6 +27,30 @@ FROZEN_DTYPES = {
     "64-true": ("float32",),
 }
 """Precisions, with the dtypes that frozen parts may be held in beside them: autocast mixes float32 with one other."""
+
+
+def check_run(
+    trainer: Trainer, config: ModelConfig, plan: TrainablePlan, *, lora: LoraConfig | None, optim: OptimConfig
+) -> None:
+    """Check that a run can work, as far as can be told without data and weights.
+
+    Args:
+        trainer: What runs it.
+        config: What its model is built of.
+        plan: How each part is trained.
+        lora: Its adapters.
+        optim: Its optimizer, where it learns.
+
+    Raises:
+        InputError: It cannot.
+    """
+    is_training = trainer.state.fn == "fit"
+    precision = str(trainer.precision)  # on a CPU that is bf16-mixed for a 16-mixed
+    check_precision(precision, config.frozen_dtype, is_training=is_training)
+    if precision == "32-true" and config.frozen_dtype != "float32":
+        _check_unmixed(config, plan, lora)
+    is_packed = is_training and getattr(trainer.datamodule, "is_packed", False)  # type: ignore[attr-defined]
+    rehearse(config, plan, lora=lora, optim=optim if is_training else None, is_packed=is_packed)
 
 
 def rehearse(
@@ -57,7 +82,7 @@ def rehearse(
             cast("CausalDecoder", model.decoder).check_packing()
         if optim is not None:
             build_optimizer(model, optim, allows_fused=False)
-        size = model.vision_encoder.model.config.image_size
+        size = cast("int", model.vision_encoder.model.config.image_size)
         # A projector of somebody's own may look at values, which are not there; it is asked again by the first batch.
         with torch.no_grad(), suppress(RuntimeError):
             model.encode_images(torch.empty(1, 3, size, size, device="meta"))
@@ -67,7 +92,7 @@ def check_precision(precision: str, frozen_dtype: str, *, is_training: bool) -> 
     """Check that a precision of Lightning's goes with the dtype of frozen parts.
 
     Args:
-        precision: As the trainer uses it: on a CPU that is bf16-mixed for a 16-mixed.
+        precision: As the trainer uses it.
         frozen_dtype: Of the weights that do not learn.
         is_training: Whether any learn.
 
@@ -85,4 +110,23 @@ def check_precision(precision: str, frozen_dtype: str, *, is_training: bool) -> 
         raise InputError(
             f"model.frozen_dtype: expected {' or '.join(FROZEN_DTYPES[precision])} with trainer.precision {precision}, "
             f"found {frozen_dtype}; change one of the two"
+        )
+
+
+def _check_unmixed(config: ModelConfig, plan: TrainablePlan, lora: LoraConfig | None) -> None:
+    """Check that no layer would meet two dtypes where nothing brings them together, as autocast does.
+
+    Raises:
+        InputError: What learns, in float32, lies in the midst of what is frozen, in another dtype.
+    """
+    found = None
+    is_alone = (plan.decoder == "full") != (plan.embeddings == "full")
+    if is_alone and config.decoder.quantization == "none":  # a quantized decoder takes float32
+        found = "only one of decoder and word embeddings is trained in full"
+    if lora is not None and lora.bias != "none":
+        found = "biases learn beside frozen weights"
+    if found:
+        raise InputError(
+            f"model.frozen_dtype: expected float32 with trainer.precision 32-true where {found}, found "
+            f"{config.frozen_dtype}; change it, or choose bf16-mixed"
         )

@@ -171,6 +171,19 @@ def apply_plan(model: LlavaModel, plan: TrainablePlan, *, lora_bias: LoraBias = 
             parameter.requires_grad_(False)
 
 
+def raise_trained(model: LlavaModel) -> None:
+    """Hold what learns in float32: weights of half precision would round small updates away.
+
+    Autocast takes care of the speed. A norm of which a bias alone learns is raised whole: on a CPU it takes one dtype.
+    """
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        is_mixed_norm = type(module).__name__.endswith("Norm") and any(p.requires_grad for p in own)
+        for parameter in own:
+            if parameter.requires_grad or is_mixed_norm:
+                parameter.data = parameter.data.float()
+
+
 def _learners(model: LlavaModel, part: Part, plan: TrainablePlan, lora_bias: LoraBias) -> Iterable[nn.Parameter]:
     """Return what learns in a part; parameters of other parts among them do not count."""
     tuning = getattr(plan, part)

@@ -685,6 +685,22 @@ def test_trained_weights_are_float32_beside_frozen_bfloat16(setup, stage, precis
         assert state["exp_avg"].dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("plan", "lora", "precision"),
+    [
+        (TrainablePlan(vision_encoder="full"), None, "bf16-mixed"),
+        (TrainablePlan(vision_encoder="full"), None, "32-true"),
+        (TrainablePlan(vision_encoder="lora"), LoraConfig(bias="all"), "bf16-mixed"),
+    ],
+)
+def test_an_encoder_learns_beside_parts_in_half_precision(setup, plan, lora, precision):
+    """Its last norm, which is not part of what learns, is in another dtype than the rest."""
+    module = setup.module(trainable=plan, lora=lora, frozen_dtype="bfloat16")
+    setup.fit(module, max_steps=2, precision=precision)
+    dtypes = {p.dtype for n, p in module.model.vision_encoder.named_parameters() if p.requires_grad}
+    assert dtypes == {torch.float32}
+
+
 def test_initial_weights_are_not_rounded_to_the_frozen_dtype(setup):
     """A finetune run that goes on from an earlier one starts from its float32 weights, bit for bit."""
     first = setup.module()

@@ -1,5 +1,7 @@
 """Guards: a mistake in the settings that shows only when a large model has been read; a look that changes the run."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from llava_pl.export import build
 from llava_pl.export.build import DecoderConfig, ModelConfig, VisionEncoderConfig
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.training.optim import OptimConfig
-from llava_pl.training.rehearsal import FROZEN_DTYPES, check_precision, rehearse
+from llava_pl.training.rehearsal import FROZEN_DTYPES, check_precision, check_run, rehearse
 from llava_pl.training.stages import PLANS, TrainablePlan
 from llava_pl.types import InputError
 
@@ -135,6 +137,36 @@ def test_every_precision_has_its_dtypes():
             else:
                 with pytest.raises(InputError, match=rf"^model.frozen_dtype: .* with trainer.precision {precision}"):
                     check_precision(precision, dtype, is_training=False)
+
+
+@pytest.mark.parametrize(
+    ("plan", "lora", "found"),
+    [
+        (TrainablePlan(embeddings="full"), None, "only one of decoder and word embeddings is trained in full"),
+        (TrainablePlan(decoder="full", embeddings="frozen"), None, "only one of decoder and word embeddings"),
+        (TrainablePlan(vision_encoder="lora"), LoraConfig(bias="all"), "biases learn beside frozen weights"),
+        (TrainablePlan(decoder="lora"), LoraConfig(bias="lora_only"), "biases learn beside frozen weights"),
+        (TrainablePlan(decoder="lora"), LoraConfig(), None),
+        (TrainablePlan(vision_encoder="full", decoder="full"), None, None),
+    ],
+)
+def test_dtypes_meet_under_autocast_alone(tiny_parts, plan, lora, found):
+    parts = VisionEncoderConfig(str(tiny_parts / "encoder")), DecoderConfig(str(tiny_parts / "decoder"))
+
+    def check(precision, dtype):
+        trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), precision=precision, datamodule=None)
+        check_run(trainer, ModelConfig(*parts, frozen_dtype=dtype), plan, lora=lora, optim=OptimConfig(1e-3))
+
+    check("32-true", "float32")
+    check("bf16-mixed", "bfloat16")
+    for dtype in ("bfloat16", "float16"):
+        if found is None:
+            check("32-true", dtype)
+        else:
+            with pytest.raises(
+                InputError, match=rf"^model.frozen_dtype: expected float32 .* 32-true where {found}.*{dtype}; "
+            ):
+                check("32-true", dtype)
 
 
 def test_nothing_learns_in_float16():

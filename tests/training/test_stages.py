@@ -18,6 +18,7 @@ from llava_pl.training.stages import (
     add_planned_adapters,
     apply_plan,
     parameters_by_part,
+    raise_trained,
     summarize_parts,
 )
 
@@ -93,6 +94,20 @@ def test_newline_is_trained_with_the_projector(tiled_model):
         apply_plan(tiled_model, plan)
         assert tiled_model.image_newline.requires_grad == (plan.projector == "full")
     assert summarize_parts(tiled_model)[1].num_parameters == (16 + 1) * 32 + (32 + 1) * 32 + 32
+
+
+def test_what_learns_is_float32_and_a_norm_is_of_one_dtype(model):
+    plan, lora = TrainablePlan(vision_encoder="lora", projector="frozen"), LoraConfig(rank=2, bias="all")
+    model.to(torch.bfloat16)
+    add_planned_adapters(model, plan, lora)
+    apply_plan(model, plan, lora_bias="all")
+    before = {name: parameter.float() for name, parameter in model.named_parameters()}
+    raise_trained(model)
+    for name, parameter in model.named_parameters():
+        is_norm = name.startswith("vision_encoder") and "norm" in name and "post_layernorm" not in name
+        is_raised = parameter.requires_grad or is_norm
+        assert parameter.dtype == (torch.float32 if is_raised else torch.bfloat16), name
+        assert torch.equal(parameter.float(), before[name])
 
 
 def test_plans_can_be_changed_from_one_to_the_other(model):

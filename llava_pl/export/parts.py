@@ -9,14 +9,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
     CLIPVisionConfig,
     CLIPVisionModel,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
     SiglipVisionConfig,
     SiglipVisionModel,
@@ -98,7 +97,7 @@ def read_decoder_width(path: str | Path) -> int:
         InputError: There is no such model.
     """
     if is_original(Path(path)):
-        return LlamaConfig.from_dict(read_original_config(Path(path)).decoder).hidden_size
+        return int(_original_decoder_config(Path(path)).hidden_size)
     if is_artifact(Path(path)):
         return int(AutoConfig.for_model(**read_spec(Path(path))[0].decoder).get_text_config().hidden_size)
     return int(_read_config(path, "decoder.path").get_text_config().hidden_size)
@@ -198,10 +197,15 @@ def build_original_decoder(
     Raises:
         InputError: Tensors are missing or left over.
     """
-    config = LlamaConfig.from_dict(read_original_config(path).decoder)
-    state = decoder_weights(weights)
-    field = f"decoder.path: {path}"
-    return CausalDecoder(_from_pretrained(LlamaForCausalLM, None, field, config=config, state_dict=state, **options))
+    config = _original_decoder_config(path)
+    options |= {"config": config, "state_dict": decoder_weights(weights)}
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return CausalDecoder(_from_pretrained(model_class, None, f"decoder.path: {path}", **options))
+
+
+def _original_decoder_config(path: Path) -> Any:  # noqa: ANN401  any of transformers' configuration classes
+    original = read_original_config(path)
+    return CONFIG_MAPPING[original.family].from_dict(original.decoder)
 
 
 def copy_weights(module: nn.Module, weights: Mapping[str, Tensor], *, where: str | Path) -> None:

@@ -62,7 +62,7 @@ def test_certify_ends_with_1_where_models_differ(golden, golden_path, tokenizer,
         (["export", "{golden}", "{tmp}/x", "--format", "hf"], "the model has no tokenizer, which AutoProcessor needs"),
         (
             ["export", "{golden}", "{tmp}/x", "--format", "lora"],
-            "expected a model that was trained by LoRA, found none",
+            "expected a model with adapters, found none",
         ),
         (["certify", "{golden}", "nowhere"], "nowhere: no such folder"),
         (["import", "{golden}", "{tmp}/x", "--tokenizer", "{tmp}"], "no tokenizer at"),

@@ -71,7 +71,7 @@ def make_card(pretrained: Pretrained, layout: Layout, name: str, same: Sequence[
             "With torchvision it resizes by other code, which moves pixel values by up to a level; "
             "`AutoProcessor.from_pretrained(..., use_fast=False)` asks for the exact ones.\n\n"
         )
-    unknown = find_unknown(describe(pretrained.model, pretrained.projector, pretrained.projector_options))
+    unknown = find_unknown(describe(pretrained.model, pretrained.projector, pretrained.projector_options), settings)
     if layout in ("projector", "lora") and unknown is not None:
         limits = f"The original's code cannot read this folder: it knows no {unknown}.\n\n"
     head = f"base_model:\n{bases}" if bases else ""

@@ -29,9 +29,10 @@ ORIGINAL_NAMES = (("projector.", PROJECTOR_PREFIX), ("image_newline", NEWLINE_NA
 TOWER_FOLDER = "vision_tower"
 """Where an exported folder keeps its encoder; the original reads it from a folder of its own, never from the model's
 weights."""
-EMBEDDING_NAME = "model.embed_tokens.weight"
-MODEL_TYPES = ("llava_llama", "llava", "llama")
-"""What the original's `model_type` may be of a whole model; a part of one does not depend on its decoder."""
+MAX_LENGTH = 2048
+"""Positions of a row where no setting says it."""
+FAMILIES = {"llava_llama": "llama", "llava": "llama", "llama": "llama", "llava_mistral": "mistral"}
+"""Decoders by the original's `model_type` of a whole model; a part of one does not depend on its decoder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,13 @@ class OriginalConfig:
         select_layer: Which hidden state of the encoder is used.
         select_feature: Which of its positions are used.
         aspect: How pictures become square, or "anyres" where they are cut into tiles.
-        decoder: The settings of the LLaMA decoder.
+        decoder: The settings of the decoder.
         pinpoints: With "anyres", the sizes (width, height) that pictures are brought to before they are cut.
         has_own_encoder: The vision tower was trained too (LLaVA-1.6): the model's file holds its weights.
         has_marks: Start and end marks stand around image slots.
         has_patch_word: The vocabulary has a word that no prompt holds, before the marks.
         projector_options: Settings of the projector, which the original's own have none of.
+        family: What transformers calls the decoder's kind.
     """
 
     vision_encoder: str
@@ -63,6 +65,7 @@ class OriginalConfig:
     has_marks: bool = False
     has_patch_word: bool = False
     projector_options: dict[str, Any] = field(default_factory=dict)
+    family: str = "llama"
 
 
 def is_original(folder: Path) -> bool:
@@ -80,13 +83,15 @@ def read_original_config(folder: Path, *, is_part: bool = False) -> OriginalConf
         is_part: It holds a projector or a LoRA alone: its decoder may be any, and its projector one of this project's.
 
     Raises:
-        InputError: The file is missing, or a whole model is not of the original's LLaMA variant.
+        InputError: The file is missing, or a whole model is of none of the original's variants for LLaMA and Mistral.
     """
     path = folder / "config.json"
     config = read_json(path)
-    if not is_original(folder) or not (is_part or config.get("model_type") in MODEL_TYPES):
+    if not is_original(folder) or not (is_part or config.get("model_type") in FAMILIES):
         found = config.get("model_type") if isinstance(config, dict) else type(config).__name__
-        raise InputError(f"{path}: expected model_type 'llava_llama' with mm_vision_tower, found {found!r}")
+        raise InputError(
+            f"{path}: expected model_type 'llava_llama' or 'llava_mistral' with mm_vision_tower, found {found!r}"
+        )
     select_feature = config.get("mm_vision_select_feature", "patch")
     if select_feature not in get_args(SelectFeature):
         raise InputError(f"{path}: mm_vision_select_feature: expected patch or cls_patch, found {select_feature!r}")
@@ -119,6 +124,7 @@ def read_original_config(folder: Path, *, is_part: bool = False) -> OriginalConf
         has_marks=bool(config.get("mm_use_im_start_end")),
         has_patch_word=bool(config.get("mm_use_im_patch_token")),
         projector_options=config.get("mm_projector_options", {}),
+        family=FAMILIES.get(config.get("model_type"), "llama"),
     )
 
 
@@ -175,13 +181,19 @@ def own_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return own
 
 
-def find_unknown(spec: ModelSpec) -> str | None:
+def find_unknown(spec: ModelSpec, settings: DataSettings) -> str | None:
     """Return the first part of a model that the original's code does not know, None if it knows all of them."""
-    rope = (spec.decoder.get("rope_parameters") or {}).get("rope_type", "default")
-    if spec.decoder["model_type"] != "llama":
-        return f"decoder of {spec.decoder['model_type']}"
+    decoder = spec.decoder
+    rope = (decoder.get("rope_parameters") or {}).get("rope_type", "default")
+    if decoder["model_type"] not in FAMILIES.values():
+        return f"decoder of {decoder['model_type']}"
     if rope not in ("default", "linear", "dynamic"):
         return f"rotary embedding {rope!r}"
+    if decoder.get("head_dim") not in (None, decoder["hidden_size"] // decoder["num_attention_heads"]):
+        return f"attention heads of width {decoder['head_dim']}"
+    # Its transformers computes a window in eager attention alone, which is not what its code asks for.
+    if 0 < (decoder.get("sliding_window") or 0) < (settings.max_length or MAX_LENGTH):
+        return f"attention window of {decoder['sliding_window']} positions, shorter than data.max_length"
     if not ORIGINAL_KINDS.fullmatch(spec.projector):
         return f"projector {spec.projector!r}"
     if spec.vision_encoder["model_type"] != "clip_vision_model":
@@ -227,7 +239,7 @@ def original_config(
         "image_aspect_ratio": settings.image_aspect,
         **({"image_grid_pinpoints": [list(pair) for pair in settings.grid_pinpoints or ()]} if is_tiled else {}),
         "tokenizer_padding_side": "right",
-        "tokenizer_model_max_length": settings.max_length or 2048,
+        "tokenizer_model_max_length": settings.max_length or MAX_LENGTH,
     }
 
 

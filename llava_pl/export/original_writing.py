@@ -42,7 +42,7 @@ def write_original(pretrained: Pretrained, folder: Path, *, max_shard_bytes: int
     """
     weights = tensors_of(pretrained.model)
     spec = describe(pretrained.model, pretrained.projector, pretrained.projector_options)
-    if (unknown := find_unknown(spec)) is not None:
+    if (unknown := find_unknown(spec, pretrained.settings)) is not None:
         raise InputError(f"format llava: the original's code knows no {unknown}; {OTHERS}")
     vision = {**spec.vision_encoder, "architectures": ["CLIPVisionModel"]}
     config = _make_config(pretrained, spec, str(home.resolve() / TOWER_FOLDER))

@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import torch
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     CLIPVisionConfig,
     CLIPVisionModel,
-    LlamaConfig,
     SiglipVisionConfig,
     SiglipVisionModel,
 )
@@ -100,7 +100,8 @@ def read_decoder_config(path: str | Path, *, attention: str | None = None) -> An
     """
     folder, field = Path(path), f"decoder.path: {path}"
     if is_original(folder):
-        return LlamaConfig.from_dict(read_original_config(folder).decoder)
+        original = read_original_config(folder)
+        return CONFIG_MAPPING[original.family].from_dict(original.decoder)
     is_own = is_artifact(folder)
     config = AutoConfig.for_model(**read_spec(folder)[0].decoder) if is_own else _read_config(path, "decoder.path")
     if getattr(config, "quantization_config", None) is not None:

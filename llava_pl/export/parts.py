@@ -13,15 +13,13 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
 )
 from transformers.utils import logging
 
 from llava_pl.export.artifact import is_artifact, read_part
 from llava_pl.export.assemble import find_attention
-from llava_pl.export.original import decoder_weights, is_original, read_original_config
+from llava_pl.export.original import decoder_weights, is_original
 from llava_pl.export.part_configs import cut_vision_config, read_decoder_config, vision_class
 from llava_pl.export.weights import read_weights, weight_files
 from llava_pl.models.decoder import CausalDecoder
@@ -103,10 +101,10 @@ def build_original_decoder(
     Raises:
         InputError: Tensors are missing or left over.
     """
-    config = LlamaConfig.from_dict(read_original_config(path).decoder)
-    state = decoder_weights(weights)
-    field = f"decoder.path: {path}"
-    return CausalDecoder(_from_pretrained(LlamaForCausalLM, None, field, config=config, state_dict=state, **options))
+    config = read_decoder_config(path)
+    options |= {"config": config, "state_dict": decoder_weights(weights)}
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return CausalDecoder(_from_pretrained(model_class, None, f"decoder.path: {path}", **options))
 
 
 def copy_weights(module: nn.Module, weights: Mapping[str, Tensor], *, where: str | Path) -> None:

@@ -262,7 +262,10 @@ def test_a_tensor_missing_from_a_projector_is_named(models, tmp_path):
         ({"mm_vision_select_layer": -9}, r"vision_encoder.select_layer: .* found -9"),
         ({"mm_projector_type": "resampler"}, r"mm_projector_type: expected linear, .* found 'resampler'"),
         ({"mm_projector_type": "os.PathLike"}, r"mm_projector_type: expected linear, .* found 'os.PathLike'"),
-        ({"model_type": "llava_mpt"}, r"expected model_type 'llava_llama' with mm_vision_tower, found 'llava_mpt'"),
+        (
+            {"model_type": "llava_mpt"},
+            r"expected model_type 'llava_llama' or 'llava_mistral' with mm_vision_tower, found 'llava_mpt'",
+        ),
     ],
 )
 def test_settings_that_the_weights_contradict_are_refused(models, tmp_path, changes, message):

@@ -2,14 +2,18 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from llava_pl import load_pretrained
+from llava_pl.export.assemble import describe
 from llava_pl.export.carry import carry, open_source
 from llava_pl.export.certificate import probe
+from llava_pl.export.original import find_unknown
+from llava_pl.export.parts import read_decoder_width
 from llava_pl.training.stages import TrainablePlan
 from llava_pl.types import InputError
 
@@ -77,6 +81,7 @@ def test_a_projector_alone_is_not_all_that_a_run_trained(run, tmp_path):
     [
         ({"family": "mpt"}, "decoder of mpt"),
         ({"family": "qwen2_tied"}, "decoder of qwen2"),
+        ({"family": "mistral"}, "attention window of 4 positions, shorter than data.max_length"),
         ({"family": "llama_3"}, "rotary embedding 'llama3'"),
         ({"projector": "pixel_shuffle"}, "projector 'pixel_shuffle'"),
         ({"encoder": "siglip"}, "encoder of siglip"),
@@ -89,6 +94,26 @@ def test_what_the_original_s_code_does_not_know_is_refused(make_llava, make_enco
     with pytest.raises(InputError, match=message):
         carry(make_llava(**settings), tmp_path / "x", "llava")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("family", "settings"), [("mistral", {"max_length": 4}), ("smollm2", {}), ("llama_2", {})])
+def test_families_that_its_code_knows_come_back(make_llava, tmp_path, assert_same, family, settings):
+    llava = make_llava(family=family, **settings)
+    carry(llava, tmp_path / "x", "llava")
+    config = json.loads((tmp_path / "x" / "config.json").read_text())
+    kind = "mistral" if family == "mistral" else "llama"
+    assert (config["model_type"], config["architectures"]) == (f"llava_{kind}", [f"Llava{kind.title()}ForCausalLM"])
+    found = load_pretrained(tmp_path / "x")
+    assert_same(found, llava)
+    assert all(torch.equal(*pair) for pair in zip(probe(found.model), probe(llava.model), strict=True))
+    assert read_decoder_width(tmp_path / "x") == 32
+
+
+def test_heads_of_a_width_of_their_own_are_unknown_to_it(llava):
+    spec = describe(llava.model, "mlp2x_gelu", {})
+    assert find_unknown(spec, llava.settings) is None
+    spec = replace(spec, decoder={**spec.decoder, "head_dim": 16})
+    assert find_unknown(spec, llava.settings) == "attention heads of width 16"
 
 
 @pytest.mark.parametrize("family", ["llama_3", "mistral", "qwen2_tied", "qwen3", "mpt"])

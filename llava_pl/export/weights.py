@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
+from huggingface_hub import split_torch_state_dict_into_shards, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -116,11 +117,33 @@ def hash_file(path: Path) -> str:
 
 
 def hash_weights(path: str | Path) -> str | None:
-    """Return one hash of the weights files in a folder, None of a hub name, whose files lie elsewhere."""
-    files = sorted(file for file in Path(path).glob("*") if file.suffix in (".safetensors", ".bin"))
+    """Return one hash of the weights files that loading a model reads, None if there are none on this machine.
+
+    Args:
+        path: Its folder, or its hub name, which stands for what the hub's cache has of it.
+
+    Raises:
+        InputError: An index is broken, or a shard is missing.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        folder = _find_snapshot(str(path)) or folder
+    files = next((_list_files(folder / name) for name in WEIGHT_FILES if (folder / name).is_file()), [])
     if not files:
         return None
     return sha256("".join(f"{file.name} {hash_file(file)}\n" for file in files).encode()).hexdigest()
+
+
+def _find_snapshot(name: str) -> Path | None:
+    """Return the folder that the hub's cache has for a model, None if it has none."""
+    for file in WEIGHT_FILES:
+        try:
+            found = try_to_load_from_cache(name, file)
+        except HFValidationError:  # a folder that is not there
+            return None
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
 
 
 def _read_file(path: Path, prefix: str) -> dict[str, Tensor]:
@@ -137,17 +160,30 @@ def _read_file(path: Path, prefix: str) -> dict[str, Tensor]:
 
 
 def _read_shards(index: Path, prefix: str) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = {}
+    for shard in _list_files(index):
+        weights |= _read_file(shard, prefix)
+    if missing := sorted(n for n in _read_map(index) if n.startswith(prefix) and n not in weights):
+        raise InputError(f"{index}: {len(missing)} tensors are in no shard, such as {missing[0]!r}")
+    return weights
+
+
+def _list_files(path: Path) -> list[Path]:
+    """Return the weights files of a model: the one, or the shards that an index names."""
+    if path.suffix != ".json":
+        return [path]
+    shards = sorted(set(_read_map(path).values()))
+    for shard in shards:
+        if Path(shard).name != shard:
+            raise InputError(f"{path}: shard {shard!r} lies outside the folder; expected a plain file name")
+        if not (path.parent / shard).is_file():
+            raise InputError(f"{path}: shard {shard!r} is missing; fetch it again")
+    return [path.parent / shard for shard in shards]
+
+
+def _read_map(index: Path) -> dict[str, str]:
     content = read_json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise InputError(f"{index}: expected a field 'weight_map' from tensor names to shard files, found none")
-    weights: dict[str, Tensor] = {}
-    for shard in sorted(set(weight_map.values())):
-        if Path(shard).name != shard:
-            raise InputError(f"{index}: shard {shard!r} lies outside the folder; expected a plain file name")
-        if not (index.parent / shard).is_file():
-            raise InputError(f"{index}: shard {shard!r} is missing; fetch it again")
-        weights |= _read_file(index.parent / shard, prefix)
-    if missing := sorted(n for n in weight_map if n.startswith(prefix) and n not in weights):
-        raise InputError(f"{index}: {len(missing)} tensors are in no shard, such as {missing[0]!r}")
-    return weights
+    return weight_map

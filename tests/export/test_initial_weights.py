@@ -8,11 +8,11 @@ import torch
 
 from llava_pl.export.initial_weights import load_initial_weights
 from llava_pl.export.parts import load_decoder, load_vision_encoder
-from llava_pl.models.adapters import add_adapters, new_rows
+from llava_pl.models.adapters import add_adapters, learned_rows
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector
 from llava_pl.models.vocabulary import add_rows
-from llava_pl.training.checkpoint import keep_trained
+from llava_pl.training.checkpoint import keep_own
 from llava_pl.training.stages import TrainablePlan, apply_plan
 from llava_pl.types import InputError
 
@@ -23,7 +23,7 @@ PROJECTOR = ["projector.0.weight", "projector.0.bias", "projector.2.weight", "pr
 def checkpoint(build, state_of, tmp_path) -> tuple[Path, LlavaModel]:
     """A checkpoint of stage `align`, and the model that it was made of."""
     model = build(seed=7)
-    content = {"state_dict": keep_trained(state_of(model), model, "model."), "optimizer_states": [{"x": 1}]}
+    content = {"state_dict": keep_own(state_of(model), model, "model."), "optimizer_states": [{"x": 1}]}
     torch.save(content, tmp_path / "last.ckpt")
     return tmp_path / "last.ckpt", model
 
@@ -46,10 +46,20 @@ def test_initial_weights_of_a_checkpoint(build, checkpoint):
     assert all(parameter.requires_grad for parameter in model.projector.parameters())
 
 
-def test_a_run_that_did_not_train_its_projector_is_no_start(build, state_of, tmp_path):
+def test_a_frozen_projector_starts_another_run(build, state_of, tmp_path):
+    source, model = build(seed=7), build()
+    apply_plan(source, TrainablePlan(projector="frozen", decoder="full"))
+    torch.save({"state_dict": keep_own(state_of(source), source, "model.")}, tmp_path / "x.ckpt")
+    assert set(PROJECTOR) < load_initial_weights(model, tmp_path / "x.ckpt")
+    assert_projector(model, source.projector.state_dict())
+
+
+def test_an_older_checkpoint_without_its_frozen_projector_is_no_start(build, state_of, tmp_path):
     source = build()
     apply_plan(source, TrainablePlan(projector="frozen", decoder="full"))
-    torch.save({"state_dict": keep_trained(state_of(source), source, "model.")}, tmp_path / "x.ckpt")
+    kept = keep_own(state_of(source), source, "model.")
+    trained = {name: tensor for name, tensor in kept.items() if "projector" not in name}
+    torch.save({"state_dict": trained}, tmp_path / "x.ckpt")
     with pytest.raises(InputError, match=r"x\.ckpt: holds no projector, which its run did not train"):
         load_initial_weights(build(), tmp_path / "x.ckpt")
 
@@ -59,7 +69,7 @@ def test_initial_weights_of_a_whole_stage_2_checkpoint(build, state_of, tmp_path
     with torch.no_grad():
         for parameter in source.parameters():
             parameter.add_(1)
-    torch.save({"state_dict": keep_trained(state_of(source), source, "model.")}, tmp_path / "x.ckpt")
+    torch.save({"state_dict": keep_own(state_of(source), source, "model.")}, tmp_path / "x.ckpt")
     model = build()
     encoder = model.vision_encoder.state_dict()
     load_initial_weights(model, str(tmp_path / "x.ckpt"))
@@ -70,7 +80,7 @@ def test_initial_weights_of_a_whole_stage_2_checkpoint(build, state_of, tmp_path
 
 def test_newline_is_kept_and_starts_another_run(build, state_of, checkpoint, tmp_path):
     source = build(seed=7, has_newline=True)
-    kept = keep_trained(state_of(source), source, "model.")
+    kept = keep_own(state_of(source), source, "model.")
     assert sorted(kept) == sorted(f"model.{name}" for name in ["image_newline", *PROJECTOR])
     torch.save({"state_dict": kept}, tmp_path / "tiled.ckpt")
     model = build(has_newline=True)
@@ -86,7 +96,7 @@ def test_newline_is_kept_and_starts_another_run(build, state_of, checkpoint, tmp
 
 def test_newline_is_no_start_for_whole_pictures(build, state_of, tmp_path):
     source = build(has_newline=True)
-    torch.save({"state_dict": keep_trained(state_of(source), source, "model.")}, tmp_path / "x.ckpt")
+    torch.save({"state_dict": keep_own(state_of(source), source, "model.")}, tmp_path / "x.ckpt")
     with pytest.raises(InputError, match=r"x.ckpt: image_newline: found .* no such .*; check .* data.image_aspect$"):
         load_initial_weights(build(), tmp_path / "x.ckpt")
 
@@ -126,7 +136,7 @@ def test_initial_weights_of_an_original_projector_with_marks(build, tmp_path, ro
     assert torch.equal(model.decoder.embed(torch.arange(99)), old)
     patch = mean if rows == "marks alone" else table[99]
     assert torch.equal(model.decoder.embed(torch.tensor(ids)), torch.stack([patch, *table[100:]]))
-    assert (new_rows(model.decoder.embedding) is not None) == learns
+    assert (learned_rows(model.decoder.embedding) is not None) == learns
 
 
 def test_the_table_of_a_whole_model_is_no_table_of_new_tokens(golden_path):
@@ -221,3 +231,35 @@ def test_nothing_to_load(build, tiny_parts, tmp_path):
     shutil.copyfile(tiny_parts / "decoder" / "config.json", tmp_path / "config.json")
     with pytest.raises(InputError, match=r"model.init_from: "):
         load_initial_weights(model, tmp_path)
+
+
+IDS = [99, 100, 101]
+TABLE, HEAD = "decoder.model.model.embed_tokens.weight", "decoder.model.lm_head.weight"
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_frozen_rows_of_new_tokens_start_another_run(build, state_of, tmp_path, learns):
+    """What an earlier run was given, and did not train, in both tables; where they learn next they go on from there."""
+    source, model = build(new_token_ids=IDS), build(new_token_ids=IDS)
+    with torch.no_grad():
+        source.decoder.embedding.weight[IDS] = torch.arange(96.0).view(3, 32)
+        source.decoder.head.weight[IDS] = -torch.arange(96.0).view(3, 32)
+    torch.save({"state_dict": keep_own(state_of(source), source, "model.")}, tmp_path / "x.ckpt")
+    if learns:
+        add_adapters(model.decoder.model, None, token_ids=IDS)
+    assert load_initial_weights(model, tmp_path / "x.ckpt") == set(PROJECTOR)  # rows are in no list of whole tensors
+    ids = torch.arange(102)
+    assert torch.equal(model.decoder.embed(ids), source.decoder.embed(ids))
+    assert torch.equal(model.decoder.head.weight, source.decoder.head.weight)
+
+
+@pytest.mark.parametrize("table", [TABLE, HEAD])
+def test_frozen_rows_of_other_tokens_are_refused(build, state_of, tmp_path, table):
+    source = build(new_token_ids=IDS)
+    kept = keep_own(state_of(source), source, "model.")
+    kept = {name: tensor for name, tensor in kept.items() if "decoder" not in name or table in name}
+    torch.save({"state_dict": kept}, tmp_path / "x.ckpt")
+    with pytest.raises(InputError, match=r"new tokens: found shape .3, 32., expected those of 2 tokens"):
+        load_initial_weights(build(new_token_ids=[99, 100]), tmp_path / "x.ckpt")
+    with pytest.raises(InputError, match=rf"{table}.new_rows: found .* no such .*; check .* data.image_start_end and"):
+        load_initial_weights(build(), tmp_path / "x.ckpt")

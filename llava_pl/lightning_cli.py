@@ -145,7 +145,7 @@ class LlavaCLI(LightningCLI):
             config.ckpt_path = find_checkpoint(given, run_dir=run_dir, name=config.name)
         if is_fit and config.ckpt_path:
             continued = continued_run(config.ckpt_path, run_dir, is_last=given == "last")
-        if config.model.init_from and not Path(config.model.init_from).exists():
+        if config.model.init_from and not config.get("ckpt_path") and not Path(config.model.init_from).exists():
             raise InputError(f"model.init_from: {config.model.init_from}: no such file; check the path")
         trains_projector_first = is_fit and config.model.stage == "align"
         if not trains_projector_first and not config.model.init_from and not config.get("ckpt_path"):
@@ -160,6 +160,7 @@ class LlavaCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401  Trainer's own arguments
         """Return the trainer, with a CSV log and checkpoints in the run's folder unless the configuration says else."""
         run = self.config_init[self.config_init.subcommand]
+        self.model.expects_checkpoint = bool(run.get("ckpt_path"))
         config = run.trainer
         is_fit = self.subcommand == "fit"
         has_metrics_log = config.logger in (None, True)

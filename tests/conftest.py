@@ -87,6 +87,37 @@ def tiny_parts(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def build(tiny_parts):
+    """A maker of models of the tiny parts, as a stage trains them; a seed decides about the projector."""
+    import torch
+
+    from llava_pl.export.parts import load_decoder, load_vision_encoder
+    from llava_pl.models.anyres import build_newline
+    from llava_pl.models.llava import LlavaModel
+    from llava_pl.models.projector import build_projector
+    from llava_pl.models.vocabulary import add_rows
+    from llava_pl.training.stages import PLANS, apply_plan
+
+    def make(kind="mlp2x_gelu", stage="align", seed=0, has_newline=False, new_token_ids=()) -> LlavaModel:
+        torch.manual_seed(seed)
+        encoder, decoder = load_vision_encoder(tiny_parts / "encoder"), load_decoder(tiny_parts / "decoder")
+        add_rows(decoder, new_token_ids)
+        newline = build_newline(32) if has_newline else None
+        projector = build_projector(kind, vision_width=16, decoder_width=32)
+        model = LlavaModel(encoder, projector, decoder, newline, new_token_ids)
+        apply_plan(model, PLANS[stage])
+        return model
+
+    return make
+
+
+@pytest.fixture
+def state_of():
+    """What a Lightning module with a model under ``model`` has as its state dict."""
+    return lambda model: {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+
+
 def _exchange(question: str = "<image>\nWhat?", answer: str = "red") -> list[dict[str, str]]:
     return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
 

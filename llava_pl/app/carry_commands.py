@@ -19,7 +19,7 @@ FORMS = """forms that are read, told apart by their files and never by their nam
   a folder that `import` or `export` wrote
   llava-hf's folders, with the tensor names of transformers 4 or 5
   the original LLaVA's folders: a whole model; its stage 1 or its LoRA, which need --base
-  a checkpoint of `llava-pl fit`, whose base models are where its configuration says
+  a checkpoint of `llava-pl fit`, whose base models are where its configuration says, or --base and --vision-encoder
 
 What is written is read back and asked fixed questions with no, one and two pictures before it appears under its name.
 If its answers are not those of the model that it was made from, nothing is left behind.
@@ -118,8 +118,8 @@ def _parser(command: str, places: str, description: str) -> argparse.ArgumentPar
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--base", metavar="MODEL", help="language model that a projector or a LoRA belongs to")
-    parser.add_argument("--vision-encoder", metavar="MODEL", help="encoder that a folder names and that is elsewhere")
+    parser.add_argument("--base", metavar="MODEL", help="language model of a projector, a LoRA or a moved checkpoint")
+    parser.add_argument("--vision-encoder", metavar="MODEL", help="encoder, where it is not what a source names")
     parser.add_argument("--unsafe", action="store_true", help="read checkpoints with pickled objects: these run code")
 
 

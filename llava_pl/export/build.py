@@ -112,6 +112,11 @@ class ModelConfig:
         if self.has_newline:
             check_keeps_grid(self.projector)
 
+    @property
+    def base_paths(self) -> dict[str, str]:
+        """Where the models are that it is built upon, by part."""
+        return {"vision_encoder": self.vision_encoder.path, "decoder": self.decoder.path}
+
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> ModelConfig:
         """Return what the plain values of a larger configuration say of the model.

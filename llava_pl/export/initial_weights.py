@@ -10,25 +10,22 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llava_pl.export.artifact import is_artifact, read_projector
 from llava_pl.export.original import PROJECTOR_FILE, find_newline, is_original, projector_weights
 from llava_pl.export.weights import check_weights, has_weights, read_torch_file, read_weights
-from llava_pl.models.adapters import LoraConfig, is_adapter, plain_name, plain_table
+from llava_pl.models.adapters import LEARNED_ROWS, LoraConfig, is_adapter, plain_name, plain_table
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
-from llava_pl.models.vocabulary import set_rows
+from llava_pl.models.vocabulary import row_tables, set_rows
 from llava_pl.types import InputError
-
-NEW_ROWS = "new rows"
-"""Name here of word embeddings of new tokens that a file of the original holds."""
 
 
 def load_initial_weights(
     model: LlavaModel, path: str | Path, *, lora: LoraConfig | None = None, keeps_adapters: bool = True
-) -> None:
-    """Copy trained weights of an earlier run into the model.
+) -> set[str]:
+    """Copy trained weights of an earlier run into the model, and return the names of what was overwritten.
 
     Args:
         model: Whose parameters are overwritten; dtype and device stay.
@@ -55,6 +52,7 @@ def load_initial_weights(
         weights = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
         weights = {name: tensor for name, tensor in weights.items() if keeps_adapters or not is_adapter(name)}
         if not any(name.startswith("projector.") for name in weights) and list(model.projector.parameters()):
+            # Of an older version, which kept trained weights alone.
             raise InputError(
                 f"{where}: holds no projector, which its run did not train; without one this run would start from a "
                 "random one. Start from the checkpoint that it was started from, or from what `llava-pl import` makes "
@@ -69,9 +67,9 @@ def load_initial_weights(
             weights["image_newline"] = newline
         name = cast("CausalDecoder", model.decoder).embedding_name
         if path.is_file() and model.new_token_ids and (table := content.get(name)) is not None:
-            weights[NEW_ROWS] = table
+            weights[_embedding_rows(model)] = _add_patch_row(table, model)
     check_weights(weights, where)
-    copy_initial_weights(model, weights, where=where)
+    return copy_initial_weights(model, weights, where=where)
 
 
 def check_lora(settings: Mapping[str, Any], lora: LoraConfig, *, where: str) -> None:
@@ -95,18 +93,21 @@ def check_lora(settings: Mapping[str, Any], lora: LoraConfig, *, where: str) -> 
             )
 
 
-def copy_initial_weights(model: LlavaModel, weights: dict[str, Tensor], *, where: str) -> None:
+def copy_initial_weights(model: LlavaModel, weights: Mapping[str, Tensor], *, where: str) -> set[str]:
     """Copy tensors into a model that may hold adapters which the run that trained them did not have.
 
     Args:
-        model: Whose parameters are overwritten.
+        model: Whose weights are overwritten.
         weights: By the names of that run's model.
         where: What an error begins with.
+
+    Returns:
+        The names of the tensors of the model that were overwritten whole; rows of new tokens are in none of them.
 
     Raises:
         InputError: A tensor has no place, has another shape, or is missing beside its like.
     """
-    own = dict(model.named_parameters())
+    own = places(model)
     # Where a layer has got an adapter, its own weight is now called otherwise.
     present = {plain_name(name): name for name in own}
     weights = {n if n in own else present.get(plain_name(n), n): tensor for n, tensor in weights.items()}
@@ -129,8 +130,19 @@ def copy_initial_weights(model: LlavaModel, weights: dict[str, Tensor], *, where
     with torch.no_grad():
         for name, tensor in weights.items():
             own[name].copy_(tensor)
-    if rows is not None:
-        set_rows(cast("CausalDecoder", model.decoder), model.new_token_ids, rows)
+    for name, layer in row_tables(model).items():
+        if name in rows:
+            set_rows(layer, model.new_token_ids, rows[name])
+    return set(weights)
+
+
+def places(model: LlavaModel) -> dict[str, Tensor]:
+    """Return the tensors of a model that a checkpoint may hold: its parameters, and the whole state of its projector.
+
+    A projector from outside may count in buffers what it has seen; those of encoder and decoder are computed.
+    """
+    state = model.projector.state_dict(keep_vars=True)
+    return {**dict(model.named_parameters()), **{f"projector.{name}": tensor for name, tensor in state.items()}}
 
 
 def _find_missing(weights: Mapping[str, Tensor], model: LlavaModel) -> str | None:
@@ -152,31 +164,48 @@ def _find_missing(weights: Mapping[str, Tensor], model: LlavaModel) -> str | Non
     return next(missing, None)
 
 
-def _take_new_rows(weights: dict[str, Tensor], model: LlavaModel, *, where: str) -> Tensor | None:
-    """Return the word embeddings of new tokens, in whichever form a file has them; those with no place are taken out.
+def _take_new_rows(weights: dict[str, Tensor], model: LlavaModel, *, where: str) -> dict[str, Tensor]:
+    """Return the rows of new tokens by their names, in whichever form a file has them.
+
+    Those that are no tensors of the model are taken out.
+    """
+    ids, taken = list(model.new_token_ids), {}
+    own = dict(model.named_parameters())
+    learned = [name for name in weights if name.endswith(LEARNED_ROWS)]
+    whole = [name for name in _table_names(model) if name in weights]
+    for name in row_tables(model):
+        # A head in a file is copied whole, or its rows are; those of the embeddings may lie apart from their table.
+        forms = [name, *learned, *whole] if name == _embedding_rows(model) else [name]
+        if (form := next((form for form in forms if form in weights), None)) is None:
+            continue
+        found = weights[form] if form in own else weights.pop(form)
+        if found.ndim == 2 and len(found) > max(ids):
+            found = found[ids]
+        if found.shape != (len(ids), model.decoder.width):
+            raise InputError(
+                f"{where}: word embeddings of new tokens: found shape {tuple(found.shape)}, expected those of "
+                f"{len(ids)} tokens, shape {(len(ids), model.decoder.width)}, or a table with them; check "
+                "data.image_start_end and data.image_patch_token"
+            )
+        taken[name] = found
+    return taken
+
+
+def _add_patch_row(rows: Tensor, model: LlavaModel) -> Tensor:
+    """Return what an original file has of the word embeddings, with a row for ``<im_patch>`` where it has none.
 
     LLaVA: a file may hold the whole table, or the rows of ``<im_start>`` and ``<im_end>`` alone.
     """
-    ids = list(model.new_token_ids)
-    held = dict(model.named_parameters())
-    names = [name for name in weights if name == NEW_ROWS or name.endswith(".trainable_tokens_delta.default")]
-    table_name = next((name for name in _table_names(model) if name in weights), None)
-    if not ids or not (names or table_name):
-        return None
-    found = weights[names[0]] if names else weights[cast("str", table_name)]
-    if names and names[0] not in held:
-        del weights[names[0]]
-    if found.ndim == 2 and len(found) > max(ids):
-        found = found[ids]
-    elif names == [NEW_ROWS] and found.shape == (2, model.decoder.width) and len(ids) == 3:
-        found = torch.cat([plain_table(model.decoder.embedding).weight[ids[:1]], found])
-    if found.shape != (len(ids), model.decoder.width):
-        raise InputError(
-            f"{where}: word embeddings of new tokens: found shape {tuple(found.shape)}, expected those of "
-            f"{len(ids)} tokens, shape {(len(ids), model.decoder.width)}, or a table with them; check "
-            "data.image_start_end and data.image_patch_token"
-        )
-    return found
+    ids = model.new_token_ids
+    if rows.shape != (2, model.decoder.width) or len(ids) != 3:
+        return rows
+    patch = plain_table(model.decoder.embedding).weight.detach()[ids[0]]
+    return torch.cat([patch[None].to(rows.device), rows])
+
+
+def _embedding_rows(model: LlavaModel) -> str:
+    """Return the name of the word embeddings of new tokens."""
+    return next(name for name, layer in row_tables(model).items() if layer is model.decoder.embedding)
 
 
 def _table_names(model: LlavaModel) -> list[str]:
@@ -191,7 +220,8 @@ def check_shape(where: str, name: str, tensor: Tensor, own: Mapping[str, Tensor]
     Raises:
         InputError: It has another shape, or the parameter is quantized.
     """
-    is_quantized = not own[name].is_floating_point()  # one of 8 bits has the shape of the weight that it stands for
+    # One of 8 bits has the shape of the weight that it stands for; a buffer may count.
+    is_quantized = isinstance(own[name], nn.Parameter) and not own[name].is_floating_point()
     if own[name].shape == tensor.shape and not is_quantized:
         return
     expected = f"shape {tuple(own[name].shape)}"

@@ -32,8 +32,9 @@ def load_pretrained(
         path: A folder that `llava-pl import` or `llava-pl export` wrote, one of llava-hf, one in the original LLaVA's
             layout, or a checkpoint of a run.
         vision_encoder: The encoder's folder or hub name, for folders in the original's layout that name one which is
-            elsewhere.
-        base: The language model of a folder that holds a projector or a LoRA alone.
+            elsewhere, and for checkpoints whose encoder has moved.
+        base: The language model of a folder that holds a projector or a LoRA alone, or of a checkpoint, if it has
+            moved.
         dtype: Of the weights; as on disk when None.
         traces: Also find out what a copy's manifest and certificate tell: hashes of the bases, and the base's answers.
         unsafe: Read a checkpoint that holds pickled objects, or import the class that a folder names as its projector:
@@ -44,7 +45,9 @@ def load_pretrained(
     """
     path = Path(path).resolve()  # "." has no name to look beside
     if path.is_file():
-        return read_checkpoint(path, dtype=dtype, traces=traces, unsafe=unsafe)
+        return read_checkpoint(
+            path, base=base, vision_encoder=vision_encoder, dtype=dtype, traces=traces, unsafe=unsafe
+        )
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; expected one with config.json of a LLaVA model")
     if is_artifact(path):
@@ -63,5 +66,5 @@ def load_pretrained(
 
 
 def needs_base(path: Path) -> bool:
-    """Whether a path is a folder that is no model without the language model that it belongs to."""
-    return path.is_dir() and (is_lora(path) or (is_original(path) and is_projector(path)))
+    """Whether what is at a path is no model without the language model that it belongs to."""
+    return path.is_file() or (path.is_dir() and (is_lora(path) or (is_original(path) and is_projector(path))))

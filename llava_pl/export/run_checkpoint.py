@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,30 +20,36 @@ from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.settings import DataSettings
 from llava_pl.data.special_tokens import add_image_tokens
+from llava_pl.export.bases import OPTIONS, check_base, describe_base, read_bases
 from llava_pl.export.build import ModelConfig, build_model
 from llava_pl.export.certificate import probe
-from llava_pl.export.initial_weights import copy_initial_weights, load_initial_weights
+from llava_pl.export.initial_weights import copy_initial_weights, load_initial_weights, places
 from llava_pl.export.lora import insert_adapters, merge_adapters
 from llava_pl.export.original_folder import name_of
 from llava_pl.export.pretrained import Adapters, BaseModel, Origin, Pretrained
 from llava_pl.export.tokenizer_files import find_tokenizer, read_sentencepiece
-from llava_pl.export.weights import check_weights, hash_weights, read_torch_file
-from llava_pl.models.adapters import LoraConfig, is_adapter, plain_name
-from llava_pl.models.decoder import CausalDecoder
+from llava_pl.export.weights import check_weights, read_torch_file
+from llava_pl.models.adapters import LoraConfig, is_adapter, plain_name, plain_table
 from llava_pl.models.llava import LlavaModel
+from llava_pl.models.vocabulary import NEW_ROWS, row_tables
 from llava_pl.types import InputError
-
-NEW_ROWS = ".trainable_tokens_delta.default"
-"""How the name of the word embeddings of new tokens ends, where these learned alone."""
 
 
 def read_checkpoint(
-    path: Path, *, dtype: torch.dtype | None = None, traces: bool = False, unsafe: bool = False
+    path: Path,
+    *,
+    base: str | Path | None = None,
+    vision_encoder: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+    traces: bool = False,
+    unsafe: bool = False,
 ) -> Pretrained:
     """Return the model that a checkpoint was saved of.
 
     Args:
         path: The file.
+        base: Where its language model is now; by default where the run found it.
+        vision_encoder: Where its encoder is now.
         dtype: Of the weights; that of the run when None: trained ones float32, frozen ones as `frozen_dtype` says.
         traces: Keep hashes of the bases, and the answers that the model gave before this run and with its adapters.
         unsafe: Read a file that holds pickled objects, which can run any code.
@@ -58,14 +64,16 @@ def read_checkpoint(
         raise InputError(f"{error}{hint}") from error
     if not isinstance(content, dict) or not content.get("state_dict") or "hyper_parameters" not in content:
         raise InputError(f"{path}: expected a checkpoint of llava-pl fit, with state_dict and hyper_parameters")
-    if "carried" not in content:
+    hyper, carried = content["hyper_parameters"], content.get("carried", {})
+    if "data" not in carried:
         raise InputError(f"{path}: holds no settings of its data; it is of an older version: resume it for a step")
-    hyper, carried = content["hyper_parameters"], content["carried"]
     settings = DataSettings.from_plain(carried.get("data"), f"{path}: carried.data")
     weights = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
     check_weights(weights, path)
-    model, bases = _build(hyper, path, traces=traces)
-    if hyper.get("init_from") is not None:
+    expected = read_bases(carried, path)
+    moved = {"vision_encoder": vision_encoder, "decoder": base}
+    model, bases = _build(hyper, path, expected, moved, traces=traces)
+    if expected is None and hyper.get("init_from") is not None:  # an older one, which held trained weights alone
         load_initial_weights(model, hyper["init_from"], keeps_adapters=False)
     base_answers = probe(model) if traces else ()
     plain = {name: tensor for name, tensor in weights.items() if not is_adapter(name)}
@@ -76,7 +84,7 @@ def read_checkpoint(
         insert_adapters(model, adapters, path)
         live_answers = probe(model) if traces else ()
         trained += merge_adapters(model, adapters)
-    encoder, decoder = hyper["vision_encoder"]["path"], hyper["decoder"]["path"]
+    encoder, decoder = str(bases["vision_encoder"].path), str(bases["decoder"].path)
     transform = ImageTransform.from_pretrained(encoder, aspect="pad" if settings.image_aspect == "pad" else "square")
     tokenizer = find_tokenizer(decoder)
     if tokenizer is not None:
@@ -105,32 +113,52 @@ def read_checkpoint(
     )
 
 
-def _build(hyper: Mapping[str, Any], path: Path, *, traces: bool) -> tuple[LlavaModel, dict[str, BaseModel]]:
+def _build(
+    hyper: Mapping[str, Any],
+    path: Path,
+    expected: Mapping[str, BaseModel] | None,
+    moved: Mapping[str, str | Path | None],
+    *,
+    traces: bool,
+) -> tuple[LlavaModel, dict[str, BaseModel]]:
     """Return the model as it was before any training of ours, and what it was built of."""
     try:
         config = ModelConfig.of(hyper)
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: its hyper_parameters are of another version ({error}); update llava_pl") from error
-    encoder, decoder = config.vision_encoder, config.decoder
-    plain = replace(decoder, quantization="none", double_quantization=False, gradient_checkpointing="none")
-    model = build_model(replace(config, decoder=plain))
-    bases = {"vision_encoder": (encoder.path, encoder.select_layer), "decoder": (decoder.path, None)}
-    return model.eval(), {
-        part: BaseModel(name_of(place), hash_weights(place) if traces else None, layer, place)
-        for part, (place, layer) in bases.items()
-    }
+    decoder = replace(config.decoder, quantization="none", double_quantization=False, gradient_checkpointing="none")
+    config = replace(config, decoder=decoder)
+    bases = {}
+    for part, place in config.base_paths.items():
+        place = str(moved[part] or place)
+        config = replace(config, **{part: replace(getattr(config, part), path=place)})
+        bases[part] = BaseModel(name_of(place), path=place)
+        if traces or expected is not None:
+            bases[part] = describe_base(place)
+            check_base(part, (expected or {}).get(part), bases[part], path)
+    bases["vision_encoder"] = replace(bases["vision_encoder"], select_layer=config.vision_encoder.select_layer)
+    try:
+        model = build_model(config)
+    except InputError as error:
+        gone = [
+            f"{OPTIONS[part]} for its {part}" for part, place in config.base_paths.items() if not Path(place).exists()
+        ]
+        if not gone:
+            raise
+        raise InputError(f"{path}: {error}; if it has moved, give {' and '.join(gone)}") from error
+    return model.eval(), bases
 
 
-def _copy(model: LlavaModel, weights: dict[str, Tensor], path: Path) -> list[str]:
-    """Copy trained tensors into the model, in the dtype that they learned in, and return their names there."""
-    own = dict(model.named_parameters())
-    table = f"decoder.model.{cast('CausalDecoder', model.decoder).embedding_name}"
-    names = {name: table if name.endswith(NEW_ROWS) else plain_name(name) for name in weights}
+def _copy(model: LlavaModel, weights: Mapping[str, Tensor], path: Path) -> list[str]:
+    """Copy tensors into the model, in the dtype that they learned in, and return the names of what is then another."""
+    own, tables, ids = places(model), row_tables(model), list(model.new_token_ids)
     for name, tensor in weights.items():
-        if not name.endswith(NEW_ROWS) and (parameter := own.get(names[name])) is not None:
-            parameter.data = parameter.data.to(tensor.dtype)
-    copy_initial_weights(model, weights, where=str(path))
-    return list(names.values())
+        if (place := own.get(plain_name(name))) is not None:
+            place.data = place.data.to(tensor.dtype)
+    before = {name: plain_table(layer).weight[ids] for name, layer in tables.items()}
+    copied = copy_initial_weights(model, weights, where=str(path))
+    changed = [n for n, layer in tables.items() if not torch.equal(plain_table(layer).weight[ids], before[n])]
+    return sorted(copied | {name.removesuffix(NEW_ROWS) for name in changed})
 
 
 def _find_adapters(hyper: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> Adapters | None:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
+from huggingface_hub import split_torch_state_dict_into_shards, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -135,11 +136,32 @@ def hash_file(path: Path) -> str:
 
 
 def hash_weights(path: str | Path) -> str | None:
-    """Return one hash of the weights files in a folder, None of a hub name, whose files lie elsewhere."""
-    files = sorted(file for file in Path(path).glob("*") if file.suffix in (".safetensors", ".bin"))
-    if not files:
+    """Return one hash of the weights files that loading a model reads, None if there are none on this machine.
+
+    Args:
+        path: Its folder, or its hub name, which stands for what the hub's cache has of it.
+
+    Raises:
+        InputError: An index is broken, or a shard is missing.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        folder = _find_snapshot(str(path)) or folder
+    if not has_weights(folder):
         return None
-    return sha256("".join(f"{file.name} {hash_file(file)}\n" for file in files).encode()).hexdigest()
+    return sha256("".join(f"{file.name} {hash_file(file)}\n" for file in weight_files(folder)).encode()).hexdigest()
+
+
+def _find_snapshot(name: str) -> Path | None:
+    """Return the folder that the hub's cache has for a model, None if it has none."""
+    for file in WEIGHT_FILES:
+        try:
+            found = try_to_load_from_cache(name, file)
+        except HFValidationError:  # a folder that is not there
+            return None
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
 
 
 def _read_file(path: Path, prefix: str) -> dict[str, Tensor]:

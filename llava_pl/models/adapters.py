@@ -17,6 +17,9 @@ from llava_pl.types import InputError
 
 LoraBias = Literal["none", "all", "lora_only"]
 
+LEARNED_ROWS = ".trainable_tokens_delta.default"
+"""How the name ends of rows that learn apart from their table; see `learned_rows`."""
+
 
 @dataclass(frozen=True)
 class LoraConfig:
@@ -137,7 +140,7 @@ def lora_parameters(model: nn.Module, bias: LoraBias = "none") -> Iterator[nn.Pa
             yield parameter
 
 
-def new_rows(embedding: nn.Module) -> nn.Parameter | None:
+def learned_rows(embedding: nn.Module) -> nn.Parameter | None:
     """Return the rows ``(new tokens, D)`` that learn apart from a table of word embeddings; None if none do."""
     adapter: Any = getattr(embedding, "token_adapter", None)
     return None if adapter is None else cast("nn.Parameter", adapter.trainable_tokens_delta["default"])

@@ -14,13 +14,16 @@ from torch.optim import Optimizer
 
 from llava_pl.evaluation.generation import GenerationConfig, generate_answers
 from llava_pl.evaluation.parsing import Parser
+from llava_pl.export.bases import read_bases
 from llava_pl.export.build import DecoderConfig, ModelConfig, VisionEncoderConfig, build_model, plan_image_tokens
 from llava_pl.export.initial_weights import check_lora, load_initial_weights
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.models.llava import LlavaModel
+from llava_pl.models.vocabulary import check_vocabulary
 from llava_pl.training.answering import ScoreQuestions
+from llava_pl.training.bases import BaseModels
 from llava_pl.training.carried import describe_run
-from llava_pl.training.checkpoint import check_trained, keep_trained
+from llava_pl.training.checkpoint import check_kept, keep_own, take_rows
 from llava_pl.training.normalization import LossNormalization, normalize_loss
 from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule, check_rates
 from llava_pl.training.rehearsal import check_run
@@ -144,7 +147,11 @@ class LlavaModule(LightningModule):
         self.generation = generation
         self.parser: Parser = parser
         self.num_unsupervised_batches = 0
-        self.strict_loading = False  # frozen weights are not in a checkpoint; see on_load_checkpoint
+        self.strict_loading = False  # base models' weights are not in a checkpoint; see on_load_checkpoint
+        # Whether a checkpoint will be loaded, which holds what init_from would bring: Lightning says it too late.
+        self.expects_checkpoint = False
+        self._replaced: set[str] = set()  # parameters that are not what the base models hold
+        self._bases = BaseModels(model_config.base_paths)
         self.model: LlavaModel = cast("LlavaModel", None)
 
     @property
@@ -161,10 +168,13 @@ class LlavaModule(LightningModule):
         add_planned_adapters(model, self.plan, self.lora)
         apply_plan(model, self.plan, lora_bias="none" if self.lora is None else self.lora.bias)
         raise_trained(model)
-        if self.init_from is not None:
-            load_initial_weights(model, self.init_from, lora=self.lora)
-        self._check_vocabulary(model)
+        if (tokenizer := getattr(getattr(self._trainer, "datamodule", None), "tokenizer", None)) is not None:
+            check_vocabulary(model, len(tokenizer), self.model_config.decoder.path)
         self.model = model
+        if not self.expects_checkpoint:
+            self._load_initial_weights()
+        if self._trainer is not None and self.local_rank == 0:
+            self._bases.start()
 
     def forward(self, batch: Batch) -> LossOutput:
         """Return sum and number of supervised tokens of a batch."""
@@ -194,13 +204,13 @@ class LlavaModule(LightningModule):
         return loss
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return what scores the answers of `validate` and `test`; Lightning adds it to the trainer's callbacks.
+        """Return what checks the base models, and what scores answers; Lightning adds them to the trainer's.
 
         It asks for them before data is prepared and weights are read: settings that cannot work end the run here.
         """
         if self.model is None:
             check_run(self.trainer, self.model_config, self.plan, lora=self.lora, optim=self.optim_config)
-        return [ScoreQuestions(self.parser)]
+        return [self._bases, ScoreQuestions(self.parser)]
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[str]] | None:
         """Answer a batch of questions, or add a batch of records to the mean loss."""
@@ -246,28 +256,34 @@ class LlavaModule(LightningModule):
         self.log_dict({f"lr/{group['name']}": float(group["lr"]) for group in optimizer.param_groups})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trained weights alone, and how the model is to be asked."""
-        checkpoint |= describe_run(getattr(self._trainer, "datamodule", None))
-        checkpoint["state_dict"] = keep_trained(checkpoint["state_dict"], self.model, "model.")
+        """Keep what the base models do not hold, which models these are, and how the model is to be asked."""
+        bases = self._bases.describe() if self.local_rank == 0 else {}
+        checkpoint["carried"] = describe_run(getattr(self._trainer, "datamodule", None), bases)
+        checkpoint["state_dict"] = keep_own(checkpoint["state_dict"], self.model, "model.", replaced=self._replaced)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the weights fit before Lightning copies them; a run may go on with other ranks."""
-        self.configure_model()  # not yet called on the way through load_from_checkpoint
+        state, bases = checkpoint["state_dict"], read_bases(checkpoint.get("carried", {}), "checkpoint")
+        if self.model is None:  # on the way through load_from_checkpoint
+            self.expects_checkpoint = True
+            self.configure_model()
+        if bases is None and self.expects_checkpoint:  # of an older version, without what init_from brought
+            self._load_initial_weights()
         is_resumed = self._trainer is not None and self._trainer.state.fn == "fit"
         if self.lora is not None:
             check_lora(checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}), self.lora, where="checkpoint")
-        check_trained(checkpoint["state_dict"], self.model, "model.", is_resumed=is_resumed)
+        needs = self._replaced if bases is not None else None
+        check_kept(state, self.model, "model.", is_resumed=is_resumed, replaced=needs)
+        take_rows(state, self.model, "model.")
+        self._replaced |= {name.removeprefix("model.") for name in state}
+        if bases is not None and self.local_rank == 0:
+            self._bases.expect(bases, waits=self._trainer is None)
         if is_resumed:
             resplit(checkpoint, self.trainer)
 
-    def _check_vocabulary(self, model: LlavaModel) -> None:
-        tokenizer = getattr(getattr(self._trainer, "datamodule", None), "tokenizer", None)
-        path = self.model_config.decoder.path
-        if tokenizer is not None and len(tokenizer) > model.decoder.num_embeddings:
-            raise InputError(
-                f"model.decoder.path: {path}: its tokenizer knows {len(tokenizer)} tokens, its "
-                f"decoder {model.decoder.num_embeddings}; remove the added tokens, or give the decoder rows for them"
-            )
+    def _load_initial_weights(self) -> None:
+        if self.init_from is not None:
+            self._replaced |= load_initial_weights(self.model, self.init_from, lora=self.lora)
 
     def _sum_over_ranks(self, number: int) -> Tensor:
         return cast("Tensor", self.trainer.strategy.reduce(torch.tensor(number, device=self.device), reduce_op="sum"))

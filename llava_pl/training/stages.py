@@ -11,7 +11,7 @@ from typing import Literal, cast, get_args
 
 from torch import nn
 
-from llava_pl.models.adapters import LoraBias, LoraConfig, add_adapters, lora_parameters, new_rows
+from llava_pl.models.adapters import LoraBias, LoraConfig, add_adapters, learned_rows, lora_parameters
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
 from llava_pl.types import InputError
@@ -191,7 +191,7 @@ def _learners(model: LlavaModel, part: Part, plan: TrainablePlan, lora_bias: Lor
         return model.parameters()
     if tuning == "lora":
         return lora_parameters(model.get_submodule(part), lora_bias)
-    rows = new_rows(model.decoder.embedding) if tuning == "new_tokens" else None
+    rows = learned_rows(model.decoder.embedding) if tuning == "new_tokens" else None
     return () if rows is None else (rows,)
 
 

@@ -3,13 +3,14 @@
 import json
 import os
 import pickle
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from llava_pl.export.weights import read_torch_file, read_weights
+from llava_pl.export.weights import hash_file, hash_weights, read_torch_file, read_weights
 from llava_pl.types import InputError
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor([7]), "c": torch.ones(1).half()}
@@ -207,3 +208,41 @@ def test_nothing_to_read(tmp_path):
         read_weights(tmp_path)
     with pytest.raises(InputError, match=r"nowhere.ckpt: no such file; check the path"):
         read_torch_file(tmp_path / "nowhere.ckpt")
+
+
+def hash_of(*paths: Path) -> str:
+    return sha256("".join(f"{path.name} {hash_file(path)}\n" for path in paths).encode()).hexdigest()
+
+
+def test_the_hash_of_a_model_is_that_of_the_files_that_are_read(tmp_path):
+    assert hash_weights(tmp_path) is None
+    torch.save(TENSORS, tmp_path / "pytorch_model.bin")
+    torch.save(TENSORS, tmp_path / "mm_projector.bin")
+    assert hash_weights(tmp_path) == hash_of(tmp_path / "pytorch_model.bin")
+    for number, name in enumerate(TENSORS, start=1):
+        save_file({name: TENSORS[name]}, tmp_path / f"model-0000{number}-of-00003.safetensors")
+    shards = sorted(tmp_path.glob("model-*"))
+    weight_map = {name: path.name for name, path in zip(TENSORS, shards, strict=True)}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    known = hash_weights(tmp_path)
+    assert known == hash_of(*shards)
+    assert read_weights(tmp_path).keys() == TENSORS.keys()
+    (tmp_path / "pytorch_model.bin").unlink()  # which nobody reads any more
+    assert hash_weights(tmp_path) == known
+    save_file({"c": torch.zeros(1)}, shards[2])
+    assert hash_weights(tmp_path) != known
+    shards[1].unlink()
+    with pytest.raises(InputError, match=r"shard 'model-00002-of-00003.safetensors' is missing; fetch it again"):
+        hash_weights(tmp_path)
+
+
+def test_a_hub_name_stands_for_what_the_cache_has(tmp_path, monkeypatch):
+    assert hash_weights("nobody/nothing") is None
+    assert hash_weights("/no/such/folder") is None
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    model = tmp_path / "models--somebody--words"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text("abc")
+    (model / "snapshots" / "abc").mkdir(parents=True)
+    save_file(TENSORS, model / "snapshots" / "abc" / "model.safetensors")
+    assert hash_weights("somebody/words") == hash_of(model / "snapshots" / "abc" / "model.safetensors")

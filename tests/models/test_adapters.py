@@ -9,8 +9,8 @@ from llava_pl.models.adapters import (
     add_adapters,
     find_targets,
     is_adapter,
+    learned_rows,
     lora_parameters,
-    new_rows,
     plain_name,
     plain_table,
 )
@@ -103,7 +103,7 @@ def test_new_rows_are_the_only_ones_of_the_table_that_learn(is_tied, lora):
     logits = model(ids).logits
     add_adapters(model, lora, left_out=head(model), token_ids=[18, 19])
     assert torch.equal(model(ids).logits, logits)
-    rows = new_rows(model.get_input_embeddings())
+    rows = learned_rows(model.get_input_embeddings())
     table = plain_table(model.get_input_embeddings())
     assert (rows.shape, table.weight.shape) == ((2, 16), (20, 16))
     model.requires_grad_(False)
@@ -122,7 +122,7 @@ def test_new_rows_are_the_only_ones_of_the_table_that_learn(is_tied, lora):
 
 def test_a_plain_table_has_no_new_rows():
     table = make_model().get_input_embeddings()
-    assert new_rows(table) is None
+    assert learned_rows(table) is None
     assert plain_table(table) is table
 
 

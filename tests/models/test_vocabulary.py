@@ -4,9 +4,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llava_pl.models.adapters import add_adapters, new_rows
+from llava_pl.models.adapters import add_adapters, learned_rows
 from llava_pl.models.decoder import CausalDecoder
-from llava_pl.models.vocabulary import add_rows, set_rows
+from llava_pl.models.vocabulary import add_rows, check_vocabulary, row_tables, set_rows
+from llava_pl.types import InputError
 
 
 def make_decoder(*, num_rows=8, is_tied=False, dtype=torch.float32) -> CausalDecoder:
@@ -50,7 +51,31 @@ def test_rows_are_set_wherever_they_are_held(learns):
     if learns:
         add_adapters(decoder.model, None, token_ids=[8, 9])
     rows = torch.arange(8.0).view(2, 4)
-    set_rows(decoder, [8, 9], rows)
+    set_rows(decoder.embedding, [8, 9], rows)
     found = decoder.embed(torch.arange(10))
     assert torch.equal(found, torch.cat([old[:8], rows]))
-    assert (new_rows(decoder.embedding) is not None) == learns
+    assert (learned_rows(decoder.embedding) is not None) == learns
+
+
+def test_a_tokenizer_that_knows_more_than_its_decoder_is_one_line(build):
+    model = build(new_token_ids=[99])
+    check_vocabulary(model, 100, "here")
+    with pytest.raises(InputError, match=r"^model.decoder.path: here: its tokenizer knows 101 tokens, its decoder 100"):
+        check_vocabulary(model, 101, "here")
+
+
+def test_tables_with_rows_for_new_tokens(build):
+    model = build(new_token_ids=[99])
+    tables = row_tables(model)
+    head, table = "decoder.model.lm_head.weight.new_rows", "decoder.model.model.embed_tokens.weight.new_rows"
+    assert tables == {head: model.decoder.head, table: model.decoder.embedding}
+    assert row_tables(build()) == {}
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_a_tied_head_is_the_table(build, learns):
+    model = build(new_token_ids=[8])
+    model.decoder = make_decoder(num_rows=9, is_tied=True)
+    if learns:
+        add_adapters(model.decoder.model, None, token_ids=[8])
+    assert row_tables(model) == {"decoder.model.model.embed_tokens.weight.new_rows": model.decoder.embedding}

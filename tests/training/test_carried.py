@@ -3,6 +3,7 @@
 import torch
 
 from llava_pl import LlavaDataModule
+from llava_pl.export.pretrained import BaseModel
 from llava_pl.training.carried import describe_run
 
 
@@ -16,7 +17,8 @@ def test_a_run_says_what_its_data_was_like(tiny_parts, tmp_path):
         image_aspect="anyres",
         grid_pinpoints=[(16, 32)],
     )
-    carried = describe_run(data)["carried"]
+    carried = describe_run(data, {"decoder": BaseModel("vicuna", "ab", path="/x")})
+    assert carried["bases"] == {"decoder": {"name": "vicuna", "sha256": "ab"}}
     assert carried["data"]["template"] == "v0"
     assert carried["data"]["grid_pinpoints"] == [[16, 32]]
     assert carried["data_hash"] is None  # nothing was read
@@ -26,5 +28,5 @@ def test_a_run_says_what_its_data_was_like(tiny_parts, tmp_path):
 
 
 def test_other_data_modules_have_nothing_to_say():
-    assert describe_run(None) == {}
-    assert describe_run(object()) == {}
+    assert describe_run(None, {}) == {}
+    assert describe_run(object(), {"decoder": BaseModel("vicuna")}).keys() == {"bases", "versions"}

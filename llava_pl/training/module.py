@@ -61,7 +61,8 @@ class LlavaModule(LightningModule):
         has_patch_token: Give it a row for <im_patch> likewise; the command line takes it from data.image_patch_token.
         lora: The adapters of the parts that `trainable` trains by LoRA.
         init_from: Trained weights to start from: a checkpoint of an earlier run, an original `mm_projector.bin` or
-            LLaVA folder, or a folder that `llava-pl import` made.
+            LLaVA folder, or a folder that `llava-pl import` made. With --ckpt_path nobody looks at it: the checkpoint
+            holds what it brought.
         loss_normalization: "global" weighs every supervised token of the global batch alike, "micro_batch" is the
             original's mean of means.
         frozen_dtype: Dtype that frozen parts are held in. What learns is float32, unless trainer.precision turns the

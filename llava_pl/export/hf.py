@@ -128,7 +128,7 @@ def write_hf(pretrained: Pretrained, folder: Path, *, max_shard_bytes: int = MAX
     picture = processor.tokenizer.convert_tokens_to_ids(IMAGE_SLOT)
     num_words = max(model.decoder.num_embeddings, picture + 1)
     weights = {name: _with_rows(name, tensor, num_words) for name, tensor in tensors_of(model).items()}
-    own = outside_names(weights)
+    own = outside_names(weights | _layer_above(weights, spec))
     write_weights(own, folder, max_shard_bytes=max_shard_bytes)
     dtype = str(model.decoder.embedding.weight.dtype).removeprefix("torch.")
     config = _hf_config(spec, picture, num_words, model.num_image_tokens, dtype)
@@ -195,6 +195,7 @@ def _hf_config(spec: ModelSpec, picture: int, num_words: int, num_image_tokens: 
         text["rope_theta"] = rope.pop("rope_theta", 10000.0)
         text["rope_scaling"] = None if rope.get("rope_type", "default") == "default" else rope
     has_class = spec.vision_encoder["model_type"] == "clip_vision_model"
+    num_layers = spec.vision_encoder["num_hidden_layers"]
     return {
         "architectures": ["LlavaForConditionalGeneration"],
         "model_type": "llava",
@@ -206,9 +207,8 @@ def _hf_config(spec: ModelSpec, picture: int, num_words: int, num_image_tokens: 
         "multimodal_projector_bias": True,
         "text_config": text,
         "tie_word_embeddings": bool(text.get("tie_word_embeddings")),
-        "vision_config": dict(spec.vision_encoder),
-        # The encoder ends at the layer whose features are used.
-        "vision_feature_layer": -1,
+        "vision_config": {**spec.vision_encoder, "num_hidden_layers": num_layers + bool(num_layers)},
+        "vision_feature_layer": -2 if num_layers else -1,
         "vision_feature_select_strategy": "default" if has_class and spec.select_feature == "patch" else "full",
     }
 
@@ -234,6 +234,17 @@ def _read_spec(config: Mapping[str, Any], path: Path, weights: Mapping[str, Tens
             settings.pop(name, None)
     is_patch = strategy == "default" or vision["model_type"] != "clip_vision_model"
     return ModelSpec(vision, "patch" if is_patch else "cls_patch", "mlp2x_gelu", text)
+
+
+def _layer_above(weights: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+    """Return a layer of the encoder above the one that is used: a copy of that one, whose output nobody asks for.
+
+    Behind the last layer some readers go on to the encoder's last norm (SigLIP in transformers 4, vLLM), which no
+    feature of training has seen. llava-hf's own folders have a layer above, too.
+    """
+    last = spec.vision_encoder["num_hidden_layers"] - 1
+    old, new = (f"vision_encoder.model.encoder.layers.{number}." for number in (last, last + 1))
+    return {new + name.removeprefix(old): tensor.clone() for name, tensor in weights.items() if name.startswith(old)}
 
 
 def _is_above(name: str, spec: ModelSpec) -> bool:

@@ -138,23 +138,30 @@ def test_a_freshly_composed_model_is_read(folder, llava, tmp_path):
         assert torch.equal(one[:, :99], two)
 
 
-def test_layers_above_the_one_that_is_used_are_left_out(folder, tmp_path):
-    """llava-hf's own folders hold the whole encoder, and name the layer."""
+def test_a_layer_stands_above_the_one_that_is_used(folder, llava):
+    """As in llava-hf's own folders: of the last layer, some readers give what the encoder's last norm makes of it."""
     config = json.loads((folder / "config.json").read_text())
+    assert (config["vision_feature_layer"], config["vision_config"]["num_hidden_layers"]) == (-2, 3)
     weights = load_file(folder / "model.safetensors")
-    above = {
-        name.replace("layers.1.", "layers.2."): tensor + 1
-        for name, tensor in weights.items()
-        if "vision_model.encoder.layers.1." in name
-    }
+    above = {name for name in weights if "vision_model.encoder.layers.2." in name}
     assert above
-    expected = probe(load_pretrained(folder).model)
-    save_file({**weights, **above}, folder / "model.safetensors", {"format": "pt"})
-    change(folder, vision_config={**config["vision_config"], "num_hidden_layers": 3}, vision_feature_layer=-2)
+    save_file({n: t + (n in above) for n, t in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    (folder / "manifest.json").unlink()
+    assert all(torch.equal(a[:, :99], b) for a, b in zip(probe_stock(folder, 99), probe(llava.model), strict=True))
     found = load_pretrained(folder)
     assert len(found.model.vision_encoder.model.encoder.layers) == 2
     assert found.origin.bases["vision_encoder"].select_layer == -2
     assert all(torch.equal(one[:, :99], two) for one, two in zip(probe(found.model, 99), expected, strict=True))
+
+
+def test_an_encoder_that_ends_at_the_layer_that_is_used_is_read(folder, llava):
+    """As this project has written them before."""
+    config, weights = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "vision_model.encoder.layers.2." not in name}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    change(folder, vision_config={**config["vision_config"], "num_hidden_layers": 2}, vision_feature_layer=-1)
+    found = load_pretrained(folder)
+    assert all(torch.equal(a[:, :99], b) for a, b in zip(probe(found.model, 99), probe(llava.model), strict=True))
 
 
 @pytest.mark.parametrize(

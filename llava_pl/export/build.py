@@ -170,7 +170,7 @@ def sketch_model(config: ModelConfig) -> LlavaModel:
     encoder = sketch_vision_encoder(
         vision_encoder.path, select_layer=vision_encoder.select_layer, select_feature=vision_encoder.select_feature
     )
-    language = sketch_decoder(decoder.path, attention=decoder.attention)
+    language = sketch_decoder(decoder.path, dtype=DTYPES[config.frozen_dtype], attention=decoder.attention)
     with torch.device("meta"):
         return _compose(config, encoder, language)
 

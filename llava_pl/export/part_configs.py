@@ -6,6 +6,7 @@ on torch's `meta` device, where tensors have no values, the part itself, which t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from llava_pl.export.artifact import is_artifact, read_spec
 from llava_pl.export.assemble import find_attention
 from llava_pl.export.manifest import MANIFEST_FILE
 from llava_pl.export.original import is_original, read_original_config
+from llava_pl.export.quiet import silenced
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.vision_encoder import SelectFeature, VisionConfig, VisionEncoder, VisionModel, count_layers_to_run
 from llava_pl.types import InputError
@@ -129,11 +131,13 @@ def sketch_vision_encoder(path: str | Path, *, select_layer: int, select_feature
         InputError: There is none.
     """
     config = cut_vision_config(path, select_layer, select_feature)
-    with torch.device("meta"):
-        return VisionEncoder(cast("VisionModel", vision_class(config)(config)), select_feature)
+    model = _sketch(lambda: vision_class(config)(config), f"vision_encoder.path: {path}")
+    return VisionEncoder(cast("VisionModel", model), select_feature)
 
 
-def sketch_decoder(path: str | Path, *, attention: str | None = None) -> CausalDecoder:
+def sketch_decoder(
+    path: str | Path, *, dtype: torch.dtype = torch.float32, attention: str | None = None
+) -> CausalDecoder:
     """Return the decoder that `load_decoder` would, without weights, and not quantized.
 
     Raises:
@@ -141,13 +145,23 @@ def sketch_decoder(path: str | Path, *, attention: str | None = None) -> CausalD
     """
     config = read_decoder_config(path, attention=attention)
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    options = {"dtype": dtype, "attn_implementation": attention or find_attention(config)}
     try:
-        with torch.device("meta"):
-            model = model_class._from_config(config, attn_implementation=attention or find_attention(config))
-    except (ImportError, ValueError) as error:  # flash_attn is not installed, or not for this device
+        return CausalDecoder(_sketch(lambda: model_class._from_config(config, **options), f"decoder.path: {path}"))
+    except ImportError as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"model.decoder.attention: {attention}: cannot be used here: {reason}") from error
-    return CausalDecoder(model)
+
+
+def _sketch(build: Callable[[], Any], where: str) -> Any:  # noqa: ANN401  a model of transformers
+    try:
+        with torch.device("meta"), silenced():
+            return build()
+    except ImportError:
+        raise
+    except Exception as error:  # transformers builds what a config.json says, or fails at it in any way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(f"{where}: no model can be built of its config.json: {reason}") from error
 
 
 def _read_config(path: str | Path, field: str) -> Any:  # noqa: ANN401  any of transformers' configuration classes

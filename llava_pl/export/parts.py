@@ -15,12 +15,12 @@ from transformers import (
     BitsAndBytesConfig,
     PreTrainedModel,
 )
-from transformers.utils import logging
 
 from llava_pl.export.artifact import is_artifact, read_part
 from llava_pl.export.assemble import find_attention
 from llava_pl.export.original import decoder_weights, is_original
 from llava_pl.export.part_configs import cut_vision_config, read_decoder_config, vision_class
+from llava_pl.export.quiet import silenced
 from llava_pl.export.weights import read_weights, weight_files
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.vision_encoder import (
@@ -145,13 +145,11 @@ def _from_pretrained(
     folder = None if path is None or not Path(path).is_dir() else Path(path)
     if folder is not None:
         _in_field(field, weight_files, folder)
-    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what transformers lists is looked at below
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        model, info = model_class.from_pretrained(
-            path, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
+        with silenced():  # what transformers lists is looked at below
+            model, info = model_class.from_pretrained(
+                path, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
     except Exception as error:  # on damaged files the readers raise anything from OSError to UnpicklingError
         if folder is not None:
             _in_field(field, read_weights, folder)  # which says it in our words, unless the files are not to blame
@@ -159,10 +157,6 @@ def _from_pretrained(
         if isinstance(error, UnpicklingError):
             reason = "expected weights of plain tensors, but a file holds objects that run code, or is something else"
         raise InputError(f"{where}: the model cannot be loaded: {reason}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if has_bar:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     if info["mismatched_keys"]:
         name, found, expected = sorted(info["mismatched_keys"])[0]
         raise InputError(f"{where}: tensor {name!r}: expected shape {tuple(expected)}, found {tuple(found)}")

@@ -61,6 +61,16 @@ def test_a_sketch_of_what_is_carried_is_the_same(llava, golden_llava, tmp_path):
         sketch_vision_encoder(tmp_path / "x", select_layer=-3, select_feature="patch")
 
 
+@pytest.mark.parametrize(("part", "sketch"), [("encoder", sketch_vision), ("decoder", sketch_decoder)])
+def test_a_config_that_no_model_can_be_built_of_is_one_line(parts, part, sketch):
+    config = json.loads((parts / part / "config.json").read_text())
+    (parts / part / "config.json").write_text(json.dumps({**config, "hidden_act": "nonsense"}))
+    with pytest.raises(
+        InputError, match=r"^(decoder|vision_encoder).path: .*: no model can be built of its config.json: "
+    ):
+        sketch(parts / part)
+
+
 def test_an_attention_that_is_not_installed_is_one_line(tiny_parts, monkeypatch):
     monkeypatch.setitem(sys.modules, "flash_attn", None)
     if torch.cuda.is_available():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import asdict
 from typing import Any, Literal, cast, get_args
 
@@ -24,6 +23,7 @@ from llava_pl.training.answering import ScoreQuestions
 from llava_pl.training.bases import BaseModels
 from llava_pl.training.carried import describe_run
 from llava_pl.training.checkpoint import check_kept, keep_own, take_rows
+from llava_pl.training.loss_watch import LossWatch
 from llava_pl.training.normalization import LossNormalization, normalize_loss
 from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule, check_rates
 from llava_pl.training.rehearsal import check_run
@@ -147,7 +147,7 @@ class LlavaModule(LightningModule):
         self.loss_normalization: LossNormalization = loss_normalization
         self.generation = generation
         self.parser: Parser = parser
-        self.num_unsupervised_batches = 0
+        self._watch = LossWatch()
         self.strict_loading = False  # base models' weights are not in a checkpoint; see on_load_checkpoint
         # Whether a checkpoint will be loaded, which holds what init_from would bring: Lightning says it too late.
         self.expects_checkpoint = False
@@ -200,7 +200,7 @@ class LlavaModule(LightningModule):
             world_size=self.trainer.world_size,
             sum_over_ranks=self._sum_over_ranks,
         )
-        self._check(loss, batch)
+        self._watch.check(loss, batch, step=self.trainer.global_step)
         self._log_step_loss(loss.detach())
         return loss
 
@@ -288,20 +288,6 @@ class LlavaModule(LightningModule):
 
     def _sum_over_ranks(self, number: int) -> Tensor:
         return cast("Tensor", self.trainer.strategy.reduce(torch.tensor(number, device=self.device), reduce_op="sum"))
-
-    def _check(self, loss: Tensor, batch: Batch) -> None:
-        if batch["num_supervised"] == 0:
-            self.num_unsupervised_batches += 1
-            warnings.warn(  # on every rank: each has batches of its own
-                f"batch of samples {', '.join(batch['ids'])} supervises nothing ({self.num_unsupervised_batches} such "
-                "batches so far); it adds a zero to the loss",
-                stacklevel=2,
-            )
-        if not torch.isfinite(loss):
-            raise InputError(
-                f"train/loss is {loss.item()} at step {self.trainer.global_step} on samples {', '.join(batch['ids'])}; "
-                "training stops before it can spoil the weights. Lower the learning rate, or look at these samples"
-            )
 
     def _log_step_loss(self, loss: Tensor) -> None:
         """Log the loss of a whole optimizer step: what its micro batches returned, divided as Lightning divides."""

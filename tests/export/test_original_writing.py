@@ -13,7 +13,7 @@ from llava_pl.export.assemble import describe
 from llava_pl.export.carry import carry, open_source
 from llava_pl.export.certificate import probe
 from llava_pl.export.original import find_unknown
-from llava_pl.export.parts import read_decoder_width
+from llava_pl.export.part_configs import read_decoder_config
 from llava_pl.training.stages import TrainablePlan
 from llava_pl.types import InputError
 
@@ -106,7 +106,7 @@ def test_families_that_its_code_knows_come_back(make_llava, tmp_path, assert_sam
     found = load_pretrained(tmp_path / "x")
     assert_same(found, llava)
     assert all(torch.equal(*pair) for pair in zip(probe(found.model), probe(llava.model), strict=True))
-    assert read_decoder_width(tmp_path / "x") == 32
+    assert read_decoder_config(tmp_path / "x").hidden_size == 32
 
 
 def test_heads_of_a_width_of_their_own_are_unknown_to_it(llava):

@@ -274,7 +274,7 @@ def restore_embeddings(pretrained: Pretrained, table: Tensor, where: object) -> 
     known = {} if words is None else words.get_vocab()
     ids = [known[word] for word in (IMAGE_PATCH, IMAGE_START, IMAGE_END) if word in known]
     if table.shape[1:] == (decoder.width,) and len(ids) >= len(table) in (2, len(ids)):
-        set_rows(decoder, ids[-len(table) :], table)
+        set_rows(decoder.embedding, ids[-len(table) :], table)
         return
     num_words = decoder.num_embeddings
     add_rows(decoder, range(num_words, len(table)))

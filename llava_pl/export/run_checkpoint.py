@@ -20,6 +20,7 @@ from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.settings import DataSettings
 from llava_pl.data.special_tokens import add_image_tokens
+from llava_pl.export.artifact import check_projector
 from llava_pl.export.bases import OPTIONS, check_base, describe_base, read_bases
 from llava_pl.export.build import ModelConfig, build_model
 from llava_pl.export.certificate import probe
@@ -72,12 +73,15 @@ def read_checkpoint(
     check_weights(weights, path)
     expected = read_bases(carried, path)
     moved = {"vision_encoder": vision_encoder, "decoder": base}
+    check_projector(str(hyper.get("projector", "")), path, unsafe=unsafe)
     model, bases = _build(hyper, path, expected, moved, traces=traces)
     if expected is None and hyper.get("init_from") is not None:  # an older one, which held trained weights alone
         load_initial_weights(model, hyper["init_from"], keeps_adapters=False)
-    base_answers = probe(model) if traces else ()
     plain = {name: tensor for name, tensor in weights.items() if not is_adapter(name)}
-    trained = _copy(model, plain, path)
+    learned = {name: plain.pop(name) for name in carried.get("learned", [*plain]) if name in plain}
+    _copy(model, plain, path)
+    base_answers = probe(model) if traces else ()
+    trained = _copy(model, learned, path)
     adapters = _find_adapters(hyper, weights, path)
     live_answers: tuple[Tensor, ...] = ()
     if adapters is not None:

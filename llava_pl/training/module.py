@@ -259,7 +259,8 @@ class LlavaModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the base models do not hold, which models these are, and how the model is to be asked."""
         bases = self._bases.describe() if self.local_rank == 0 else {}
-        checkpoint["carried"] = describe_run(getattr(self._trainer, "datamodule", None), bases)
+        learned = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        checkpoint["carried"] = describe_run(getattr(self._trainer, "datamodule", None), bases, learned)
         checkpoint["state_dict"] = keep_own(checkpoint["state_dict"], self.model, "model.", replaced=self._replaced)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

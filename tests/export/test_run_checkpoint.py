@@ -84,6 +84,25 @@ def test_what_a_run_started_from_is_in_it(run, aligned):
     assert all(torch.equal(*pair) for pair in zip(probe(found.model), probe(module.model), strict=True))
 
 
+def test_what_an_earlier_run_trained_is_no_merit_of_this_one(run, aligned):
+    """The base that a certificate compares with has the projector of the run before."""
+    module, path = run("after", trainable=TrainablePlan(projector="frozen", decoder="full"), init_from=str(aligned[1]))
+    found = open_source(path)
+    assert {name.split(".")[0] for name in found.origin.trained} == {"decoder"}
+    before = load_pretrained(aligned[1])
+    assert all(map(torch.equal, found.origin.base_answers, probe(before.model)))
+    assert not torch.equal(probe(found.model)[0], found.origin.base_answers[0])
+
+
+def test_a_projector_from_outside_is_not_imported_because_a_checkpoint_asks(aligned, tmp_path, monkeypatch):
+    (tmp_path / "trap.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nclass Bridge: pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = change(aligned[1], tmp_path / "x.ckpt", hyper_parameters=lambda hyper: {**hyper, "projector": "trap.Bridge"})
+    with pytest.raises(InputError, match=r"x\.ckpt: its projector is the class trap\.Bridge, whose code would run"):
+        load_pretrained(path)
+    assert not (tmp_path / "sprung").exists()
+
+
 def test_training_dtype_is_kept_and_a_dtype_can_be_asked_for(run):
     _, path = run("dtypes", **RUNS["half"])
     found = load_pretrained(path, dtype=None).model

@@ -17,8 +17,9 @@ def test_a_run_says_what_its_data_was_like(tiny_parts, tmp_path):
         image_aspect="anyres",
         grid_pinpoints=[(16, 32)],
     )
-    carried = describe_run(data, {"decoder": BaseModel("vicuna", "ab", path="/x")})
+    carried = describe_run(data, {"decoder": BaseModel("vicuna", "ab", path="/x")}, ["projector.0.bias"])
     assert carried["bases"] == {"decoder": {"name": "vicuna", "sha256": "ab"}}
+    assert carried["learned"] == ["projector.0.bias"]
     assert carried["data"]["template"] == "v0"
     assert carried["data"]["grid_pinpoints"] == [[16, 32]]
     assert carried["data_hash"] is None  # nothing was read
@@ -28,5 +29,5 @@ def test_a_run_says_what_its_data_was_like(tiny_parts, tmp_path):
 
 
 def test_other_data_modules_have_nothing_to_say():
-    assert describe_run(None, {}) == {}
-    assert describe_run(object(), {"decoder": BaseModel("vicuna")}).keys() == {"bases", "versions"}
+    assert describe_run(None, {}, ["a"]) == {}
+    assert describe_run(object(), {"decoder": BaseModel("vicuna")}, []).keys() == {"bases", "learned", "versions"}

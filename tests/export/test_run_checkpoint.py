@@ -86,7 +86,7 @@ def test_what_a_run_started_from_is_in_it(run, aligned):
 
 def test_what_an_earlier_run_trained_is_no_merit_of_this_one(run, aligned):
     """The base that a certificate compares with has the projector of the run before."""
-    module, path = run("after", trainable=TrainablePlan(projector="frozen", decoder="full"), init_from=str(aligned[1]))
+    _, path = run("after", trainable=TrainablePlan(projector="frozen", decoder="full"), init_from=str(aligned[1]))
     found = open_source(path)
     assert {name.split(".")[0] for name in found.origin.trained} == {"decoder"}
     before = load_pretrained(aligned[1])

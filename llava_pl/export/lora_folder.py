@@ -17,6 +17,7 @@ from torch import Tensor
 
 from llava_pl.data.json_files import read_json_object
 from llava_pl.export.assemble import tensors_of
+from llava_pl.export.bases import check_base, describe_base
 from llava_pl.export.certificate import probe
 from llava_pl.export.lora import insert_adapters, merge_adapters
 from llava_pl.export.manifest import check_tensors, origin_of, read_manifest, write_manifest
@@ -27,7 +28,7 @@ from llava_pl.export.original import (
     projector_weights,
     read_original_config,
 )
-from llava_pl.export.original_folder import BASE, build_parts, check_base, read_base, restore_embeddings
+from llava_pl.export.original_folder import BASE, build_parts, read_base, restore_embeddings
 from llava_pl.export.original_writing import bridge_weights, make_config
 from llava_pl.export.parts import copy_weights
 from llava_pl.export.pretrained import OTHERS, Adapters, Pretrained
@@ -74,7 +75,7 @@ def read_lora(
         raise InputError(f"{folder}: holds a LoRA alone; give the language model it was trained with: {BASE}")
     manifest = read_manifest(folder)
     origin = origin_of(manifest, "lora", folder)
-    check_base(folder, origin.bases.get("decoder"), base)
+    check_base("decoder", origin.bases.get("decoder"), describe_base(base), folder)
     adapters = _read_adapters(folder)
     rest = {}
     if (folder / REST_FILE).is_file():

@@ -20,6 +20,7 @@ from llava_pl.data.settings import DataSettings
 from llava_pl.data.special_tokens import add_image_tokens
 from llava_pl.data.templates import TemplateName
 from llava_pl.export.artifact import check_projector
+from llava_pl.export.bases import check_base, describe_base
 from llava_pl.export.certificate import probe
 from llava_pl.export.manifest import check_tensors, origin_of, read_manifest, settings_of
 from llava_pl.export.original import (
@@ -34,12 +35,11 @@ from llava_pl.export.original import (
     read_original_config,
 )
 from llava_pl.export.parts import build_original_decoder, copy_weights, load_decoder, load_vision_encoder
-from llava_pl.export.pretrained import BaseModel, Pretrained
+from llava_pl.export.pretrained import Pretrained
 from llava_pl.export.tokenizer_files import find_tokenizer, read_sentencepiece
 from llava_pl.export.weights import (
     check_weights,
     has_weights,
-    hash_weights,
     read_weights,
 )
 from llava_pl.models.decoder import CausalDecoder
@@ -102,7 +102,9 @@ def read_original(
     if base is None:
         decoder = _read_decoder(folder, weights, dtype)
     else:
-        check_base(folder, origin_of(manifest, "projector", folder).bases.get("decoder"), base)
+        check_base(
+            "decoder", origin_of(manifest, "projector", folder).bases.get("decoder"), describe_base(base), folder
+        )
         decoder = read_base(base, dtype)
     built = build_parts(
         folder, config, manifest, decoder, base=base, vision_encoder=vision_encoder, dtype=dtype, traces=traces,
@@ -179,10 +181,10 @@ def build_parts(
     newline = nn.Parameter(torch.zeros(decoder.width)) if config.aspect == "anyres" else None
     origin = origin_of(manifest, "llava", folder)
     if traces:
-        bases = {} if base is None else {"decoder": BaseModel(name_of(base), hash_weights(base), path=str(base))}
+        bases = {} if base is None else {"decoder": describe_base(base)}
         # The encoder inside an exported folder is cut; what it was cut from, its manifest tells.
         if Path(tower).name != TOWER_FOLDER:
-            bases["vision_encoder"] = BaseModel(name_of(tower), hash_weights(tower), config.select_layer, str(tower))
+            bases["vision_encoder"] = replace(describe_base(tower), select_layer=config.select_layer)
         origin = replace(origin, bases={**origin.bases, **bases})
     settings = settings_of(manifest, folder) or DataSettings(
         template=template,
@@ -220,30 +222,11 @@ def find_tower(folder: Path, name: str) -> str | Path:
     return name
 
 
-def check_base(folder: Path, expected: BaseModel | None, base: str | Path) -> None:
-    """Check that a base is the one that a folder was trained on, where both are known.
-
-    Raises:
-        InputError: It is another.
-    """
-    found = hash_weights(base)
-    if expected is not None and None not in (expected.sha256, found) and expected.sha256 != found:
-        raise InputError(
-            f"{folder}: wrong base: expected {expected.name} (sha256 {str(expected.sha256)[:12]}), found {base} "
-            f"({str(found)[:12]})"
-        )
-
-
 def read_base(path: str | Path, dtype: torch.dtype | None) -> CausalDecoder:
     """Return a language model that a projector or a LoRA belongs to, in the dtype of its files when None is given."""
     if is_original(Path(path)):
         return _read_decoder(Path(path), read_weights(path), dtype)
     return load_decoder(path, dtype=dtype or AS_ON_DISK, attn_implementation=None)
-
-
-def name_of(path: str | Path) -> str:
-    """Return how a manifest calls a model: by its hub name, or by the name of its folder on whatever machine."""
-    return Path(path).resolve().name if Path(path).exists() else str(path)
 
 
 def _read_decoder(folder: Path, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> CausalDecoder:

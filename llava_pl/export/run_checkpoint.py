@@ -21,12 +21,11 @@ from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.settings import DataSettings
 from llava_pl.data.special_tokens import add_image_tokens
 from llava_pl.export.artifact import check_projector
-from llava_pl.export.bases import OPTIONS, check_base, describe_base, read_bases
+from llava_pl.export.bases import OPTIONS, check_base, describe_base, name_of, read_bases
 from llava_pl.export.build import ModelConfig, build_model
 from llava_pl.export.certificate import probe
 from llava_pl.export.initial_weights import copy_initial_weights, load_initial_weights, places
 from llava_pl.export.lora import insert_adapters, merge_adapters
-from llava_pl.export.original_folder import name_of
 from llava_pl.export.pretrained import Adapters, BaseModel, Origin, Pretrained
 from llava_pl.export.tokenizer_files import find_tokenizer, read_sentencepiece
 from llava_pl.export.weights import check_weights, read_torch_file

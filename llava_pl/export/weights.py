@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import time
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -130,9 +132,19 @@ def check_weights(weights: Mapping[str, Tensor], where: str | Path) -> None:
 
 
 def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file."""
+    """Return the SHA-256 of a file, which is read once in the life of a process unless it changes."""
+    status = path.stat()
+    is_settled = time.time() - status.st_mtime > 2  # otherwise it may change again within a tick of its clock
+    read = _hash_settled if is_settled else _hash
+    return read(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+def _hash(path: Path, *_: int) -> str:
     with path.open("rb") as file:
         return file_digest(file, sha256).hexdigest()
+
+
+_hash_settled = lru_cache(maxsize=None)(_hash)
 
 
 def hash_weights(path: str | Path) -> str | None:
@@ -142,14 +154,20 @@ def hash_weights(path: str | Path) -> str | None:
         path: Its folder, or its hub name, which stands for what the hub's cache has of it.
 
     Raises:
-        InputError: An index is broken, or a shard is missing.
+        InputError: An index is broken, a shard is missing, or a file is cut short.
     """
-    folder = Path(path)
-    if not folder.exists():
-        folder = _find_snapshot(str(path)) or folder
+    folder = find_folder(path)
     if not has_weights(folder):
         return None
+    for file in weight_files(folder):
+        if file.suffix == ".safetensors":
+            _open_safetensors(file)
     return sha256("".join(f"{file.name} {hash_file(file)}\n" for file in weight_files(folder)).encode()).hexdigest()
+
+
+def find_folder(path: str | Path) -> Path:
+    """Return where the files of a model are: its folder, or that of a hub name in the hub's cache if it is there."""
+    return Path(path) if Path(path).exists() else _find_snapshot(str(path)) or Path(path)
 
 
 def _find_snapshot(name: str) -> Path | None:
@@ -164,13 +182,22 @@ def _find_snapshot(name: str) -> Path | None:
     return None
 
 
+def _open_safetensors(path: Path) -> Any:  # noqa: ANN401  safetensors tells no type
+    """Return a file whose header fits its length.
+
+    Raises:
+        InputError: It does not.
+    """
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: broken safetensors file ({error}); fetch it again") from error
+
+
 def _read_file(path: Path, prefix: str) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path}: broken safetensors file ({error}); fetch it again") from error
+        with _open_safetensors(path) as file:
+            return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
     content = read_torch_file(path)
     is_named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
     if not is_named or not all(isinstance(value, Tensor) for value in content.values()):

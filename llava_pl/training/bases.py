@@ -15,8 +15,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
-from llava_pl.export.bases import check_base, describe_base
-from llava_pl.export.original_folder import name_of
+from llava_pl.export.bases import check_base, describe_base, name_of
 from llava_pl.export.pretrained import BaseModel
 from llava_pl.types import Batch
 

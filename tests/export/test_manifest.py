@@ -42,7 +42,9 @@ def test_what_it_says(folder, llava):
     content = read_manifest(folder)
     assert content == json.loads((folder / "manifest.json").read_text())
     assert content["layout"] == "artifact"
-    assert content["base_models"] == {"decoder": {"name": "lmsys/vicuna", "sha256": "ab" * 32, "select_layer": None}}
+    assert content["base_models"] == {
+        "decoder": {"name": "lmsys/vicuna", "sha256": "ab" * 32, "select_layer": None, "settings": {}}
+    }
     assert content["trained"] == ["projector.0.weight"]
     assert content["data"]["template"] == "vicuna_v1"
     assert content["data_hash"] == "cd"

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,6 +59,17 @@ def test_a_run_upon_other_weights_is_stopped_once_they_are_known(gate):
     ):
         with pytest.raises(InputError, match=r"^checkpoint: wrong decoder: expected the weights of words .* found /w"):
             stop()
+
+
+@pytest.mark.parametrize("hook", ["on_validation_epoch_end", "on_test_epoch_end", "on_predict_epoch_end"])
+def test_an_evaluation_waits_for_hashes_before_it_shows_a_score(gate, hook):
+    models = BaseModels(PATHS)
+    models.expect(OTHER)
+    models.on_validation_epoch_end(SimpleNamespace(state=SimpleNamespace(fn="fit")), None)  # a run goes on
+    assert gate.asked == []
+    threading.Timer(0.05, gate.set).start()
+    with pytest.raises(InputError, match="^checkpoint: wrong decoder"):
+        getattr(models, hook)(SimpleNamespace(state=SimpleNamespace(fn="validate")), None)
 
 
 def test_a_run_that_begins_compares_nothing(gate):

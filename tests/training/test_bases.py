@@ -68,7 +68,7 @@ def test_an_evaluation_waits_for_hashes_before_it_shows_a_score(gate, hook):
     models.on_validation_epoch_end(SimpleNamespace(state=SimpleNamespace(fn="fit")), None)  # a run goes on
     assert gate.asked == []
     threading.Timer(0.05, gate.set).start()
-    with pytest.raises(InputError, match="^checkpoint: wrong decoder"):
+    with pytest.raises(InputError, match=r"^checkpoint: wrong decoder"):
         getattr(models, hook)(SimpleNamespace(state=SimpleNamespace(fn="validate")), None)
 
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoProcessor
 
+from llava_pl.data.json_files import read_json_object
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.special_tokens import add_image_tokens
 from llava_pl.export.artifact import write_artifact
@@ -37,12 +38,12 @@ from llava_pl.export.hf_processor import find_difference
 from llava_pl.export.layouts import load_pretrained, needs_base
 from llava_pl.export.lora_folder import write_lora
 from llava_pl.export.manifest import MANIFEST_FILE, versions
-from llava_pl.export.original import ORIGINAL_NAMES
+from llava_pl.export.original import ORIGINAL_NAMES, is_original
 from llava_pl.export.original_writing import write_original, write_projector
 from llava_pl.export.pretrained import Layout, Pretrained
 from llava_pl.export.quiet import silenced
 from llava_pl.export.weights import MAX_SHARD_BYTES, hash_file
-from llava_pl.types import InputError
+from llava_pl.types import IMAGE_PATCH, InputError
 
 CERTIFICATE_FILE = "certificate.json"
 
@@ -85,7 +86,9 @@ def carry(
             "make it part of the weights, or write it alone with --format lora"
         )
     live = pretrained.origin.live_answers or probe(pretrained.model)
+    dtypes = [coarsest_dtype(pretrained.model)]  # the live answers come of the arithmetic of these
     if dtype is not None:
+        dtypes.append(dtype)
         pretrained.model.to(dtype)
     # Beside the target, so that renaming is one step.
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -96,7 +99,7 @@ def carry(
         say("reading it back")
         found, alike = _ask_again(pretrained, temporary, layout)
         same = compare(found, live)
-        check_same(same, coarsest_dtype(pretrained.model), str(target))
+        check_same(same, _coarsest(*dtypes), str(target))
         check_alike(alike, str(target))
         origin = pretrained.origin
         base = check_differs(found, origin.base_answers, live, origin.trained, str(target))
@@ -139,15 +142,13 @@ def open_source(
         unsafe: Read a checkpoint that holds pickled objects, which can run any code.
 
     Raises:
-        InputError: As `load_pretrained`.
+        InputError: As `load_pretrained`, or the source has another tokenizer, or too few rows for that which is given.
     """
     pretrained = load_pretrained(
         source, base=base, vision_encoder=vision_encoder, dtype=None, traces=True, unsafe=unsafe
     )
     if tokenizer is not None:
-        words = load_tokenizer(tokenizer, legacy=pretrained.settings.legacy_tokenizer)
-        add_image_tokens(words, image_start_end=pretrained.settings.image_start_end)
-        pretrained = replace(pretrained, tokenizer=words)
+        pretrained = _add_tokenizer(pretrained, source, tokenizer)
     return pretrained
 
 
@@ -186,7 +187,7 @@ def certify(
     (answers, dtype, asking), (other_answers, other_dtype, other_asking) = first, second
     rows = compare(answers, other_answers)
     alike = compare_asking(asking, other_asking)
-    coarsest = max(dtype, other_dtype, key=lambda dtype: torch.finfo(dtype).eps)
+    coarsest = _coarsest(dtype, other_dtype)
     is_same = all(row.is_within(coarsest) for row in rows) and all(row.is_same is not False for row in alike)
     return [*rows, *alike], is_same
 
@@ -199,6 +200,35 @@ def check_target(target: Path) -> None:
     """
     if target.exists() or target.is_symlink():
         raise InputError(f"{target}: exists already; choose another place, or remove it first")
+
+
+def _coarsest(*dtypes: torch.dtype) -> torch.dtype:
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
+
+
+def _add_tokenizer(pretrained: Pretrained, source: Path, place: str) -> Pretrained:
+    """Give a model without a tokenizer one, with the marks that the model has rows for."""
+    settings, num_rows, own = pretrained.settings, pretrained.model.decoder.num_embeddings, pretrained.tokenizer
+    words = load_tokenizer(place, legacy=settings.legacy_tokenizer)
+    if own is not None:
+        has_patch_word = IMAGE_PATCH in own.get_vocab()
+    else:
+        config = read_json_object(source / "config.json") if is_original(source) else {}
+        # LLaVA: <im_patch> comes before the marks, and the table grows by as many rows as there are new words.
+        num_new = num_rows - 1 - max(words.get_vocab().values())
+        has_patch_word = bool(config.get("mm_use_im_patch_token")) or num_new == 1 + 2 * settings.image_start_end
+    add_image_tokens(words, image_patch_token=has_patch_word, image_start_end=settings.image_start_end)
+    vocabulary = words.get_vocab()
+    if own is not None:
+        if own.get_vocab() != vocabulary or encode_texts(own) != encode_texts(words):
+            raise InputError(f"{source}: has its tokenizer already, and {place} is another; leave --tokenizer out")
+        return pretrained
+    if max(vocabulary.values()) >= num_rows:
+        raise InputError(
+            f"{source}: expected a tokenizer of at most {num_rows} words, for which the model has rows, found "
+            f"{max(vocabulary.values()) + 1} at {place}, the marks of pictures among them; give that of its base"
+        )
+    return replace(pretrained, tokenizer=words)
 
 
 def _open_for(path: Path, base: str | None, vision_encoder: str | None, *, unsafe: bool) -> Pretrained:

@@ -29,7 +29,7 @@ from llava_pl.export.original import (
     read_original_config,
 )
 from llava_pl.export.original_folder import BASE, build_parts, read_base, restore_embeddings
-from llava_pl.export.original_writing import bridge_weights, make_config
+from llava_pl.export.original_writing import bridge_weights, check_bases, make_config
 from llava_pl.export.parts import copy_weights
 from llava_pl.export.pretrained import OTHERS, Adapters, Pretrained
 from llava_pl.export.weights import check_weights, read_weights, write_weights
@@ -140,11 +140,12 @@ def write_lora(pretrained: Pretrained, folder: Path) -> None:
     kept |= bridge_weights(pretrained)
     if odd := [name for name in kept if name.startswith("vision_encoder.")]:
         raise InputError(f"format lora: expected a frozen vision encoder, found {odd[0]!r} trained; {OTHERS}")
+    check_bases(pretrained, kept, "lora")
     rest = {f"{WRAPPED}{name}": tensor.clone() for name, tensor in original_weights(kept).items()}
     outside = {_wrap(name): tensor.contiguous() for name, tensor in origin.adapters.weights.items()}
     config, decoder = make_config(pretrained, "lora"), origin.bases.get("decoder")
     if decoder is None:
-        raise InputError("format lora: the language model that it was made from is not known; {OTHERS}")
+        raise InputError(f"format lora: the language model that it was made from is not known; {OTHERS}")
     layers = [layer.removeprefix("decoder.model.") for layer in layers]
     adapter_config = _peft_config(origin.adapters, layers, decoder.name)
     for name, content in (("config.json", config), (ADAPTER_CONFIG, adapter_config)):

@@ -6,6 +6,7 @@ In: a `Pretrained`. Out: a folder in the original's layout; the way back is ``ex
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,11 +66,12 @@ def write_projector(pretrained: Pretrained, folder: Path) -> None:
     """Write what stage 1 learned, as the original's stage 1 does: `mm_projector.bin` and `config.json`.
 
     Raises:
-        InputError: More was trained than that.
+        InputError: More was trained than that, by this run or by one before it.
     """
     kept = bridge_weights(pretrained)
     if rest := sorted(set(pretrained.origin.trained) - kept.keys()):
         raise InputError(f"format projector: expected a model of which no more was trained, found {rest[0]}; {OTHERS}")
+    check_bases(pretrained, kept, "projector")
     own = original_weights(kept)
     check_weights(own, folder)
     config = make_config(pretrained, "projector")
@@ -88,6 +90,26 @@ def bridge_weights(pretrained: Pretrained) -> dict[str, Tensor]:
         for name, tensor in tensors_of(model).items()
         if name.startswith("projector.") or name == "image_newline" or (has_table and name == table)
     }
+
+
+def check_bases(pretrained: Pretrained, kept: Container[str], form: str) -> None:
+    """Check that what a folder leaves out is in the models that it names.
+
+    Args:
+        pretrained: What is written.
+        kept: Names of the tensors that the folder holds.
+        form: Which it has.
+
+    Raises:
+        InputError: An earlier run has replaced some of it.
+    """
+    if odd := [name for name in pretrained.origin.replaced if name not in kept]:
+        part = odd[0].partition(".")[0]
+        raise InputError(
+            f"format {form}: the {part} beneath is not its base {pretrained.origin.bases[part].name}, since "
+            f"model.init_from replaced {odd[0]} and {len(odd) - 1} more; make a folder of the checkpoint that the run "
+            "started from (`llava-pl import`) and train upon that, or export format hf"
+        )
 
 
 def make_config(pretrained: Pretrained, form: str) -> dict[str, Any]:

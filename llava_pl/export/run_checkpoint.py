@@ -29,7 +29,7 @@ from llava_pl.export.lora import insert_adapters, merge_adapters
 from llava_pl.export.pretrained import Adapters, BaseModel, Origin, Pretrained
 from llava_pl.export.tokenizer_files import find_tokenizer, read_sentencepiece
 from llava_pl.export.weights import check_weights, read_torch_file
-from llava_pl.models.adapters import LoraConfig, is_adapter, plain_name, plain_table
+from llava_pl.models.adapters import LEARNED_ROWS, LoraConfig, is_adapter, plain_name, plain_table
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.vocabulary import NEW_ROWS, row_tables
 from llava_pl.types import InputError
@@ -74,11 +74,13 @@ def read_checkpoint(
     moved = {"vision_encoder": vision_encoder, "decoder": base}
     check_projector(str(hyper.get("projector", "")), path, unsafe=unsafe)
     model, bases = _build(hyper, path, expected, moved, traces=traces)
+    replaced: set[str] = set()
     if expected is None and hyper.get("init_from") is not None:  # an older one, which held trained weights alone
-        load_initial_weights(model, hyper["init_from"], keeps_adapters=False)
+        replaced = load_initial_weights(model, hyper["init_from"], keeps_adapters=False)
     plain = {name: tensor for name, tensor in weights.items() if not is_adapter(name)}
     learned = {name: plain.pop(name) for name in carried.get("learned", [*plain]) if name in plain}
     _copy(model, plain, path)
+    replaced = (replaced | plain.keys()) - learned.keys()
     base_answers = probe(model) if traces else ()
     trained = _copy(model, learned, path)
     adapters = _find_adapters(hyper, weights, path)
@@ -107,6 +109,7 @@ def read_checkpoint(
             layout="checkpoint",
             bases=bases,
             trained=tuple(trained),
+            replaced=_find_parts(replaced),
             data_hash=carried.get("data_hash"),
             base_answers=base_answers,
             live_answers=live_answers,
@@ -162,6 +165,12 @@ def _copy(model: LlavaModel, weights: Mapping[str, Tensor], path: Path) -> list[
     copied = copy_initial_weights(model, weights, where=str(path))
     changed = [n for n, layer in tables.items() if not torch.equal(plain_table(layer).weight[ids], before[n])]
     return sorted(copied | {name.removesuffix(NEW_ROWS) for name in changed})
+
+
+def _find_parts(names: set[str]) -> tuple[str, ...]:
+    """Return those of encoder and decoder, without rows of new tokens, which belong to no base."""
+    names = {plain_name(name) for name in names if not name.endswith((NEW_ROWS, LEARNED_ROWS))}
+    return tuple(name for name in sorted(names) if name.startswith(("vision_encoder.", "decoder.")))
 
 
 def _find_adapters(hyper: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> Adapters | None:

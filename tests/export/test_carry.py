@@ -51,6 +51,16 @@ def test_weights_are_rounded_only_when_asked(half_llava, tmp_path, dtype):
     assert any(row.logit_difference > 0 for row in rows)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", ["artifact", "hf"])
+def test_weights_may_be_widened(llava, tmp_path, layout, dtype):
+    """The model answers in the arithmetic of its narrow weights, and the same weights more exactly in a wide one."""
+    llava.model.to(dtype)
+    rows = carry(llava, tmp_path / "x", layout, dtype=torch.float32)
+    assert rows[0].logit_difference > 2e-5 * rows[0].logit_scale  # more than rounding to float32 explains
+    assert {tensor.dtype for tensor in load_file(tmp_path / "x" / "model.safetensors").values()} == {torch.float32}
+
+
 def test_certificate_and_card_say_what_was_checked(llava, tmp_path):
     carry(llava, tmp_path / "x", "hf")
     certificate = json.loads((tmp_path / "x" / "certificate.json").read_text())
@@ -151,6 +161,39 @@ def test_spare_rows_that_became_words_are_made_again(run, tiny_parts, tmp_path):
     assert 101 in questions(107, 16, 4)[0][0]  # which is <image> in the next form, and is asked for as a word
     for layout in ("hf", "llava"):
         carry(open_source(tmp_path / "a"), tmp_path / layout, layout)
+
+
+@pytest.mark.parametrize(
+    ("marks", "new"),
+    [
+        ({}, {}),
+        ({"image_start_end": True}, {"<im_start>": 99, "<im_end>": 100}),
+        ({"image_patch_token": True}, {"<im_patch>": 99}),
+        ({"image_start_end": True, "image_patch_token": True}, {"<im_patch>": 99, "<im_start>": 100, "<im_end>": 101}),
+    ],
+)
+@pytest.mark.parametrize("layout", ["artifact", "llava"])
+def test_a_tokenizer_that_is_given_has_the_marks_of_training(run, tiny_parts, tmp_path, layout, marks, new):
+    source = open_source(run("given", stage="align", data=marks)[1])
+    place = str(tiny_parts / "decoder")
+    carry(replace(source, tokenizer=None), tmp_path / "x", layout)
+    found = open_source(tmp_path / "x", tokenizer=place)
+    assert found.tokenizer.get_vocab() == source.tokenizer.get_vocab()
+    assert found.tokenizer.get_vocab().items() >= new.items()
+    carry(found, tmp_path / "y", "artifact")
+    assert open_source(tmp_path / "y", tokenizer=place).tokenizer.get_vocab() == source.tokenizer.get_vocab()
+
+
+def test_a_tokenizer_is_not_put_over_another(llava, tiny_parts, tmp_path):
+    carry(llava, tmp_path / "x", "artifact")
+    words = find_tokenizer(tiny_parts / "decoder")
+    words.add_tokens(["in the"])
+    words.save_pretrained(tmp_path / "words")
+    with pytest.raises(InputError, match=r"x: has its tokenizer already, and .*words is another; leave"):
+        open_source(tmp_path / "x", tokenizer=str(tmp_path / "words"))
+    carry(replace(llava, tokenizer=None), tmp_path / "y", "artifact")
+    with pytest.raises(InputError, match=r"at most 99 words, for which the model has rows, found 100 at .*words"):
+        open_source(tmp_path / "y", tokenizer=str(tmp_path / "words"))
 
 
 def test_nothing_is_written_over(llava, tmp_path):

@@ -94,6 +94,29 @@ def test_what_an_earlier_run_trained_is_no_merit_of_this_one(run, aligned):
     assert not torch.equal(probe(found.model)[0], found.origin.base_answers[0])
 
 
+def test_what_lies_on_a_replaced_decoder_is_not_written_without_it(run, aligned, tiny_parts, tmp_path):
+    """Upon the base that such a folder names it would be another model; upon an import of the middle run it is not."""
+    _, middle = run("middle", stage="finetune", init_from=str(aligned[1]))
+    plan, lora = TrainablePlan(decoder="lora"), LoraConfig(rank=2, targets=["q_proj"])
+    for layout, options in (("lora", {"trainable": plan, "lora": lora}), ("projector", {"stage": "align"})):
+        found = open_source(run("upon", init_from=str(middle), **options)[1])
+        assert {name.split(".")[0] for name in found.origin.replaced} == {"decoder"}
+        with pytest.raises(InputError, match=f"format {layout}: the decoder beneath is not its base decoder, since"):
+            carry(found, tmp_path / "x", layout)
+        carry(found, tmp_path / f"hf_{layout}", "hf", merge_lora=True)
+        if not (tmp_path / "folder").exists():
+            carry(open_source(middle), tmp_path / "folder", "artifact")
+        place = str(tmp_path / "folder")
+        found = open_source(run("upon", init_from=place, decoder={"path": place}, **options)[1])
+        assert found.origin.replaced == ()
+        carry(found, tmp_path / layout, layout)
+    _, first = run("rows", **RUNS["marks"])
+    marked = run("upon_rows", stage="align", data={"image_start_end": True}, init_from=str(first))
+    assert open_source(marked[1]).origin.replaced == ()
+    carry(open_source(marked[1]), tmp_path / "marks", "projector")
+    assert open_source(middle).origin.replaced == open_source(aligned[1]).origin.replaced == ()
+
+
 def test_a_projector_from_outside_is_not_imported_because_a_checkpoint_asks(aligned, tmp_path, monkeypatch):
     (tmp_path / "trap.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nclass Bridge: pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))

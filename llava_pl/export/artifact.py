@@ -20,7 +20,17 @@ from llava_pl.data.image import ImageTransform
 from llava_pl.data.json_files import read_json, read_json_object
 from llava_pl.data.settings import DataSettings
 from llava_pl.export.assemble import ModelSpec, assemble, describe, tensors_of
-from llava_pl.export.manifest import LAYOUT_VERSION, check_tensors, origin_of, read_manifest, write_manifest
+from llava_pl.export.manifest import (
+    LAYOUT_VERSION,
+    MANIFEST_FILE,
+    check_tensors,
+    check_trained,
+    check_vocabulary,
+    origin_of,
+    read_manifest,
+    settings_of,
+    write_manifest,
+)
 from llava_pl.export.pretrained import Pretrained
 from llava_pl.export.tokenizer_files import find_tokenizer, read_sentencepiece, write_tokenizer
 from llava_pl.export.weights import MAX_SHARD_BYTES, check_weights, read_weights, write_weights
@@ -96,13 +106,22 @@ def read_artifact(folder: Path, *, dtype: torch.dtype | None = None, unsafe: boo
     if manifest is None:
         raise InputError(f"{folder}: expected manifest.json beside config.json, found none; fetch the folder again")
     spec, settings = read_spec(folder)
+    said = asdict(settings_of(manifest, folder) or settings)
+    for name, value in asdict(settings).items():
+        if said[name] != value:
+            raise InputError(
+                f"{folder / MANIFEST_FILE}: field 'data.{name}': expected {value!r} as in config.json, found "
+                f"{said[name]!r}; fetch the folder again, or, if an edit was meant, make it in both"
+            )
     check_projector(spec.projector, folder, unsafe=unsafe)
     weights = read_weights(folder)
     check_tensors(manifest, weights, folder)
     model = assemble(spec, weights, folder, dtype=dtype)
+    check_vocabulary(manifest, folder, least=model.decoder.num_embeddings, most=model.decoder.num_embeddings)
     transform = ImageTransform.from_pretrained(folder, aspect="pad" if settings.image_aspect == "pad" else "square")
     pinpoints = settings.grid_pinpoints
     origin = origin_of(manifest, "artifact", folder)
+    check_trained(origin, model.state_dict().keys(), folder)
     return Pretrained(
         model=model,
         tokenizer=find_tokenizer(folder),

@@ -28,7 +28,16 @@ from llava_pl.export.hf_processor import (
     without_picture_word,
     write_processor,
 )
-from llava_pl.export.manifest import check_tensors, origin_of, read_manifest, settings_of, write_manifest
+from llava_pl.export.manifest import (
+    MANIFEST_FILE,
+    check_tensors,
+    check_trained,
+    check_vocabulary,
+    origin_of,
+    read_manifest,
+    settings_of,
+    write_manifest,
+)
 from llava_pl.export.pretrained import OTHERS, BaseModel, Pretrained
 from llava_pl.export.quiet import silenced
 from llava_pl.export.tokenizer_files import find_tokenizer, read_sentencepiece
@@ -82,23 +91,30 @@ def read_hf(folder: Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     spec = _read_spec(config, folder / "config.json", weights)
     weights = {name: tensor for name, tensor in weights.items() if not _is_above(name, spec)}
     tokenizer, table = find_tokenizer(folder), spec.decoder["vocab_size"]
+    if manifest is not None and tokenizer is not None:
+        tokenizer = without_picture_word(tokenizer, adds_bos=bool(manifest.get("adds_bos")))
+        tokenizer.chat_template = manifest.get("chat_template")
+    check_vocabulary(manifest, folder, least=1 if tokenizer is None else len(tokenizer), most=table)
     if manifest is not None and manifest.get("vocabulary", table) < table:
         # The last rows were added for the word that stands for pictures, which is no word here.
         spec = replace(spec, decoder={**spec.decoder, "vocab_size": manifest["vocabulary"]})
         weights |= {name: weights[name][: manifest["vocabulary"]].clone() for name in TABLES if name in weights}
-    if manifest is not None and tokenizer is not None:
-        tokenizer = without_picture_word(tokenizer, adds_bos=bool(manifest.get("adds_bos")))
-        tokenizer.chat_template = manifest.get("chat_template")
     pictures = read_processor_settings(folder)
     if pictures is None:
         raise InputError(f"{folder}: expected preprocessor_config.json or processor_config.json, found neither")
     aspect: Literal["pad", "square"] = "pad" if pictures.get("do_pad") else "square"
     settings = settings_of(manifest, folder) or DataSettings(image_aspect=aspect, respect_exif=False)
-    origin = origin_of(manifest, "hf", folder)
+    if settings.image_aspect != aspect:
+        raise InputError(
+            f"{folder / MANIFEST_FILE}: field 'data.image_aspect': expected {aspect!r}, by do_pad of the settings of "
+            f"pictures, found {settings.image_aspect!r}; fetch the folder again"
+        )
+    model, origin = assemble(spec, weights, folder, dtype=dtype), origin_of(manifest, "hf", folder)
+    check_trained(origin, model.state_dict().keys(), folder)
     eye = BaseModel(folder.name, None, config.get("vision_feature_layer", -2))
     bases = {"vision_encoder": eye, **origin.bases}
     return Pretrained(
-        model=assemble(spec, weights, folder, dtype=dtype),
+        model=model,
         tokenizer=tokenizer,
         image_transform=ImageTransform.from_pretrained(folder, aspect=aspect),
         settings=settings,
@@ -124,6 +140,12 @@ def write_hf(pretrained: Pretrained, folder: Path, *, max_shard_bytes: int = MAX
         raise InputError(f"format hf: LlavaForConditionalGeneration has no place for a decoder of {kind}; {OTHERS}")
     if tokenizer is None:
         raise InputError("format hf: the model has no tokenizer, which AutoProcessor needs; give it with --tokenizer")
+    num_tokens = len(tokenizer) - (IMAGE_SLOT in tokenizer.get_vocab())
+    if num_tokens > model.decoder.num_embeddings:
+        raise InputError(
+            f"format hf: expected a row of the tables for every word, found {num_tokens} words in the tokenizer and "
+            f"{model.decoder.num_embeddings} rows; give the tokenizer of the model with --tokenizer"
+        )
     processor = make_processor(pretrained, tokenizer)
     picture = processor.tokenizer.convert_tokens_to_ids(IMAGE_SLOT)
     num_words = max(model.decoder.num_embeddings, picture + 1)

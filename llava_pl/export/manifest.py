@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
+from types import NoneType
 from typing import Any
 
 from torch import Tensor
@@ -32,6 +33,9 @@ FIELDS = {
     "files": dict, "tensors": dict, "base_models": dict, "data": dict, "trained": list, "vocabulary": int,
 }  # fmt: skip
 """What is in every manifest."""
+
+BASE_FIELDS = {"name": (str,), "sha256": (str, NoneType), "select_layer": (int, NoneType)}
+"""What is told about a base model."""
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.index.json")
 SETTING_FILES = (
@@ -139,11 +143,56 @@ def origin_of(manifest: Mapping[str, Any] | None, layout: Layout, folder: Path) 
     """
     if manifest is None:
         return Origin(layout)
-    try:
-        bases = {part: BaseModel(**base) for part, base in manifest["base_models"].items()}
-    except (TypeError, AttributeError) as error:
-        raise InputError(f"{folder / MANIFEST_FILE}: base_models: expected name and sha256 of each part") from error
+    for part, base in manifest["base_models"].items():
+        is_known = isinstance(base, dict) and {"name"} <= base.keys() <= BASE_FIELDS.keys()
+        if not is_known or not all(type(value) in BASE_FIELDS[name] for name, value in base.items()):
+            raise InputError(
+                f"{folder / MANIFEST_FILE}: field 'base_models.{part}': expected name (str), sha256 (str or null) and "
+                f"select_layer (int or null), found {base}; fetch the folder again"
+            )
+    bases = {part: BaseModel(**base) for part, base in manifest["base_models"].items()}
     return Origin(layout, bases, tuple(manifest["trained"]), manifest.get("data_hash"))
+
+
+def check_vocabulary(manifest: Mapping[str, Any] | None, folder: Path, *, least: int, most: int) -> None:
+    """Check how many words a folder says that its model has.
+
+    Args:
+        manifest: What it says about itself, None if it says nothing.
+        folder: Where it lies.
+        least: The words that its tokenizer has.
+        most: The rows that its tables have.
+
+    Raises:
+        InputError: There are fewer, or more.
+    """
+    if manifest is None or least <= manifest["vocabulary"] <= most:
+        return
+    expected = f"{most}, the rows of its tables"
+    if least != most:
+        expected = f"at least the {least} words of its tokenizer and at most the {most} rows of its tables"
+    raise InputError(
+        f"{folder / MANIFEST_FILE}: field 'vocabulary': expected {expected}, found {manifest['vocabulary']}; fetch the "
+        "folder again"
+    )
+
+
+def check_trained(origin: Origin, names: Collection[str], folder: Path) -> None:
+    """Check that what a folder calls trained are tensors of its model.
+
+    Args:
+        origin: What `origin_of` returned.
+        names: Those of the model in memory, which trained ones are told by in every form.
+        folder: Where the manifest lies.
+
+    Raises:
+        InputError: One is none.
+    """
+    if odd := [name for name in origin.trained if name not in names]:
+        raise InputError(
+            f"{folder / MANIFEST_FILE}: field 'trained': expected names of tensors of the model, found {odd[0]!r}; "
+            "fetch the folder again"
+        )
 
 
 def settings_of(manifest: Mapping[str, Any] | None, folder: Path) -> DataSettings | None:

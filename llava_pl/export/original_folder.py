@@ -22,7 +22,7 @@ from llava_pl.data.templates import TemplateName
 from llava_pl.export.artifact import check_projector
 from llava_pl.export.bases import check_base, describe_base
 from llava_pl.export.certificate import probe
-from llava_pl.export.manifest import check_tensors, origin_of, read_manifest, settings_of
+from llava_pl.export.manifest import check_tensors, check_trained, origin_of, read_manifest, settings_of
 from llava_pl.export.original import (
     NEWLINE_NAME,
     PROJECTOR_FILE,
@@ -120,7 +120,9 @@ def read_original(
         origin = replace(origin, layout="projector", trained=tuple(trained), base_answers=answers)
         if table in weights:
             restore_embeddings(built, weights[table], weights_path)
-    elif config.has_own_encoder:
+    else:
+        check_trained(origin, model.state_dict().keys(), folder)
+    if base is None and config.has_own_encoder:
         # Layers above the selected one are in the file, but not in the encoder.
         own = model.vision_encoder.model.state_dict()
         found = {name: tensor for name, tensor in encoder_weights(weights).items() if name in own}

@@ -253,3 +253,59 @@ def test_what_differs_is_told_in_short(folder):
     message = r"expected 1 bytes \(sha256 abababababab\), found \d+ bytes \(sha256 [0-9a-f]{12}\); fetch it again$"
     with pytest.raises(InputError, match=message):
         read_manifest(folder)
+
+
+TRAINED = "field 'trained': expected names of tensors of the model, found 'no.such'; fetch the folder again$"
+LIES = {
+    "vocabulary": (FORMS[:2], {"vocabulary": 5}, r"field 'vocabulary': expected .*, found 5; fetch the folder again$"),
+    "more words than rows": (FORMS[:2], {"vocabulary": 500}, r"field 'vocabulary': expected .*, found 500; fetch"),
+    "trained": (FORMS[:3], {"trained": ["no.such"]}, TRAINED),
+}
+BASES = [
+    {"name": "x", "path": "/etc"}, {"name": 5, "sha256": 7}, {"sha256": "ab"}, {"name": "x", "select_layer": "2"},
+    {"name": "x", "select_layer": True}, ["name"], None,
+]  # fmt: skip
+
+
+def edit(folder, **changes):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, **changes}))
+
+
+@pytest.mark.parametrize(("layout", "lie"), [(layout, lie) for lie, (forms, *_) in LIES.items() for layout in forms])
+def test_a_lie_about_the_model_is_refused(written, tmp_path, load, layout, lie):
+    shutil.copytree(written / layout, tmp_path / "x")
+    edit(tmp_path / "x", **LIES[lie][1])
+    with pytest.raises(InputError, match=f"^{tmp_path}/x/manifest.json: {LIES[lie][2]}"):
+        load(tmp_path / "x")
+
+
+def test_a_vocabulary_has_all_words_of_the_tokenizer(written, tmp_path, load):
+    num_words = len(load(written / "hf").tokenizer)
+    shutil.copytree(written / "hf", tmp_path / "x")
+    edit(tmp_path / "x", vocabulary=num_words - 1)
+    with pytest.raises(InputError, match=f"expected at least the {num_words} words of its tokenizer and at most the"):
+        load(tmp_path / "x")
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_base_of_another_form_is_refused(form, load, base):
+    edit(form, base_models={"decoder": base})
+    with pytest.raises(
+        InputError, match=r"field 'base_models\.decoder': expected name \(str\), sha256 .*, found "
+    ) as error:
+        load(form)
+    assert str(base) in str(error.value)
+
+
+def test_settings_that_contradict_other_files_are_refused(written, tmp_path, load):
+    message = {
+        "artifact": r"field 'data\.image_aspect': expected 'pad' as in config\.json, found 'square'; fetch",
+        "hf": r"field 'data\.image_aspect': expected 'pad', by do_pad of .* pictures, found 'square'; fetch",
+    }
+    for layout, said in message.items():
+        shutil.copytree(written / layout, tmp_path / layout)
+        data = json.loads((tmp_path / layout / "manifest.json").read_text())["data"]
+        edit(tmp_path / layout, data={**data, "image_aspect": "square"})
+        with pytest.raises(InputError, match=said):
+            load(tmp_path / layout)

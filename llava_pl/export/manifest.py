@@ -34,7 +34,7 @@ FIELDS = {
 }  # fmt: skip
 """What is in every manifest."""
 
-BASE_FIELDS = {"name": (str,), "sha256": (str, NoneType), "select_layer": (int, NoneType)}
+BASE_FIELDS = {"name": (str,), "sha256": (str, NoneType), "select_layer": (int, NoneType), "settings": (dict,)}
 """What is told about a base model."""
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.index.json")
@@ -147,11 +147,11 @@ def origin_of(manifest: Mapping[str, Any] | None, layout: Layout, folder: Path) 
         is_known = isinstance(base, dict) and {"name"} <= base.keys() <= BASE_FIELDS.keys()
         if not is_known or not all(type(value) in BASE_FIELDS[name] for name, value in base.items()):
             raise InputError(
-                f"{folder / MANIFEST_FILE}: field 'base_models.{part}': expected name (str), sha256 (str or null) and "
-                f"select_layer (int or null), found {base}; fetch the folder again"
+                f"{folder / MANIFEST_FILE}: field 'base_models.{part}': expected name (str), sha256 (str or null), "
+                f"select_layer (int or null) and settings (hashes by file), found {base}; fetch the folder again"
             )
     bases = {part: BaseModel(**base) for part, base in manifest["base_models"].items()}
-    return Origin(layout, bases, tuple(manifest["trained"]), manifest.get("data_hash"))
+    return Origin(layout, bases, tuple(manifest["trained"]), data_hash=manifest.get("data_hash"))
 
 
 def check_vocabulary(manifest: Mapping[str, Any] | None, folder: Path, *, least: int, most: int) -> None:

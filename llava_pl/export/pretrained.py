@@ -31,15 +31,15 @@ class BaseModel:
         name: Hub name, or the name of its folder.
         sha256: Of its weights files, None where they were not at hand.
         select_layer: Of an encoder, which of its hidden states the model uses.
-        settings: SHA-256 of each file that decides its answers, too: `config.json`, tokenizer, picture settings.
         path: Where it was found on this machine, which no file tells.
+        settings: SHA-256 of each file that decides its answers, too: `config.json`, tokenizer, picture settings.
     """
 
     name: str
     sha256: str | None = None
     select_layer: int | None = None
-    settings: Mapping[str, str] = field(default_factory=dict)
     path: str | None = field(default=None, compare=False)
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

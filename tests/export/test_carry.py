@@ -192,7 +192,7 @@ def test_a_tokenizer_is_not_put_over_another(llava, tiny_parts, tmp_path):
     with pytest.raises(InputError, match=r"x: has its tokenizer already, and .*words is another; leave"):
         open_source(tmp_path / "x", tokenizer=str(tmp_path / "words"))
     carry(replace(llava, tokenizer=None), tmp_path / "y", "artifact")
-    with pytest.raises(InputError, match=r"at most 99 words, for which the model has rows, found 100 at .*words"):
+    with pytest.raises(InputError, match=r"at most 99 words, for which the model has rows, found 100 with .*words"):
         open_source(tmp_path / "y", tokenizer=str(tmp_path / "words"))
 
 
@@ -208,9 +208,15 @@ def test_an_interrupted_export_leaves_nothing(llava, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(carrying, "_ask_again", stop)
-    with pytest.raises(KeyboardInterrupt):
-        carry(llava, tmp_path / "x", "artifact")
+    for place in (tmp_path / "x", tmp_path / "new" / "newer" / "x"):
+        with pytest.raises(KeyboardInterrupt):
+            carry(llava, place, "artifact")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_above_it_are_made(llava, tmp_path):
+    carry(llava, tmp_path / "new" / "newer" / "x", "artifact")
+    assert list((tmp_path / "new" / "newer").iterdir()) == [tmp_path / "new" / "newer" / "x"]
 
 
 def test_certify_tells_one_from_another(make_llava, llava, tmp_path):

@@ -6,9 +6,13 @@ Help pages are answered without torch; what needs it is imported when a command 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from llava_pl.app.data_commands import OneLineArguments
 
@@ -99,11 +103,30 @@ def _carry(options: argparse.Namespace, layout: str, *, merge_lora: bool) -> int
         unsafe=options.unsafe,
     )
     dtype = None if options.dtype is None else TORCH_DTYPES[options.dtype]
-    rows = carry(pretrained, options.target, layout, dtype=dtype, merge_lora=merge_lora, say=_say)  # type: ignore[arg-type]
+    with _orderly_end():
+        rows = carry(pretrained, options.target, layout, dtype=dtype, merge_lora=merge_lora, say=_say)  # type: ignore[arg-type]
     for row in rows:
         _say(str(row))
     _say(f"wrote {options.target}")
     return 0
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Let SIGTERM end the process as an exception does, so that no half-written folder stays."""
+
+    def stop(number: int, _: object) -> NoReturn:
+        signal.signal(number, signal.SIG_IGN)  # a second one would cut the cleaning short
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # no other may ask for signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parser(command: str, places: str, description: str) -> argparse.ArgumentParser:

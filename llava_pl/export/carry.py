@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -86,12 +87,13 @@ def carry(
             "make it part of the weights, or write it alone with --format lora"
         )
     live = pretrained.origin.live_answers or probe(pretrained.model)
-    dtypes = [coarsest_dtype(pretrained.model)]  # the live answers come of the arithmetic of these
+    coarsest = coarsest_dtype(pretrained.model)  # the live answers come of its arithmetic
     if dtype is not None:
-        dtypes.append(dtype)
+        coarsest = max(coarsest, dtype, key=lambda dtype: torch.finfo(dtype).eps)
         pretrained.model.to(dtype)
     # Beside the target, so that renaming is one step.
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    new_parents = [place for place in target.absolute().parents if not place.exists()]
     try:
         temporary.mkdir(parents=True)
         say(f"writing {target} ({layout})")
@@ -99,7 +101,7 @@ def carry(
         say("reading it back")
         found, alike = _ask_again(pretrained, temporary, layout)
         same = compare(found, live)
-        check_same(same, _coarsest(*dtypes), str(target))
+        check_same(same, coarsest, str(target))
         check_alike(alike, str(target))
         origin = pretrained.origin
         base = check_differs(found, origin.base_answers, live, origin.trained, str(target))
@@ -121,6 +123,9 @@ def carry(
         raise InputError(f"{target}: cannot be written ({error}); choose another place") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # with the target in it, or a file of another process, a folder stays
+            for place in new_parents:
+                place.rmdir()
     return same
 
 
@@ -187,7 +192,7 @@ def certify(
     (answers, dtype, asking), (other_answers, other_dtype, other_asking) = first, second
     rows = compare(answers, other_answers)
     alike = compare_asking(asking, other_asking)
-    coarsest = _coarsest(dtype, other_dtype)
+    coarsest = max(dtype, other_dtype, key=lambda dtype: torch.finfo(dtype).eps)
     is_same = all(row.is_within(coarsest) for row in rows) and all(row.is_same is not False for row in alike)
     return [*rows, *alike], is_same
 
@@ -196,14 +201,14 @@ def check_target(target: Path) -> None:
     """Check that a folder can be made.
 
     Raises:
-        InputError: Something is there already.
+        InputError: Something is there already, or the folder that it would be in is none, or takes nothing.
     """
     if target.exists() or target.is_symlink():
         raise InputError(f"{target}: exists already; choose another place, or remove it first")
-
-
-def _coarsest(*dtypes: torch.dtype) -> torch.dtype:
-    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
+    place = next(place for place in target.absolute().parents if os.path.lexists(place))
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        found = "a folder that cannot be written to" if place.is_dir() else "no folder"
+        raise InputError(f"{target}: cannot be written: {place} is {found}; choose another place")
 
 
 def _add_tokenizer(pretrained: Pretrained, source: Path, place: str) -> Pretrained:
@@ -214,7 +219,7 @@ def _add_tokenizer(pretrained: Pretrained, source: Path, place: str) -> Pretrain
         has_patch_word = IMAGE_PATCH in own.get_vocab()
     else:
         config = read_json_object(source / "config.json") if is_original(source) else {}
-        # LLaVA: <im_patch> comes before the marks, and the table grows by as many rows as there are new words.
+        # LLaVA: the table grows by as many rows as there are new words.
         num_new = num_rows - 1 - max(words.get_vocab().values())
         has_patch_word = bool(config.get("mm_use_im_patch_token")) or num_new == 1 + 2 * settings.image_start_end
     add_image_tokens(words, image_patch_token=has_patch_word, image_start_end=settings.image_start_end)
@@ -226,7 +231,7 @@ def _add_tokenizer(pretrained: Pretrained, source: Path, place: str) -> Pretrain
     if max(vocabulary.values()) >= num_rows:
         raise InputError(
             f"{source}: expected a tokenizer of at most {num_rows} words, for which the model has rows, found "
-            f"{max(vocabulary.values()) + 1} at {place}, the marks of pictures among them; give that of its base"
+            f"{max(vocabulary.values()) + 1} with those for pictures at {place}; give that of its base"
         )
     return replace(pretrained, tokenizer=words)
 

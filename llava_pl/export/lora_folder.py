@@ -33,6 +33,7 @@ from llava_pl.export.original_writing import bridge_weights, check_bases, make_c
 from llava_pl.export.parts import copy_weights
 from llava_pl.export.pretrained import OTHERS, Adapters, Pretrained
 from llava_pl.export.weights import check_weights, read_weights, write_weights
+from llava_pl.models.adapters import plain_name
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.vocabulary import add_rows
 from llava_pl.types import InputError
@@ -76,11 +77,15 @@ def read_lora(
     manifest = read_manifest(folder)
     origin = origin_of(manifest, "lora", folder)
     check_base("decoder", origin.bases.get("decoder"), describe_base(base), folder)
-    adapters = _read_adapters(folder)
-    rest = {}
+    adapters, biases = _read_adapters(folder)
+    rest: dict[str, Tensor] = {}
     if (folder / REST_FILE).is_file():
         rest = own_weights({_unwrap(name): tensor for name, tensor in read_weights(folder / REST_FILE).items()})
         check_weights(rest, folder / REST_FILE)
+    # LLaVA: what learned beside the adapters is in its file, these in both.
+    if odd := [n for n in biases.keys() & rest.keys() if not torch.equal(biases[n].to(rest[n]), rest[n])]:
+        raise InputError(f"{folder}: {odd[0]!r} is another in {REST_FILE} than beside the adapters; fetch them again")
+    rest |= biases
     check_tensors(manifest, {**adapters.weights, **rest}, folder)
     config, decoder = read_original_config(folder, is_part=True), read_base(base, dtype)
     pretrained = build_parts(
@@ -141,8 +146,11 @@ def write_lora(pretrained: Pretrained, folder: Path) -> None:
     if odd := [name for name in kept if name.startswith("vision_encoder.")]:
         raise InputError(f"format lora: expected a frozen vision encoder, found {odd[0]!r} trained; {OTHERS}")
     check_bases(pretrained, kept, "lora")
-    rest = {f"{WRAPPED}{name}": tensor.clone() for name, tensor in original_weights(kept).items()}
+    biases = {name: tensor for name, tensor in kept.items() if _is_bias(name)}
+    others = {name: tensor for name, tensor in kept.items() if name not in biases}
+    rest = {f"{WRAPPED}{name}": tensor.clone() for name, tensor in original_weights(others).items()}
     outside = {_wrap(name): tensor.contiguous() for name, tensor in origin.adapters.weights.items()}
+    outside |= {_wrap_bias(name, layers): tensor.contiguous() for name, tensor in biases.items()}
     config, decoder = make_config(pretrained, "lora"), origin.bases.get("decoder")
     if decoder is None:
         raise InputError(f"format lora: the language model that it was made from is not known; {OTHERS}")
@@ -166,7 +174,7 @@ def _peft_config(adapters: Adapters, layers: list[str], base: str) -> dict[str, 
         "r": config["rank"],
         "lora_alpha": config["alpha"],
         "lora_dropout": config.get("dropout", 0.0),
-        "bias": "none",
+        "bias": config.get("bias", "none"),
         "target_modules": layers,
         "inference_mode": True,
         "fan_in_fan_out": False,
@@ -175,7 +183,8 @@ def _peft_config(adapters: Adapters, layers: list[str], base: str) -> dict[str, 
     return {**plain, **{name: True for name in ("use_dora", "use_rslora") if config.get(name)}}
 
 
-def _read_adapters(folder: Path) -> Adapters:
+def _read_adapters(folder: Path) -> tuple[Adapters, dict[str, Tensor]]:
+    """Return the adapters, and the biases of the decoder that learned with them."""
     path = folder / ADAPTER_CONFIG
     config = read_json_object(path)
     if config.get("peft_type") != "LORA" or not isinstance(config.get("r"), int):
@@ -188,13 +197,17 @@ def _read_adapters(folder: Path) -> Adapters:
         raise InputError(f"{folder}: expected {' or '.join(ADAPTER_FILES)} beside {ADAPTER_CONFIG}, found neither")
     found = read_weights(folder / names[0])
     check_weights(found, folder / names[0])
-    if odd := [name for name in found if ".lora_" not in name]:
+    bias = config.get("bias") or "none"
+    plain = {f"decoder.model.{plain_name(n.removeprefix(WRAPPED))}": n for n in found if ".lora_" not in n}
+    if odd := [n for own, n in plain.items() if bias == "none" or not _is_bias(own)]:
         raise InputError(
-            f"{folder / names[0]}: tensor {odd[0]!r} is no LoRA's; expected adapters of linear layers alone"
+            f"{folder / names[0]}: tensor {odd[0]!r} is no LoRA's; expected adapters of linear layers alone, and "
+            f"biases where {ADAPTER_CONFIG} has them"
         )
-    known = {"rank": config["r"], "alpha": float(config.get("lora_alpha", 8))}
+    biases = {own: found.pop(name) for own, name in plain.items()}
+    known = {"rank": config["r"], "alpha": float(config.get("lora_alpha", 8)), "bias": bias}
     kinds = {name: bool(config.get(name)) for name in ("use_dora", "use_rslora")}
-    return Adapters({**known, **kinds}, {_name_adapter(name): tensor for name, tensor in found.items()})
+    return Adapters({**known, **kinds}, {_name_adapter(name): tensor for name, tensor in found.items()}), biases
 
 
 def _put_back(model: LlavaModel, rest: Mapping[str, Tensor], folder: Path, dtype: torch.dtype | None) -> None:
@@ -218,6 +231,17 @@ def _name_adapter(name: str) -> str:
     """Return the name in memory of a tensor in peft's files, which leave the adapter's own name out."""
     stem, _, kind = name.removeprefix(WRAPPED).rpartition(".lora_")
     return f"decoder.model.{stem}.lora_{kind.removesuffix('.weight')}.default.weight"
+
+
+def _is_bias(name: str) -> bool:
+    """Whether a tensor is a bias of the decoder, which peft keeps beside its adapters."""
+    return name.startswith("decoder.model.") and name.endswith(".bias")
+
+
+def _wrap_bias(name: str, layers: list[str]) -> str:
+    """Return the name that peft has for a bias: of an adapted layer, that of the layer beneath."""
+    layer = name.removesuffix(".bias")
+    return f"{WRAPPED}{layer.removeprefix('decoder.model.')}{'.base_layer' if layer in layers else ''}.bias"
 
 
 def _wrap(name: str) -> str:

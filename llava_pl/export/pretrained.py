@@ -63,8 +63,6 @@ class Origin:
         layout: The form on disk that it was read from.
         bases: The models that it was made from, by part.
         trained: Names of the tensors that training changed, empty where nobody knows.
-        replaced: Names of the tensors of its encoder and decoder that are neither those of `bases` nor trained by its
-            run, but by an earlier one that it was started from; empty where nobody knows.
         data_hash: Of the training data, where it is known.
         base_answers: What the base said to the questions of `certificate.probe` before the trained tensors were put
             in; empty without a base.
@@ -72,17 +70,19 @@ class Origin:
             any.
         adapters: The LoRA that was merged into the model, None without one.
         sentencepiece: The tokenizer's own file, which the original's code reads.
+        replaced: Names of the tensors of its encoder and decoder that are neither those of `bases` nor trained by its
+            run, but by an earlier one that it was started from; empty where nobody knows.
     """
 
     layout: Layout
     bases: Mapping[str, BaseModel] = field(default_factory=dict)
     trained: tuple[str, ...] = ()
-    replaced: tuple[str, ...] = ()
     data_hash: str | None = None
     base_answers: tuple[Tensor, ...] = ()
     live_answers: tuple[Tensor, ...] = ()
     adapters: Adapters | None = None
     sentencepiece: bytes | None = None
+    replaced: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,33 @@ def test_errors_are_one_line_and_leave_nothing(golden, tmp_path, capsys, words, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_place_that_takes_nothing_is_told_before_reading(tmp_path, capsys, monkeypatch, is_file):
+    place = tmp_path / "place"
+    place.touch() if is_file else place.mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: path != place)  # as of a folder of another user
+    assert main(["import", "nowhere", str(place / "new" / "x")]) == 2
+    found, said = ("no folder" if is_file else "a folder that cannot be written to"), capsys.readouterr()
+    assert said.err == (
+        f"llava-pl: error: {place}/new/x: cannot be written: {place} is {found}; choose another place\n"
+    )
+    assert said.out == ""
+
+
+def test_a_process_that_is_told_to_end_leaves_nothing(golden, tmp_path):
+    code = (
+        "import sys, time\nfrom llava_pl.export import carry\nfrom llava_pl.cli import main\n"
+        "carry._ask_again = lambda *_: (print('asking', flush=True), time.sleep(60))\nsys.exit(main(sys.argv[1:]))"
+    )
+    words = [sys.executable, "-c", code, "import", golden, str(tmp_path / "new" / "x")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert "asking\n" in process.stdout
+        assert [path.name for path in (tmp_path / "new").iterdir()] == [f".x.{process.pid}.tmp"]
+        process.terminate()
+        assert process.wait(30) == 143
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "words",
     [["export", "a", "b"], ["export", "a", "b", "--format", "gguf"], ["import", "a"], ["certify", "a", "b", "c"]],

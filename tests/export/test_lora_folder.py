@@ -177,6 +177,40 @@ def test_every_decoder_has_its_lora_folder(run, make_decoder, tiny_parts, tmp_pa
     assert certify(tmp_path / "y", path)[1]
 
 
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+@pytest.mark.parametrize("targets", [None, ["q_proj", "down_proj"]])
+def test_biases_that_learned_with_the_adapters_are_where_peft_looks(
+    run, make_decoder, tiny_parts, tmp_path, bias, targets
+):
+    """Those of Qwen2's q_proj, k_proj and v_proj; with "all" also where no adapter is."""
+    place, lora = str(make_decoder("qwen2")), LoraConfig(rank=2, bias=bias, targets=targets)
+    plan, data = TrainablePlan(decoder="lora"), {"template": "chat"}
+    module, path = run("biases", decoder={"path": place}, trainable=plan, lora=lora, data=data)
+    source = open_source(path)
+    biases = {name for name in source.origin.trained if name.startswith("decoder.") and name.endswith(".bias")}
+    assert len(biases) == (6 if bias == "all" or targets is None else 2)
+    carry(source, tmp_path / "x", "lora")
+    base, ids = AutoModelForCausalLM.from_pretrained(place), torch.arange(12)[None]
+    with torch.inference_mode():
+        expected, loaded = module.model(ids).logits, PeftModel.from_pretrained(base, tmp_path / "x").eval()
+        torch.testing.assert_close(loaded(ids).logits, expected, atol=1e-6, rtol=0)  # float32, logits below 1
+    assert loaded.peft_config["default"].bias == bias
+    parts = {"base": place, "vision_encoder": str(tiny_parts / "encoder")}
+    found = open_source(tmp_path / "x", **parts)
+    assert {n for n in found.origin.trained if n.startswith("decoder.") and n.endswith(".bias")} == biases
+    rows = compare(probe(found.model), probe(module.model))
+    assert all(row.logit_difference <= 2e-6 * row.logit_scale for row in rows)
+    rest = tmp_path / "x" / "non_lora_trainables.bin"
+    name = "base_model.model.model.layers.0.self_attn.q_proj.bias"
+    for value in (found.model.decoder.model.state_dict()[name.removeprefix("base_model.model.")], torch.ones(32)):
+        (tmp_path / "x" / "manifest.json").unlink(missing_ok=True)  # as the original's code writes it: in both files
+        torch.save({**torch.load(rest, weights_only=True), name: value}, rest)
+        if value[0] != 1:
+            assert all(map(torch.equal, probe(load_pretrained(tmp_path / "x", **parts).model), probe(found.model)))
+    with pytest.raises(InputError, match=r"q_proj.bias' is another in non_lora_trainables.bin than beside the adapt"):
+        load_pretrained(tmp_path / "x", **parts)
+
+
 @pytest.mark.parametrize("family", ["llama_2", "mpt"])
 @pytest.mark.parametrize("embeddings", ["frozen", "new_tokens", "full"])
 def test_words_for_pictures_have_their_rows_beside_a_lora(

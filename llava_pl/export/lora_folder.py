@@ -176,8 +176,15 @@ def _peft_config(adapters: Adapters, layers: list[str], base: str) -> dict[str, 
 def _read_adapters(folder: Path) -> Adapters:
     path = folder / ADAPTER_CONFIG
     config = read_json_object(path)
-    if config.get("peft_type") != "LORA" or not isinstance(config.get("r"), int):
+    if config.get("peft_type") != "LORA" or type(config.get("r")) is not int:
         raise InputError(f"{path}: expected peft_type LORA with its rank r, found {config.get('peft_type')!r}")
+    if type(alpha := config.get("lora_alpha", 8)) not in (int, float) or not 0 < alpha < float("inf"):
+        raise InputError(f"{path}: expected a number above 0 as lora_alpha, found {alpha!r}; fetch the folder again")
+    for name in ("use_dora", "use_rslora"):
+        if type(config.get(name, False)) is not bool:
+            raise InputError(
+                f"{path}: expected true or false as {name}, found {config[name]!r}; fetch the folder again"
+            )
     for name in ("alpha_pattern", "rank_pattern", "modules_to_save"):
         if config.get(name):
             raise InputError(f"{path}: expected one rank and scale for all layers, found {name} {config[name]}")
@@ -190,7 +197,7 @@ def _read_adapters(folder: Path) -> Adapters:
         raise InputError(
             f"{folder / names[0]}: tensor {odd[0]!r} is no LoRA's; expected adapters of linear layers alone"
         )
-    known = {"rank": config["r"], "alpha": float(config.get("lora_alpha", 8))}
+    known = {"rank": config["r"], "alpha": float(alpha)}
     kinds = {name: bool(config.get(name)) for name in ("use_dora", "use_rslora")}
     return Adapters({**known, **kinds}, {_name_adapter(name): tensor for name, tensor in found.items()})
 

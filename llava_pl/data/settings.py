@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from llava_pl.data.templates import TemplateName
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from llava_pl.data.dataset import SampleEncoder
 
 ImageAspect = Literal["pad", "square", "anyres"]
+KINDS = {
+    "image_start_end": (bool,), "respect_exif": (bool,), "legacy_tokenizer": (bool, NoneType),
+    "max_length": (int, NoneType),
+}  # fmt: skip
+"""Of the plain values that are no words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,10 @@ class DataSettings:
         if not isinstance(values, Mapping) or not values.keys() <= known:
             found = sorted(values.keys() - known) if isinstance(values, Mapping) else type(values).__name__
             raise InputError(f"{where}: expected settings of the data ({', '.join(sorted(known))}), found {found}")
+        for name, kinds in KINDS.items():
+            if name in values and type(values[name]) not in kinds:
+                expected = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
+                raise InputError(f"{where}.{name}: expected {expected}, found {values[name]!r}")
         pinpoints = values.get("grid_pinpoints")
         try:
             return cls(**{**values, "grid_pinpoints": None if pinpoints is None else _pairs(pinpoints)})

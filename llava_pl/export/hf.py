@@ -107,7 +107,7 @@ def read_hf(folder: Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     if settings.image_aspect != aspect:
         raise InputError(
             f"{folder / MANIFEST_FILE}: field 'data.image_aspect': expected {aspect!r}, by do_pad of the settings of "
-            f"pictures, found {settings.image_aspect!r}; fetch the folder again"
+            f"pictures, found {settings.image_aspect!r}; fetch the folder again, or make an edit in both"
         )
     model, origin = assemble(spec, weights, folder, dtype=dtype), origin_of(manifest, "hf", folder)
     check_trained(origin, model.state_dict().keys(), folder)

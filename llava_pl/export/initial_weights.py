@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from llava_pl.export.artifact import is_artifact, read_projector
+from llava_pl.export.checkpoint_file import read_checkpoint_file
 from llava_pl.export.original import PROJECTOR_FILE, find_newline, is_original, projector_weights
-from llava_pl.export.weights import check_weights, has_weights, read_torch_file, read_weights
+from llava_pl.export.weights import check_weights, has_weights, read_weights
 from llava_pl.models.adapters import LEARNED_ROWS, LoraConfig, is_adapter, plain_name, plain_table
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
@@ -46,7 +47,10 @@ def load_initial_weights(
     if path.is_dir() and not is_original(path) and not is_artifact(path):
         raise InputError(f"{where}: expected a .ckpt file, {PROJECTOR_FILE} or a LLaVA folder")
     if path.suffix == ".ckpt":
-        content = _read_checkpoint(path)
+        try:
+            content = read_checkpoint_file(path)
+        except InputError as error:
+            raise InputError(f"model.init_from: {error}") from error
         if lora is not None:
             check_lora(content.get("hyper_parameters", {}), lora, where=where)
         weights = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
@@ -187,6 +191,7 @@ def _take_new_rows(weights: dict[str, Tensor], model: LlavaModel, *, where: str)
                 f"{len(ids)} tokens, shape {(len(ids), model.decoder.width)}, or a table with them; check "
                 "data.image_start_end and data.image_patch_token"
             )
+        _check_numbers(where, name, found)
         taken[name] = found
     return taken
 
@@ -218,10 +223,12 @@ def check_shape(where: str, name: str, tensor: Tensor, own: Mapping[str, Tensor]
     """Check that a tensor can be copied into the parameter of its name.
 
     Raises:
-        InputError: It has another shape, or the parameter is quantized.
+        InputError: It has another shape or whole numbers, or the parameter is quantized.
     """
     # One of 8 bits has the shape of the weight that it stands for; a buffer may count.
     is_quantized = isinstance(own[name], nn.Parameter) and not own[name].is_floating_point()
+    if own[name].is_floating_point():
+        _check_numbers(where, name, tensor)
     if own[name].shape == tensor.shape and not is_quantized:
         return
     expected = f"shape {tuple(own[name].shape)}"
@@ -233,8 +240,6 @@ def check_shape(where: str, name: str, tensor: Tensor, own: Mapping[str, Tensor]
     raise InputError(f"{where}: {name}: found shape {tuple(tensor.shape)}, expected {expected}; {hint}")
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    content = read_torch_file(path)
-    if not isinstance(content, dict) or not content.get("state_dict"):
-        raise InputError(f"model.init_from: {path}: expected a Lightning checkpoint with a 'state_dict', found none")
-    return content
+def _check_numbers(where: str, name: str, tensor: Tensor) -> None:
+    if not tensor.is_floating_point():
+        raise InputError(f"{where}: {name}: expected floating-point numbers, found {tensor.dtype}; use another file")

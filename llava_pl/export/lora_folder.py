@@ -187,8 +187,15 @@ def _read_adapters(folder: Path) -> tuple[Adapters, dict[str, Tensor]]:
     """Return the adapters, and the biases of the decoder that learned with them."""
     path = folder / ADAPTER_CONFIG
     config = read_json_object(path)
-    if config.get("peft_type") != "LORA" or not isinstance(config.get("r"), int):
+    if config.get("peft_type") != "LORA" or type(config.get("r")) is not int:
         raise InputError(f"{path}: expected peft_type LORA with its rank r, found {config.get('peft_type')!r}")
+    if type(alpha := config.get("lora_alpha", 8)) not in (int, float) or not 0 < alpha < float("inf"):
+        raise InputError(f"{path}: expected a number above 0 as lora_alpha, found {alpha!r}; fetch the folder again")
+    for name in ("use_dora", "use_rslora"):
+        if type(config.get(name, False)) is not bool:
+            raise InputError(
+                f"{path}: expected true or false as {name}, found {config[name]!r}; fetch the folder again"
+            )
     for name in ("alpha_pattern", "rank_pattern", "modules_to_save"):
         if config.get(name):
             raise InputError(f"{path}: expected one rank and scale for all layers, found {name} {config[name]}")
@@ -205,7 +212,7 @@ def _read_adapters(folder: Path) -> tuple[Adapters, dict[str, Tensor]]:
             f"biases where {ADAPTER_CONFIG} has them"
         )
     biases = {own: found.pop(name) for own, name in plain.items()}
-    known = {"rank": config["r"], "alpha": float(config.get("lora_alpha", 8)), "bias": bias}
+    known = {"rank": config["r"], "alpha": float(alpha), "bias": bias}
     kinds = {name: bool(config.get(name)) for name in ("use_dora", "use_rslora")}
     return Adapters({**known, **kinds}, {_name_adapter(name): tensor for name, tensor in found.items()}), biases
 

@@ -226,6 +226,8 @@ def _check_files(path: Path, said: Mapping[str, object]) -> None:
         # By its name alone: in the hub's cache the files of a folder are links to others.
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise InputError(f"{path}: file {name!r} lies outside the folder; expected a name inside it")
+    if not any(_is_weights(name) for name in said):
+        raise InputError(f'{path}: expected the files of the weights under "files", found none; fetch the folder again')
     lists_settings = not all(_is_weights(name) for name in said)
     for name in _files_to_read(path.parent):
         if name not in said and (lists_settings or _is_weights(name)):
@@ -235,11 +237,20 @@ def _check_files(path: Path, said: Mapping[str, object]) -> None:
             raise InputError(f"{path}: file {name!r} is missing; fetch it again")
         if file is None and not _is_weights(name):
             continue
-        if (found := _describe(path.parent / name)) != file:
+        if (found := _describe(path.parent / name)) != (expected := _check_entry(path, name, file)):
             raise InputError(
-                f"{path}: file {name!r} is not the one that was written: expected {_tell(file)}, found "
+                f"{path}: file {name!r} is not the one that was written: expected {_tell(expected)}, found "
                 f"{_tell(found)}; fetch it again{_or_excuse(name)}"
             )
+
+
+def _check_entry(path: Path, name: str, file: object) -> Mapping[str, object]:
+    if isinstance(file, dict) and {"bytes", "sha256"} <= file.keys():
+        return file
+    hint = ", which excuses settings but no weights" if file is None else ""
+    raise InputError(
+        f"{path}: file {name!r}: expected its bytes and sha256, found {json.dumps(file)}{hint}; fetch the folder again"
+    )
 
 
 def _or_excuse(name: str) -> str:
@@ -247,10 +258,8 @@ def _or_excuse(name: str) -> str:
     return "" if _is_weights(name) else f', or, if it is meant to be so, write "{name}": null under "files" there'
 
 
-def _tell(file: object) -> str:
-    if isinstance(file, dict) and {"bytes", "sha256"} <= file.keys():
-        return f"{file['bytes']} bytes (sha256 {str(file['sha256'])[:12]})"
-    return repr(file)
+def _tell(file: Mapping[str, object]) -> str:
+    return f"{file['bytes']} bytes (sha256 {str(file['sha256'])[:12]})"
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -24,11 +24,12 @@ from llava_pl.export.artifact import check_projector
 from llava_pl.export.bases import OPTIONS, check_base, describe_base, name_of, read_bases
 from llava_pl.export.build import ModelConfig, build_model
 from llava_pl.export.certificate import probe
+from llava_pl.export.checkpoint_file import read_checkpoint_file
 from llava_pl.export.initial_weights import copy_initial_weights, load_initial_weights, places
 from llava_pl.export.lora import insert_adapters, merge_adapters
 from llava_pl.export.pretrained import Adapters, BaseModel, Origin, Pretrained
 from llava_pl.export.tokenizer_files import find_tokenizer, read_sentencepiece
-from llava_pl.export.weights import check_weights, read_torch_file
+from llava_pl.export.weights import check_weights
 from llava_pl.models.adapters import LEARNED_ROWS, LoraConfig, is_adapter, plain_name, plain_table
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.vocabulary import NEW_ROWS, row_tables
@@ -58,12 +59,12 @@ def read_checkpoint(
         InputError: The file is no checkpoint of this project, holds pickled objects, or does not fit its bases.
     """
     try:
-        content = read_torch_file(path, unsafe=unsafe)
+        content = read_checkpoint_file(path, unsafe=unsafe)
     except InputError as error:
-        hint = "; --unsafe reads it all the same, and runs what code it holds" if "refused" in str(error) else ""
+        hint = "; if you trust it, --unsafe reads it, and runs what code it holds" if ": refused" in str(error) else ""
         raise InputError(f"{error}{hint}") from error
-    if not isinstance(content, dict) or not content.get("state_dict") or "hyper_parameters" not in content:
-        raise InputError(f"{path}: expected a checkpoint of llava-pl fit, with state_dict and hyper_parameters")
+    if "hyper_parameters" not in content:
+        raise InputError(f"{path}: expected a checkpoint of llava-pl fit, with hyper_parameters, found none")
     hyper, carried = content["hyper_parameters"], content.get("carried", {})
     if "data" not in carried:
         raise InputError(f"{path}: holds no settings of its data; it is of an older version: resume it for a step")
@@ -159,7 +160,7 @@ def _copy(model: LlavaModel, weights: Mapping[str, Tensor], path: Path) -> list[
     """Copy tensors into the model, in the dtype that they learned in, and return the names of what is then another."""
     own, tables, ids = places(model), row_tables(model), list(model.new_token_ids)
     for name, tensor in weights.items():
-        if (place := own.get(plain_name(name))) is not None:
+        if (place := own.get(plain_name(name))) is not None and tensor.is_floating_point():
             place.data = place.data.to(tensor.dtype)
     before = {name: plain_table(layer).weight[ids] for name, layer in tables.items()}
     copied = copy_initial_weights(model, weights, where=str(path))
@@ -181,4 +182,8 @@ def _find_adapters(hyper: Mapping[str, Any], weights: Mapping[str, Tensor], path
     config = hyper.get("lora") or {}
     if not config.keys() <= known:
         raise InputError(f"{path}: hyper_parameters.lora is of another version: {sorted(config.keys() - known)}")
+    try:
+        LoraConfig(**config)
+    except (InputError, TypeError) as error:
+        raise InputError(f"{path}: hyper_parameters.lora: {error}") from error
     return Adapters(config, own)

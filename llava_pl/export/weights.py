@@ -95,7 +95,8 @@ def read_torch_file(path: Path, *, unsafe: bool = False) -> Any:  # noqa: ANN401
     except pickle.UnpicklingError as error:
         is_code = re.search("unsupported (global|class)|not an allowed", str(error), re.IGNORECASE)
         found = "it holds objects that run code" if is_code else "it is something else"
-        raise InputError(f"{path}: refused: expected a torch file of plain tensors, but {found}") from error
+        hint = "; have its maker save plain values alone" if is_code else "; fetch it again"
+        raise InputError(f"{path}: refused: expected a torch file of plain tensors, but {found}{hint}") from error
     except Exception as error:  # on damaged files torch raises anything from EOFError to struct.error
         found = " ".join(f"{type(error).__name__}: {error}".split()).partition(". ")[0][:160].rstrip(": ")
         raise InputError(f"{path}: cannot be read as a torch file ({found}); fetch it again") from error

@@ -49,6 +49,11 @@ def test_plain_values_hold_everything():
         ({"template": "v7"}, "x: template: expected one of vicuna_v1, .* found 'v7'"),
         ({"image_aspect": "round"}, "x: image_aspect: expected one of pad, square, anyres, found 'round'"),
         ({"grid_pinpoints": [3]}, "x: "),
+        ({"max_length": "nope"}, "x.max_length: expected int or None, found 'nope'"),
+        ({"max_length": True}, "x.max_length: expected int or None, found True"),
+        ({"image_start_end": 1}, "x.image_start_end: expected bool, found 1"),
+        ({"respect_exif": None}, "x.respect_exif: expected bool, found None"),
+        ({"legacy_tokenizer": "no"}, "x.legacy_tokenizer: expected bool or None, found 'no'"),
     ],
 )
 def test_other_things_are_refused(plain, message):

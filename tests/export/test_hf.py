@@ -240,3 +240,14 @@ def test_siglip_goes_the_whole_way(run, make_encoder, tmp_path, assert_same, fam
     for picture in pictures:
         (found,) = processor.image_processor(picture, return_tensors="pt")["pixel_values"]
         assert torch.equal(found, live.image_transform(picture))
+
+
+def test_words_without_a_row_have_no_place(make_llava, tmp_path):
+    llava = make_llava()
+    rows = llava.model.decoder.num_embeddings
+    llava.tokenizer.add_tokens([f"<new{number}>" for number in range(rows + 1 - len(llava.tokenizer))])
+    with pytest.raises(
+        InputError, match=f"format hf: expected a row .*, found {rows + 1} words .* and {rows} rows; give"
+    ):
+        carry(llava, tmp_path / "x", "hf")
+    assert list(tmp_path.iterdir()) == []

@@ -273,6 +273,11 @@ def test_a_base_is_needed_and_must_be_the_right_one(folder, tiny_parts, tmp_path
     [
         ({"r": 3}, r"of the adapters: expected shape \(3, 64\), found \(4, 64\); its rank or its base"),
         ({"peft_type": "IA3"}, "expected peft_type LORA with its rank r, found 'IA3'"),
+        ({"r": True}, "expected peft_type LORA with its rank r"),
+        ({"lora_alpha": None}, "adapter_config.json: expected a number above 0 as lora_alpha, found None; fetch"),
+        ({"lora_alpha": "x"}, "adapter_config.json: expected a number above 0 as lora_alpha, found 'x'; fetch"),
+        ({"lora_alpha": 0}, "adapter_config.json: expected a number above 0 as lora_alpha, found 0; fetch"),
+        ({"use_dora": "false"}, "adapter_config.json: expected true or false as use_dora, found 'false'; fetch"),
         ({"rank_pattern": {"q_proj": 2}}, "expected one rank and scale for all layers, found rank_pattern"),
     ],
 )

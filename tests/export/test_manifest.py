@@ -151,9 +151,22 @@ def test_an_edit_that_is_meant_is_taken(form, load):
 def test_weights_are_never_excused(form, load):
     name = next(n for n in json.loads((form / "manifest.json").read_text())["files"] if n.endswith((".bin", "tensors")))
     edit_entry(form, name, None)
-    with pytest.raises(InputError, match=f"file '{name}' is not the one that was written: expected None") as error:
+    message = (
+        "expected its bytes and sha256, found null, which excuses settings but no weights; fetch the folder again$"
+    )
+    with pytest.raises(InputError, match=f"manifest.json: file '{name}': {message}"):
         load(form)
-    assert "null" not in str(error.value)
+    edit_entry(form, name, {"bytes": 3})
+    with pytest.raises(InputError, match=f"file '{name}': expected its bytes and sha256, found {{.bytes.: 3}}; fetch"):
+        load(form)
+
+
+def test_no_model_is_to_be_removed_because_its_manifest_lists_none(form, load):
+    edit(form, files={})
+    with pytest.raises(
+        InputError, match='expected the files of the weights under "files", found none; fetch the folder'
+    ):
+        load(form)
 
 
 @pytest.mark.parametrize(

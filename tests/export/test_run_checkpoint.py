@@ -167,7 +167,7 @@ def replaced(name, value):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"state_dict": {}}, "expected a checkpoint of llava-pl fit"),
+        ({"state_dict": {}}, "expected a Lightning checkpoint with a 'state_dict', found none"),
         ({"hyper_parameters": None}, "expected a checkpoint of llava-pl fit"),
         ({"carried": None}, "holds no settings of its data; it is of an older version"),
         ({"state_dict": without("projector.0.bias")}, "holds no projector.0.bias for this model"),
@@ -180,6 +180,14 @@ def replaced(name, value):
         (
             {"state_dict": lambda state: {**state, "model.new.weight": torch.ones(1)}},
             r"new\.weight: found .* expected no such",
+        ),
+        (
+            {"state_dict": replaced("projector.0.bias", torch.ones(32, dtype=torch.int32))},
+            r"projector\.0\.bias: expected floating-point numbers, found torch\.int32; use another file",
+        ),
+        (
+            {"carried": lambda carried: {**carried, "data": {**carried["data"], "max_length": "no"}}},
+            r"carried\.data\.max_length: expected int or None, found 'no'",
         ),
         ({"hyper_parameters": lambda hyper: {**hyper, "decoder": {"road": "x"}}}, "are of another version"),
     ],
@@ -198,6 +206,12 @@ def test_adapters_of_another_rank_are_refused(run, tmp_path):
 
     with pytest.raises(InputError, match=r"of the adapters: expected shape \(3, 32\), found \(2, 32\); its rank"):
         load_pretrained(change(path, tmp_path / "x.ckpt", hyper_parameters=rank_3))
+    for value in ("3", None):
+        odd = change(
+            path, tmp_path / "x.ckpt", hyper_parameters=lambda h, v=value: {**h, "lora": {**h["lora"], "rank": v}}
+        )
+        with pytest.raises(InputError, match=r"x\.ckpt: hyper_parameters\.lora: "):
+            load_pretrained(odd)
     with pytest.raises(InputError, match=r"lora_B.default.weight' of the adapters is missing"):
         load_pretrained(
             change(path, tmp_path / "x.ckpt", state_dict=without("layers.1.mlp.up_proj.lora_B.default.weight"))

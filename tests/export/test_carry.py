@@ -217,8 +217,8 @@ def test_models_with_other_vocabularies_are_asked_for_what_both_know(make_llava,
 
 
 @pytest.mark.parametrize("layout", ["artifact", "hf", "llava"])
-def test_a_form_that_is_asked_otherwise_is_removed_and_said(llava, tmp_path, monkeypatch, layout):
-    write = carrying._write
+def test_a_form_that_is_asked_otherwise_is_removed_and_said(make_llava, tmp_path, monkeypatch, layout):
+    llava, write = make_llava(image_start_end=True), carrying._write  # with rows to spare for one word more
 
     def spoil(pretrained, *arguments, **options):
         tokenizer = find_tokenizer(pretrained.origin.bases["decoder"].path)
@@ -226,7 +226,7 @@ def test_a_form_that_is_asked_otherwise_is_removed_and_said(llava, tmp_path, mon
         write(replace(pretrained, tokenizer=tokenizer), *arguments, **options)
 
     monkeypatch.setattr(carrying, "_write", spoil)
-    with pytest.raises(InputError, match=r"x: not certified: tokenizer: other ids for 1 of 12 texts, such as 'What is"):
+    with pytest.raises(InputError, match=r"x: not certified: tokenizer: other ids for 2 of 12 texts, such as 'What is"):
         carry(llava, tmp_path / "x", layout)
     assert list(tmp_path.iterdir()) == []
 

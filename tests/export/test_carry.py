@@ -219,6 +219,7 @@ def test_models_with_other_vocabularies_are_asked_for_what_both_know(make_llava,
 @pytest.mark.parametrize("layout", ["artifact", "hf", "llava"])
 def test_a_form_that_is_asked_otherwise_is_removed_and_said(make_llava, tmp_path, monkeypatch, layout):
     llava, write = make_llava(image_start_end=True), carrying._write  # with rows to spare for one word more
+    llava = replace(llava, settings=replace(llava.settings, image_start_end=False))
 
     def spoil(pretrained, *arguments, **options):
         tokenizer = find_tokenizer(pretrained.origin.bases["decoder"].path)

@@ -187,8 +187,9 @@ def test_folders_above_it_are_made(llava, tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["artifact", "hf", "llava"])
-def test_a_form_that_is_asked_otherwise_is_removed_and_said(llava, tmp_path, monkeypatch, layout):
-    write = carrying._write
+def test_a_form_that_is_asked_otherwise_is_removed_and_said(make_llava, tmp_path, monkeypatch, layout):
+    llava, write = make_llava(image_start_end=True), carrying._write  # with rows to spare for one word more
+    llava = replace(llava, settings=replace(llava.settings, image_start_end=False))
 
     def spoil(pretrained, *arguments, **options):
         tokenizer = find_tokenizer(pretrained.origin.bases["decoder"].path)
@@ -196,7 +197,7 @@ def test_a_form_that_is_asked_otherwise_is_removed_and_said(llava, tmp_path, mon
         write(replace(pretrained, tokenizer=tokenizer), *arguments, **options)
 
     monkeypatch.setattr(carrying, "_write", spoil)
-    with pytest.raises(InputError, match=r"x: not certified: tokenizer: other ids for 1 of 12 texts, such as 'What is"):
+    with pytest.raises(InputError, match=r"x: not certified: tokenizer: other ids for 2 of 12 texts, such as 'What is"):
         carry(llava, tmp_path / "x", layout)
     assert list(tmp_path.iterdir()) == []
 

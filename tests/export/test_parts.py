@@ -123,7 +123,7 @@ def test_a_hostile_pickle_is_refused_and_not_run(parts, part, tmp_path):
     torch.save({"model.norm.weight": TouchFile(trap)}, folder / "pytorch_model.bin")
     try:
         refused = (
-            "pytorch_model.bin: refused: expected a torch file of plain tensors, but it holds objects that run code$"
+            "pytorch_model.bin: refused: expected a torch file of plain tensors, but it holds objects that run code; "
         )
         with pytest.raises(InputError, match=f"^{FIELDS[part]}: .*{refused}"):
             LOADERS[part](folder)
@@ -134,7 +134,7 @@ def test_a_hostile_pickle_is_refused_and_not_run(parts, part, tmp_path):
 DAMAGE = {
     "a page of the web": (
         b"<html>404</html>",
-        "refused: expected a torch file of plain tensors, but it is something else",
+        "refused: expected a torch file of plain tensors, but it is something else; fetch it again",
     ),
     "nothing": (b"", r"cannot be read as a torch file \(EOFError\); fetch it again"),
     "the front of an archive": (b"PK\x03\x04" + bytes(500), r"cannot be read as a torch file \(.*\); fetch it again"),

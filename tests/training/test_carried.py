@@ -18,7 +18,7 @@ def test_a_run_says_what_its_data_was_like(tiny_parts, tmp_path):
         grid_pinpoints=[(16, 32)],
     )
     carried = describe_run(data, {"decoder": BaseModel("vicuna", "ab", path="/x")}, ["projector.0.bias"])
-    assert carried["bases"] == {"decoder": {"name": "vicuna", "sha256": "ab"}}
+    assert carried["bases"] == {"decoder": {"name": "vicuna", "sha256": "ab", "settings": {}}}
     assert carried["learned"] == ["projector.0.bias"]
     assert carried["data"]["template"] == "v0"
     assert carried["data"]["grid_pinpoints"] == [[16, 32]]

@@ -20,7 +20,7 @@ from llava_pl.models.adapters import LoraConfig
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.vocabulary import check_vocabulary
 from llava_pl.training.answering import ScoreQuestions
-from llava_pl.training.bases import BaseModels
+from llava_pl.training.base_watch import BaseModels
 from llava_pl.training.carried import describe_run
 from llava_pl.training.checkpoint import check_kept, keep_own, take_rows
 from llava_pl.training.loss_watch import LossWatch

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from llava_pl.export.pretrained import BaseModel
-from llava_pl.training import bases
-from llava_pl.training.bases import BaseModels
+from llava_pl.training import base_watch
+from llava_pl.training.base_watch import BaseModels
 from llava_pl.types import InputError
 
 PATHS = {"vision_encoder": "/eye", "decoder": "/words"}
@@ -26,7 +26,7 @@ def gate(monkeypatch):
         asked.append(path)
         return BaseModel(path.strip("/"), f"hash of {path}", path=path)
 
-    monkeypatch.setattr(bases, "describe_base", describe)
+    monkeypatch.setattr(base_watch, "describe_base", describe)
     event.asked = asked
     yield event
     event.set()
@@ -83,7 +83,7 @@ def test_what_cannot_be_hashed_is_one_line_and_loses_nothing(monkeypatch):
     def describe(path):
         raise PermissionError(13, "not\nreadable", path)
 
-    monkeypatch.setattr(bases, "describe_base", describe)
+    monkeypatch.setattr(base_watch, "describe_base", describe)
     models = BaseModels({"decoder": "/words"})
     with pytest.warns(UserWarning, match=r"model.decoder.path: /words: cannot be hashed, .*not.readable") as warned:
         models.expect(OTHER, waits=True)

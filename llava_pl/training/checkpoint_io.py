@@ -10,12 +10,14 @@ import hashlib
 import os
 import pickle
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from llava_pl.export.shards import is_sharded, read_shards
 from llava_pl.training.manifest import find_damage, manifest_path, temporary_path, write_manifest
 from llava_pl.types import InputError
 
@@ -76,7 +78,11 @@ class DurableCheckpointIO(TorchCheckpointIO):
         if "://" not in str(path) and (damage := find_damage(Path(path))):
             raise InputError(f"ckpt_path: {path}: damaged, {damage}; use an older checkpoint")
         try:
-            return super().load_checkpoint(path, *args, **{**kwargs, "weights_only": True})
+            if "://" in str(path):
+                return super().load_checkpoint(path, *args, **{**kwargs, "weights_only": True})
+            # Mapped: ranks that share a host, and need a part each, share its memory.
+            read = partial(torch.load, map_location="cpu", mmap=True, weights_only=True)
+            return read_shards(Path(path), read) if is_sharded(Path(path)) else read(path)
         except pickle.UnpicklingError as error:
             raise InputError(
                 f"ckpt_path: {path}: refused: it holds objects that run code, which checkpoints of llava-pl fit do "

@@ -25,6 +25,7 @@ from llava_pl.training.normalization import LossNormalization, normalize_loss
 from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule, check_rates
 from llava_pl.training.resplit import resplit
 from llava_pl.training.schedule import count_optimizer_steps, is_step_complete
+from llava_pl.training.sharding import shard
 from llava_pl.training.stages import PLANS, Stage, TrainablePlan, add_planned_adapters, apply_plan, check_plan
 from llava_pl.types import Batch, InputError, LossOutput
 
@@ -156,6 +157,8 @@ class LlavaModule(LightningModule):
         if self.init_from is not None:
             load_initial_weights(model, self.init_from, lora=self.lora)
         self._check_vocabulary(model)
+        if self.device_mesh is not None:
+            shard(model, self.device_mesh["data_parallel"])
         self.model = model
 
     def forward(self, batch: Batch) -> LossOutput:

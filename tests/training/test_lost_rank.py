@@ -1,4 +1,4 @@
-"""Guards: a rank that shows a page of torch because another one has ended, or an error of ours that is taken for that."""
+"""Guards: a rank that shows a page of torch because another one has ended, or one of ours taken for that."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ def test_one_line_names_rank_step_and_samples():
     callback.on_train_batch_start(TRAINER, None, {"ids": ["a", "b"]}, 0)
     with pytest.raises(
         InputError,
-        match="^rank 1 of 2: another rank has ended or does not answer, at step 7, samples a, b; its own message",
+        match=r"^rank 1 of 2: another rank has ended or does not answer, at step 7, samples a, b; its own message",
     ):
         callback.on_exception(TRAINER, None, DistBackendError("NCCL error"))
 

@@ -128,9 +128,9 @@ def refuse_old_checkpoints(run_dir: Path) -> None:
 def _newest_checkpoints(folder: Path) -> list[Path]:
     """Return ``last.ckpt``, then the other files from new to old."""
     last = folder / "last.ckpt"
-    files = [path for path in folder.glob("*.ckpt") if path.is_file() and path.resolve() != last.resolve()]
+    files = [path for path in folder.glob("*.ckpt") if path.exists() and path.resolve() != last.resolve()]
     files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    return [last, *files] if last.is_file() else files
+    return [last, *files] if last.exists() else files
 
 
 def _first_good(paths: list[Path]) -> Path:
@@ -198,7 +198,7 @@ def check_checkpoint(path: Path, option: str) -> None:
     """
     if not path.exists():
         raise InputError(f"{option}: {path}: no such file; check the path")
-    if path.is_dir():
+    if path.is_dir() and path.suffix != ".ckpt":
         raise InputError(f"{option}: {path}: expected a checkpoint file, found a folder; name a .ckpt file in it")
     if damage := find_damage(path):
         raise InputError(f"{option}: {path}: expected a checkpoint, {damage}; use an older")

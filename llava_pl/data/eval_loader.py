@@ -5,13 +5,14 @@ In: a dataset, and the place of this rank among all. Out: torch's own loader.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from llava_pl.data.sampler import EachOnceSampler
-from llava_pl.types import Sample
+from llava_pl.types import IGNORE_INDEX, Sample
 
 
 def make_eval_loader(
@@ -35,8 +36,8 @@ def make_eval_loader(
     """
     sampler = None
     if num_replicas > 1:
-        sampler = EachOnceSampler(dataset, num_replicas=num_replicas, rank=rank)
-        batch_size = sampler.fit_batch_size(batch_size)
+        sampler = EachOnceSampler(dataset, num_replicas=num_replicas, rank=rank, batch_size=batch_size)
+        dataset, batch_size = _Filled(dataset), sampler.batch_size
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -45,3 +46,24 @@ def make_eval_loader(
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+class _Filled(Dataset[Sample]):
+    """A dataset that goes on behind its end with its samples again, in which nothing is supervised.
+
+    A question is asked again: one answer of each counts.
+    """
+
+    def __init__(self, dataset: Dataset[Sample]) -> None:
+        self._dataset = dataset
+        self._num_samples = len(dataset)  # type: ignore[arg-type]  # torch's Dataset does not promise a length
+        self.image_source: str = getattr(dataset, "image_source", "own")
+
+    def __len__(self) -> int:
+        return self._num_samples
+
+    def __getitem__(self, index: int) -> Sample:
+        if index < self._num_samples:
+            return self._dataset[index]
+        sample = self._dataset[index - self._num_samples]
+        return replace(sample, labels=torch.full_like(sample.labels, IGNORE_INDEX), skipped=None)

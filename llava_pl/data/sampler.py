@@ -217,45 +217,39 @@ def check_budget(
 
 
 class EachOnceSampler(DistributedSampler[int]):
-    """The samples of one rank in evaluation: in order, every sample on exactly one rank, none repeated.
+    """The samples of one rank in evaluation: in order, every sample on exactly one rank.
 
-    Ranks may get one sample more or less than others, and so one batch. Nothing waits for the missing one: in
-    evaluation DDP exchanges buffers at the first forward pass alone, and metrics are added up once at the end, losses
-    weighted by their tokens. Where weights are gathered in each forward pass (sharding strategies), all ranks need
-    equally many batches; see `fit_batch_size`.
+    All ranks have equally many batches, because where weights are gathered in each forward pass (FSDP, ZeRO-3) a rank
+    with one more would wait forever. Batches are made smaller for that where it helps; otherwise the ranks with a
+    sample less get an index beyond the end, for a sample that counts for nothing (see `data/eval_loader.py`).
 
     Args:
         dataset: What is sampled; only its length counts.
         num_replicas: R, the ranks.
         rank: This one.
+        batch_size: Samples in a batch at most.
 
-    Raises:
-        InputError: There are fewer samples than ranks; a rank without any would have no metric to bring to the end.
+    Attributes:
+        batch_size: Samples in a batch: the largest number that gives all ranks equally many batches, if there is one.
+
+    >>> [EachOnceSampler(range(num), num_replicas=2, rank=0, batch_size=4).batch_size for num in (10, 9)]
+    [4, 3]
+    >>> [list(EachOnceSampler(range(3), num_replicas=2, rank=rank, batch_size=1)) for rank in (0, 1)]
+    [[0, 2], [1, 4]]
     """
 
-    def __init__(self, dataset: Dataset[Any], *, num_replicas: int, rank: int) -> None:
+    def __init__(self, dataset: Dataset[Any], *, num_replicas: int, rank: int, batch_size: int) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
         self.total_size = len(dataset)  # type: ignore[arg-type]  # torch's Dataset does not promise a length
-        if self.total_size < num_replicas:
-            raise InputError(
-                f"data: {self.total_size} samples to evaluate on {num_replicas} devices; expected at least one for "
-                "each, use fewer devices"
-            )
-        self.num_samples = len(range(rank, self.total_size, num_replicas))
+        if self.total_size == 0:
+            raise InputError("data: nothing to evaluate; expected at least one sample")
+        smaller, larger = self.total_size // num_replicas, ceil(self.total_size / num_replicas)
+        sizes = range(batch_size, 0, -1)
+        self.batch_size = next((size for size in sizes if ceil(smaller / size) == ceil(larger / size)), batch_size)
+        self._indices = list(range(rank, self.total_size, num_replicas))
+        if ceil(len(self._indices) / self.batch_size) < ceil(larger / self.batch_size):
+            self._indices.append(self.total_size + rank % self.total_size)
+        self.num_samples = len(self._indices)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.rank, self.total_size, self.num_replicas))
-
-    def fit_batch_size(self, most: int) -> int:
-        """Return the largest batch size up to ``most`` that gives all ranks equally many batches.
-
-        ``most`` itself where there is none: where it is 1, or every size up to it divides the smaller share.
-
-        >>> EachOnceSampler(range(10), num_replicas=2, rank=0).fit_batch_size(4)
-        4
-        >>> EachOnceSampler(range(9), num_replicas=2, rank=0).fit_batch_size(4)  # 4 + 1 and 4, but 3 + 2 and 3 + 1
-        3
-        """
-        smaller, larger = self.total_size // self.num_replicas, ceil(self.total_size / self.num_replicas)
-        sizes = range(most, 0, -1)
-        return next((size for size in sizes if ceil(smaller / size) == ceil(larger / size)), most)
+        return iter(self._indices)

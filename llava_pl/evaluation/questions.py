@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import cast
 
@@ -69,4 +70,6 @@ def _gather(own: dict[str, AnswerRow]) -> dict[str, AnswerRow]:
         return own
     gathered: list[dict[str, AnswerRow]] = [{}] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(gathered, own)
-    return {question_id: row for rows in gathered for question_id, row in rows.items()}
+    # Questions were dealt to the ranks in turn; so they come back in the order of the set.
+    in_turn = chain.from_iterable(zip_longest(*(rows.items() for rows in gathered)))
+    return dict(item for item in in_turn if item is not None)

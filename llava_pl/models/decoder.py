@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from llava_pl.models.adapters import plain_name, plain_table
@@ -177,7 +178,7 @@ class CausalDecoder(nn.Module):
         """Return the logits ``(..., V)`` of hidden rows ``(..., D)``."""
         return cast("Tensor", self.head(hidden))
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: weights that are gathered within stay unusable for training
     def generate(self, inputs_embeds: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
         """Return the ids that follow left-padded prompts, int64 ``(B, T_new)``, padded after the end mark.
 
@@ -187,4 +188,6 @@ class CausalDecoder(nn.Module):
             **options: As for transformers' ``generate`` (``max_new_tokens``, ``do_sample``, ``eos_token_id``, ...).
         """
         generate: Any = self.model.generate  # transformers' own type is a tensor or one of many outputs
+        # Ranks that gather each layer together take equally many steps, whoever has the longest answer.
+        options["synced_gpus"] = any(isinstance(parameter, DTensor) for parameter in self.model.parameters())
         return cast("Tensor", generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **options))

@@ -158,7 +158,7 @@ class LlavaModel(nn.Module):
             return LlavaOutput(logits=self.decoder.logits(hidden))
         return LlavaOutput(loss_output=supervised_loss(hidden, labels, self.decoder.logits))
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: weights that are gathered within stay unusable for training
     def generate(
         self,
         input_ids: Tensor,

@@ -33,6 +33,11 @@ MATRIX_PRODUCTS = [
 """Nearly all of a layer's arithmetic. Their results are what "selective" keeps."""
 
 
+def find_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the layers of a model of transformers: most of its weights, run one after the other."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
 def recompute_layers(model: nn.Module, kind: GradientCheckpointing) -> None:
     """Have the layers of a model compute their activations again in the backward pass.
 
@@ -52,7 +57,7 @@ def recompute_layers(model: nn.Module, kind: GradientCheckpointing) -> None:
         return
     if kind not in ("selective", "full"):
         raise InputError(f"model.decoder.gradient_checkpointing: expected none, selective or full, found {kind!r}")
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = find_layers(model)
     if not layers:
         raise InputError(
             f"model.decoder.gradient_checkpointing: {type(model).__name__} has no layers that can be recomputed; "

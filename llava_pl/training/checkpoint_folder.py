@@ -6,8 +6,11 @@ In: a checkpoint that is whole. Out: a folder in which ``last.ckpt`` always is o
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from llava_pl.export.shards import is_sharded
 
 OWN_NAME = re.compile(r"step=(\d+)\.ckpt")
 
@@ -38,6 +41,9 @@ class CheckpointFolder:
         """Delete what a killed save left; take the checkpoints over that a continued run made."""
         for path in self._path.glob(".*.tmp"):
             path.unlink()
+        for path in self._path.glob("step=*.ckpt/"):
+            if not is_sharded(path):
+                shutil.rmtree(path)
         if is_continued:
             names = map(OWN_NAME.fullmatch, (path.name for path in self._path.iterdir()))
             self._steps = {int(name[1]) for name in names if name}

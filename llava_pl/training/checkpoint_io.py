@@ -10,6 +10,7 @@ import hashlib
 import os
 import pickle
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -17,6 +18,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from llava_pl.export.numpy_values import numpy_is_taken, settle
+from llava_pl.export.shards import is_sharded, read_shards
 from llava_pl.training.checksum import checksum_path, find_damage, temporary_path, write_checksum
 from llava_pl.types import InputError
 
@@ -85,9 +87,14 @@ class DurableCheckpointIO(TorchCheckpointIO):
         kwargs["weights_only"] = not self._is_unsafe
         try:
             with numpy_is_taken():
-                content = super().load_checkpoint(path, *args, **kwargs)
+                if "://" in str(path):
+                    content = super().load_checkpoint(path, *args, **kwargs)
+                else:
+                    # Mapped: ranks that share a host, and need a part each, share its memory.
+                    read = partial(torch.load, map_location="cpu", mmap=True, weights_only=not self._is_unsafe)
+                    content = read_shards(Path(path), read) if is_sharded(Path(path)) else read(path)
             return cast("dict[str, Any]", settle(content))
-        except OSError:
+        except (OSError, InputError):
             raise
         except pickle.UnpicklingError as error:
             raise InputError(

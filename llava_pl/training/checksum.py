@@ -12,6 +12,9 @@ import zipfile
 from functools import lru_cache
 from pathlib import Path
 
+from llava_pl.export.shards import find_shards
+from llava_pl.types import InputError
+
 CHUNK_BYTES = 1 << 24
 
 
@@ -46,6 +49,12 @@ def find_damage(path: Path) -> str | None:
     only asked for the end of its archive.
     """
     path = path.resolve()
+    if path.is_dir():
+        try:
+            shards = find_shards(path)
+        except InputError as error:
+            return str(error)
+        return next((damage for shard in shards if (damage := find_damage(shard))), None)
     status = path.stat()
     return _find_damage(path, status.st_size, status.st_mtime_ns)
 

@@ -29,6 +29,7 @@ from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule
 from llava_pl.training.rehearsal import check_run
 from llava_pl.training.resplit import resplit
 from llava_pl.training.schedule import count_optimizer_steps, is_step_complete
+from llava_pl.training.sharding import check_shardable, shard
 from llava_pl.training.stages import (
     PLANS,
     Stage,
@@ -164,6 +165,8 @@ class LlavaModule(LightningModule):
         """Build the layers, once: under a sharding strategy Lightning calls this where memory is already divided."""
         if self.model is not None:
             return
+        if self.device_mesh is not None:
+            check_shardable(self.model_config.decoder.quantization, self.optim_config.optimizer)
         device = "cpu" if self._trainer is None else self._trainer.strategy.root_device
         model = build_model(self.model_config, device=device)
         add_planned_adapters(model, self.plan, self.lora)
@@ -174,6 +177,8 @@ class LlavaModule(LightningModule):
         self.model = model
         if not self.expects_checkpoint:
             self._load_initial_weights()
+        if self.device_mesh is not None:
+            shard(model, self.device_mesh["data_parallel"])
         if self._trainer is not None and self.local_rank == 0:
             self._bases.start()
 

@@ -1,0 +1,62 @@
+"""How a model is divided among devices that together hold it once (ZeRO-3, FSDP2).
+
+In: a built model and the mesh of the devices. Out: the same model, each of whose parameters lies in equal pieces on all
+of them, and is whole on each only while it is used.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+from llava_pl.models.decoder import CausalDecoder
+from llava_pl.models.llava import LlavaModel
+from llava_pl.models.recompute import find_layers
+from llava_pl.types import InputError
+
+
+def check_shardable(quantization: str, optimizer: str) -> None:
+    """Check that what a run asks for can be divided, before anything is loaded.
+
+    Args:
+        quantization: As `DecoderConfig` names it.
+        optimizer: Full name of the optimizer's class.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if quantization != "none":
+        raise InputError(
+            f"model.decoder.quantization: found {quantization}, whose packed weights cannot be divided among devices; "
+            "choose none, or a strategy with a whole model on each device (ddp)"
+        )
+    if optimizer.partition(".")[0] == "bitsandbytes":
+        raise InputError(
+            f"model.optim.optimizer: found {optimizer}, whose packed state cannot be divided among devices; choose "
+            "torch.optim.AdamW, or a strategy with a whole model on each device (ddp)"
+        )
+
+
+def shard(model: LlavaModel, mesh: DeviceMesh) -> None:
+    """Divide a model: each layer of the decoder, its table and its head are gathered alone, the rest together.
+
+    A vision encoder that does not learn is left whole on each device: it is small beside the decoder, and gathering it
+    would be work for nothing. One that learns is gathered with the rest, for every batch: a device whose batch has no
+    pictures does not run it, and would let the others wait for its share of a gathering of its own.
+
+    Args:
+        model: What is changed; parameters become pieces (`DTensor`).
+        mesh: One dimension, the devices.
+    """
+    decoder = cast("CausalDecoder", model.decoder)
+    units = find_layers(decoder.model)
+    if decoder.head.weight is not decoder.embedding.weight:  # tied ones are gathered with the rest, once
+        units += [decoder.embedding, decoder.head]
+    for unit in units:
+        fully_shard(unit, mesh=mesh)
+    encoder = set(model.vision_encoder.parameters())
+    is_frozen = not any(parameter.requires_grad for parameter in encoder)
+    fully_shard(model, mesh=mesh, ignored_params=encoder if is_frozen else set())
+    register_fsdp_forward_method(model, "generate")

@@ -12,6 +12,7 @@ from transformers import BitsAndBytesConfig
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.special_tokens import add_image_tokens
 from llava_pl.export.parts import load_decoder, load_vision_encoder, read_decoder_width, read_vision_config
+from llava_pl.export.streaming import WeightStream
 from llava_pl.models.anyres import build_newline
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector, check_keeps_grid, count_image_tokens, find_connector
@@ -121,13 +122,24 @@ class ModelConfig:
         return cls(**{field.name: settings[field.name] for field in fields(cls)})
 
 
-def build_model(config: ModelConfig, *, device: torch.device | str = "cpu") -> LlavaModel:
+def build_model(
+    config: ModelConfig, *, device: torch.device | str = "cpu", stream: WeightStream | None = None
+) -> LlavaModel:
     """Return the model with pre-trained encoder and decoder and a fresh projector.
 
     Args:
         config: What it is built of.
         device: Where a quantized decoder is quantized; everything else is built on the CPU.
+        stream: What fills the decoder later, when it is divided; None to read all weights now.
+
+    Raises:
+        InputError: The weights of a quantized decoder are to be streamed, or a part cannot be built.
     """
+    if stream is not None and config.decoder.quantization != "none":
+        raise InputError(
+            f"model.decoder.quantization: found {config.decoder.quantization}, but quantized weights cannot be divided "
+            "among devices; set it to none, or use strategy ddp"
+        )
     vision_encoder, decoder, frozen_dtype = config.vision_encoder, config.decoder, DTYPES[config.frozen_dtype]
     encoder = load_vision_encoder(
         vision_encoder.path,
@@ -141,6 +153,7 @@ def build_model(config: ModelConfig, *, device: torch.device | str = "cpu") -> L
         attn_implementation=decoder.attention,
         quantization=_quantization_config(decoder),
         device=device,
+        stream=stream,
     )
     if decoder.quantization != "none":
         prepare_quantized(language.model)
@@ -151,6 +164,8 @@ def build_model(config: ModelConfig, *, device: torch.device | str = "cpu") -> L
         new_token_ids = add_image_tokens(
             tokenizer, image_patch_token=config.has_patch_token, image_start_end=config.has_image_marks
         )
+        if stream is not None and new_token_ids:
+            stream.make_real([*language.embedding.parameters(), *language.head.parameters()])
         add_rows(language, new_token_ids)
     bridge = build_projector(
         config.projector,

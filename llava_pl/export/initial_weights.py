@@ -14,6 +14,8 @@ from torch import Tensor
 
 from llava_pl.export.artifact import is_artifact, read_projector
 from llava_pl.export.original import EMBEDDING_NAME, PROJECTOR_FILE, find_newline, is_original, projector_weights
+from llava_pl.export.shards import is_sharded, read_shards
+from llava_pl.export.streaming import WeightStream
 from llava_pl.export.weights import has_weights, read_torch_file, read_weights
 from llava_pl.models.adapters import LoraConfig, is_adapter, plain_name, plain_table
 from llava_pl.models.decoder import CausalDecoder
@@ -26,7 +28,12 @@ NEW_ROWS = "new rows"
 
 
 def load_initial_weights(
-    model: LlavaModel, path: str | Path, *, lora: LoraConfig | None = None, keeps_adapters: bool = True
+    model: LlavaModel,
+    path: str | Path,
+    *,
+    lora: LoraConfig | None = None,
+    keeps_adapters: bool = True,
+    stream: WeightStream | None = None,
 ) -> None:
     """Copy trained weights of an earlier run into the model.
 
@@ -38,6 +45,7 @@ def load_initial_weights(
             are the decoder's.
         lora: How the model uses its adapters, if it has any.
         keeps_adapters: Adapters in a checkpoint need a place in the model; otherwise they are passed over.
+        stream: What fills the model's stand-ins, if it has any.
 
     Raises:
         InputError: Nothing to load, or tensors do not fit.
@@ -46,7 +54,7 @@ def load_initial_weights(
     where = f"model.init_from: {path}"
     if not has_weights(path) and (path / PROJECTOR_FILE).is_file():
         path = path / PROJECTOR_FILE
-    if path.is_dir() and not is_original(path) and not is_artifact(path):
+    if path.is_dir() and not (is_sharded(path) or is_original(path) or is_artifact(path)):
         raise InputError(f"{where}: expected a .ckpt file, {PROJECTOR_FILE} or a LLaVA folder")
     if path.suffix == ".ckpt":
         content = _read_checkpoint(path)
@@ -69,7 +77,7 @@ def load_initial_weights(
             weights["image_newline"] = newline
         if path.is_file() and model.new_token_ids and (table := content.get(EMBEDDING_NAME)) is not None:
             weights[NEW_ROWS] = table
-    copy_initial_weights(model, weights, where=where)
+    copy_initial_weights(model, weights, where=where, stream=stream)
 
 
 def check_lora(settings: Mapping[str, Any], lora: LoraConfig, *, where: str) -> None:
@@ -93,13 +101,16 @@ def check_lora(settings: Mapping[str, Any], lora: LoraConfig, *, where: str) -> 
             )
 
 
-def copy_initial_weights(model: LlavaModel, weights: dict[str, Tensor], *, where: str) -> None:
+def copy_initial_weights(
+    model: LlavaModel, weights: dict[str, Tensor], *, where: str, stream: WeightStream | None = None
+) -> None:
     """Copy tensors into a model that may hold adapters which the run that trained them did not have.
 
     Args:
         model: Whose parameters are overwritten.
         weights: By the names of that run's model.
         where: What an error begins with.
+        stream: What fills the model's stand-ins, if it has any.
 
     Raises:
         InputError: A tensor has no place, has another shape, or is missing beside its like.
@@ -126,7 +137,10 @@ def copy_initial_weights(model: LlavaModel, weights: dict[str, Tensor], *, where
         raise InputError(f"{where}: holds no {missing} for this model; check model.projector and model.lora")
     with torch.no_grad():
         for name, tensor in weights.items():
-            own[name].copy_(tensor)
+            if stream is not None and own[name] in stream:
+                stream.replace(own[name], name, tensor)
+            else:
+                own[name].copy_(tensor)
     if rows is not None:
         set_rows(cast("CausalDecoder", model.decoder), model.new_token_ids, rows)
 
@@ -202,7 +216,7 @@ def check_shape(where: str, name: str, tensor: Tensor, own: Mapping[str, Tensor]
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
-    content = read_torch_file(path)
+    content = read_shards(path, read_torch_file) if is_sharded(path) else read_torch_file(path)
     if not isinstance(content, dict) or not content.get("state_dict"):
         raise InputError(f"model.init_from: {path}: expected a Lightning checkpoint with a 'state_dict', found none")
     return content

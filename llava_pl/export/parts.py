@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from transformers import (
     BitsAndBytesConfig,
     CLIPVisionConfig,
     CLIPVisionModel,
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -27,7 +29,8 @@ from llava_pl.data.json_files import read_json_object
 from llava_pl.export.artifact import is_artifact, read_part, read_spec
 from llava_pl.export.manifest import MANIFEST_FILE
 from llava_pl.export.original import decoder_weights, is_original, read_original_config
-from llava_pl.export.weights import read_weights
+from llava_pl.export.streaming import WeightStream
+from llava_pl.export.weights import find_weights, read_weights
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.vision_encoder import (
     SelectFeature,
@@ -104,6 +107,7 @@ def load_decoder(
     attn_implementation: str = "sdpa",
     quantization: BitsAndBytesConfig | None = None,
     device: torch.device | str = "cpu",
+    stream: WeightStream | None = None,
 ) -> CausalDecoder:
     """Return the language model of a transformers folder or hub name, or of a folder in the original's layout.
 
@@ -113,6 +117,7 @@ def load_decoder(
         attn_implementation: As transformers names it.
         quantization: How its linear layers are quantized; None leaves them alone.
         device: Where they are quantized, and then lie; one that is not quantized lies on the CPU.
+        stream: What then fills the model, which is returned without its weights; None to read them now.
 
     Raises:
         InputError: No such model, tensors are missing, or it does not have this attention.
@@ -121,12 +126,12 @@ def load_decoder(
     if quantization is not None:
         options |= {"quantization_config": quantization, "device_map": {"": device}}
     if is_original(Path(path)):
-        return build_original_decoder(Path(path), read_weights(path), **options)
+        return build_original_decoder(Path(path), read_weights(path), stream=stream, **options)
     if is_artifact(Path(path)):
         own = AutoConfig.for_model(**read_spec(Path(path))[0].decoder)
-        options |= {"config": own, "state_dict": read_part(Path(path), "decoder.model.")}
+        weights = read_part(Path(path), "decoder.model.", is_checked=stream is None)
         field = f"decoder.path: {path}"
-        return CausalDecoder(_from_pretrained(MODEL_FOR_CAUSAL_LM_MAPPING[type(own)], None, field, **options))
+        return _build_decoder(MODEL_FOR_CAUSAL_LM_MAPPING[type(own)], weights, field, stream, config=own, **options)
     config = _read_config(path, "decoder.path")
     if getattr(config, "quantization_config", None) is not None:
         raise InputError(
@@ -139,7 +144,13 @@ def load_decoder(
         raise InputError(
             f"model.decoder.attention: {model_class.__name__} has no {attn_implementation}; expected eager"
         )
-    return CausalDecoder(_from_pretrained(AutoModelForCausalLM, path, "decoder.path", **options))
+    if stream is None:
+        return CausalDecoder(_from_pretrained(AutoModelForCausalLM, path, "decoder.path", **options))
+    weights = read_weights(find_weights(path))
+    decoder = _build_decoder(model_class, weights, f"decoder.path: {path}", stream, config=config, **options)
+    with suppress(OSError):  # without a file of its own it is as the configuration says
+        decoder.model.generation_config = GenerationConfig.from_pretrained(path)
+    return decoder
 
 
 def _load_own_encoder(
@@ -177,6 +188,8 @@ def _vision_class(config: VisionConfig) -> Any:  # noqa: ANN401  a class of tran
 def build_original_decoder(
     path: Path,
     weights: Mapping[str, Tensor],
+    *,
+    stream: WeightStream | None = None,
     **options: Any,  # noqa: ANN401  as for transformers' from_pretrained
 ) -> CausalDecoder:
     """Return the language model that a folder in the original's layout describes.
@@ -184,6 +197,7 @@ def build_original_decoder(
     Args:
         path: The folder, for its settings.
         weights: All of its tensors; the decoder's are picked out.
+        stream: As for `load_decoder`.
         **options: `dtype` and whatever else transformers' `from_pretrained` takes.
 
     Raises:
@@ -191,8 +205,23 @@ def build_original_decoder(
     """
     config = LlamaConfig.from_dict(read_original_config(path).decoder)
     state = decoder_weights(weights)
-    field = f"decoder.path: {path}"
-    return CausalDecoder(_from_pretrained(LlamaForCausalLM, None, field, config=config, state_dict=state, **options))
+    return _build_decoder(LlamaForCausalLM, state, f"decoder.path: {path}", stream, config=config, **options)
+
+
+def _build_decoder(
+    model_class: Any,  # noqa: ANN401  a class of transformers
+    weights: dict[str, Tensor],
+    field: str,
+    stream: WeightStream | None,
+    **options: Any,  # noqa: ANN401  as for transformers' from_pretrained
+) -> CausalDecoder:
+    if stream is None:
+        return CausalDecoder(_from_pretrained(model_class, None, field, state_dict=weights, **options))
+    stream.where = field
+    stand_ins = stream.stand_ins(weights, options["dtype"])
+    model = _from_pretrained(model_class, None, field, state_dict=stand_ins, **options)
+    stream.follow(model, stand_ins, weights)
+    return CausalDecoder(model)
 
 
 def copy_weights(module: nn.Module, weights: Mapping[str, Tensor], *, where: str | Path) -> None:

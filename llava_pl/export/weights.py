@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
+from huggingface_hub import hf_hub_download, split_torch_state_dict_into_shards
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -34,6 +36,8 @@ MAX_SHARD_BYTES = 5_000_000_000
 
 def read_weights(path: str | Path, *, prefix: str = "") -> dict[str, Tensor]:
     """Return the tensors of a weights file or of the weights files in a folder.
+
+    They are mapped: what is never looked at is never read, and the rest takes memory only in the system's file cache.
 
     Args:
         path: The file or folder.
@@ -57,8 +61,23 @@ def has_weights(folder: Path) -> bool:
     return any((folder / name).is_file() for name in WEIGHT_FILES)
 
 
+def find_weights(path: str | Path) -> Path:
+    """Return the folder with the weights files of a folder or hub name, in the order in which transformers looks."""
+    if Path(path).is_dir():
+        return Path(path)
+    for name in WEIGHT_FILES:
+        try:
+            found = Path(hf_hub_download(str(path), name))
+            for shard in sorted(set(_read_weight_map(found).values())) if found.suffix == ".json" else ():
+                hf_hub_download(str(path), shard)
+        except EntryNotFoundError:
+            continue
+        return found.parent
+    raise InputError(f"{path}: no weights found; expected a model with {', '.join(WEIGHT_FILES)}")
+
+
 def read_torch_file(path: Path, *, unsafe: bool = False) -> Any:  # noqa: ANN401  nested containers of plain values
-    """Return the content of a torch file, read with ``weights_only=True``.
+    """Return the content of a torch file, read with ``weights_only=True``, its tensors mapped where it allows that.
 
     Args:
         path: The file.
@@ -68,7 +87,7 @@ def read_torch_file(path: Path, *, unsafe: bool = False) -> Any:  # noqa: ANN401
         InputError: The file is broken, or wants to run code.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=not unsafe)
+        return torch.load(path, map_location="cpu", weights_only=not unsafe, mmap=is_zipfile(path))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path") from error
     except pickle.UnpicklingError as error:
@@ -136,11 +155,16 @@ def _read_file(path: Path, prefix: str) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in content.items() if name.startswith(prefix)}
 
 
-def _read_shards(index: Path, prefix: str) -> dict[str, Tensor]:
+def _read_weight_map(index: Path) -> dict[str, str]:
     content = read_json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise InputError(f"{index}: expected a field 'weight_map' from tensor names to shard files, found none")
+    return weight_map
+
+
+def _read_shards(index: Path, prefix: str) -> dict[str, Tensor]:
+    weight_map = _read_weight_map(index)
     weights: dict[str, Tensor] = {}
     for shard in sorted(set(weight_map.values())):
         if Path(shard).name != shard:

@@ -16,6 +16,7 @@ from llava_pl.evaluation.generation import GenerationConfig, generate_answers
 from llava_pl.evaluation.parsing import Parser
 from llava_pl.export.build import DecoderConfig, ModelConfig, VisionEncoderConfig, build_model, plan_image_tokens
 from llava_pl.export.initial_weights import check_lora, load_initial_weights
+from llava_pl.export.streaming import WeightStream, to_float32
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.models.llava import LlavaModel
 from llava_pl.training.answering import ScoreQuestions
@@ -149,18 +150,22 @@ class LlavaModule(LightningModule):
         if self.device_mesh is not None:
             check_shardable(self.model_config.decoder.quantization, self.optim_config.optimizer)
         device = "cpu" if self._trainer is None else self._trainer.strategy.root_device
-        model = build_model(self.model_config, device=device)
+        # Of a divided model no device ever holds all weights, not even for a moment.
+        stream = None if self.device_mesh is None else WeightStream()
+        model = build_model(self.model_config, device=device, stream=stream)
         add_planned_adapters(model, self.plan, self.lora)
+        if stream is not None:
+            stream.measure_dora(model)
         apply_plan(model, self.plan, lora_bias="none" if self.lora is None else self.lora.bias)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 # Half-precision weights would round small updates away; autocast takes care of the speed.
-                parameter.data = parameter.data.float()
+                parameter.data = to_float32(parameter.data)
         if self.init_from is not None:
-            load_initial_weights(model, self.init_from, lora=self.lora)
+            load_initial_weights(model, self.init_from, lora=self.lora, stream=stream)
         self._check_vocabulary(model)
-        if self.device_mesh is not None:
-            shard(model, self.device_mesh["data_parallel"])
+        if self.device_mesh is not None and stream is not None:
+            shard(model, self.device_mesh["data_parallel"], stream)
         self.model = model
 
     def forward(self, batch: Batch) -> LossOutput:

@@ -148,6 +148,7 @@ def load_decoder(
         return CausalDecoder(_from_pretrained(AutoModelForCausalLM, path, "decoder.path", **options))
     weights = read_weights(find_weights(path))
     decoder = _build_decoder(model_class, weights, f"decoder.path: {path}", stream, config=config, **options)
+    decoder.model.config.name_or_path = str(path)
     with suppress(OSError):  # without a file of its own it is as the configuration says
         decoder.model.generation_config = GenerationConfig.from_pretrained(path)
     return decoder

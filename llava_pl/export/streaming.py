@@ -102,6 +102,7 @@ class WeightStream:
                     layer.lora_variant[name].init(layer, adapter_name=name)  # type: ignore[index, union-attr]
                 weight.data = stand_in
 
+    @torch.no_grad()
     def fill(
         self,
         parameters: Iterable[nn.Parameter],

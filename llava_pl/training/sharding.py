@@ -55,7 +55,8 @@ def shard(model: LlavaModel, mesh: DeviceMesh, stream: WeightStream) -> None:
     """
     decoder = cast("CausalDecoder", model.decoder)
     units = find_layers(decoder.model)
-    if decoder.head.weight is not decoder.embedding.weight:  # tied ones are gathered with the rest, once
+    # Tied ones are gathered with the rest, once; where rows of new tokens learn, both have peft's layers around them.
+    if set(decoder.head.parameters()).isdisjoint(decoder.embedding.parameters()):
         units += [decoder.embedding, decoder.head]
     fill = partial(stream.fill, rank=mesh.get_local_rank(), num_ranks=mesh.size(), device=mesh.device_type)
     for unit in units:

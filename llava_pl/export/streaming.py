@@ -6,7 +6,8 @@ makes it ready for training; and at the end, unit by unit, the weights in their 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import mmap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,7 +98,8 @@ class WeightStream:
             magnitudes = getattr(layer, "lora_magnitude_vector", None)
             weight = layer.get_base_layer().weight if magnitudes else None  # type: ignore[operator]
             if weight in self._sources:
-                stand_in, weight.data = weight.data, self._read(self._sources[weight])
+                source = self._sources[weight]
+                stand_in, weight.data = weight.data, source.tensor.to(source.dtype)
                 for name in list(magnitudes):  # type: ignore[arg-type]
                     layer.lora_variant[name].init(layer, adapter_name=name)  # type: ignore[index, union-attr]
                 weight.data = stand_in
@@ -128,17 +130,12 @@ class WeightStream:
         for parameter in parameters:
             if (source := self._sources.pop(parameter, None)) is None:
                 continue
-            whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
-            if num_ranks == 1:
-                whole.copy_(self._read(source))
-            elif rank < len(parts := whole.chunk(num_ranks)):  # the last ranks may have nothing
-                parts[rank].copy_(self._read(source, rank, num_ranks))
+            whole = _reserve(parameter, device)
+            for place, part in zip(_cut(whole, rank, num_ranks), _cut(source.tensor, rank, num_ranks), strict=True):
+                check_weights({source.name: part}, self.where)
+                # Copying rounds, too, without memory for what it has rounded.
+                place.copy_(part if parameter.dtype == source.dtype else part.to(source.dtype))
             parameter.data = whole
-
-    def _read(self, source: _Source, rank: int = 0, num_ranks: int = 1) -> Tensor:
-        part = source.tensor if num_ranks == 1 else source.tensor.chunk(num_ranks)[rank]
-        check_weights({source.name: part}, self.where)
-        return part.to(source.dtype)
 
     def _check_tied(self, model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
         """Refuse two different tables of files whose configuration calls them one: transformers would look at both."""
@@ -156,10 +153,31 @@ class WeightStream:
                 )
 
 
-def to_float32(tensor: Tensor) -> Tensor:
-    """Return a tensor in float32; a stand-in stays one."""
-    is_stand_in = tensor.untyped_storage().nbytes() < tensor.nbytes
-    return _stand_in(tensor.shape, torch.float32) if is_stand_in else tensor.float()
+def raise_trained(model: nn.Module) -> None:
+    """Raise what learns to float32; a stand-in stays one.
+
+    Half-precision weights would round small updates away; autocast takes care of the speed.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            is_stand_in = parameter.untyped_storage().nbytes() < parameter.nbytes
+            raised = _stand_in(parameter.shape, torch.float32) if is_stand_in else parameter.data.float()
+            parameter.data = raised
+
+
+def _cut(tensor: Tensor, rank: int, num_ranks: int) -> Sequence[Tensor]:
+    """Return a rank's part of a tensor, as `fully_shard` cuts it; nothing where the ranks before have it all."""
+    return [tensor] if num_ranks == 1 else tensor.chunk(num_ranks)[rank : rank + 1]
+
+
+def _reserve(parameter: Tensor, device: torch.device | str) -> Tensor:
+    """Return a tensor whose pages take no memory until they are written to, and give it back when it is gone."""
+    if torch.device(device).type != "cpu" or parameter.numel() == 0:
+        return torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+    # Not of torch.empty, which gets pages that were written to before, and keeps them for the next one.
+    num_bytes = parameter.numel() * parameter.element_size()
+    pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=parameter.dtype).view(parameter.shape)
 
 
 def _stand_in(shape: torch.Size, dtype: torch.dtype) -> Tensor:

@@ -16,7 +16,7 @@ from llava_pl.evaluation.generation import GenerationConfig, generate_answers
 from llava_pl.evaluation.parsing import Parser
 from llava_pl.export.build import DecoderConfig, ModelConfig, VisionEncoderConfig, build_model, plan_image_tokens
 from llava_pl.export.initial_weights import check_lora, load_initial_weights
-from llava_pl.export.streaming import WeightStream, to_float32
+from llava_pl.export.streaming import WeightStream, raise_trained
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.models.llava import LlavaModel
 from llava_pl.training.answering import ScoreQuestions
@@ -157,10 +157,7 @@ class LlavaModule(LightningModule):
         if stream is not None:
             stream.measure_dora(model)
         apply_plan(model, self.plan, lora_bias="none" if self.lora is None else self.lora.bias)
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                # Half-precision weights would round small updates away; autocast takes care of the speed.
-                parameter.data = to_float32(parameter.data)
+        raise_trained(model)
         if self.init_from is not None:
             load_initial_weights(model, self.init_from, lora=self.lora, stream=stream)
         self._check_vocabulary(model)

@@ -26,7 +26,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
-from llava_pl.export.streaming import WeightStream
 from llava_pl.training.module import LlavaModule
 from llava_pl.training.optim import OptimConfig
 from llava_pl.training.sharding import shard
@@ -67,11 +66,13 @@ class Peak(threading.Thread):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.before = self.highest = read_memory("RssAnon")
+        self.file_before = self.file = read_memory("RssFile")
 
     def run(self) -> None:
         """Go on looking."""
         while True:
             self.highest = max(self.highest, read_memory("RssAnon"))
+            self.file = max(self.file, read_memory("RssFile"))
             time.sleep(0.003)
 
 
@@ -96,13 +97,13 @@ def run_rank(way: str, held: str, folder: Path, rank: int, num_ranks: int) -> di
         module._device_mesh = {"data_parallel": mesh}
     module.configure_model()
     if way != "streamed":
-        shard(module.model, mesh, WeightStream())
+        shard(module.model, mesh)
     seconds = time.perf_counter() - start
     time.sleep(0.05)
     found = {
         "peak": peak.highest - peak.before,
         "held": read_memory("RssAnon") - peak.before,
-        "file": read_memory("RssFile"),
+        "file": peak.file - peak.file_before,
         "seconds": seconds,
     }
     dist.barrier()
@@ -126,7 +127,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         num_weights = make_parts(Path(name), options.layers)
         print(f"{num_weights / 1e6:.0f} million weights, {options.ranks} ranks.\n")
-        print("| held | way | highest, MB per rank | at the end | pages of files | s |")
+        print("| held | way | highest, MB per rank | at the end | pages of files, highest | s |")
         print("| --- | --- | --- | --- | --- | --- |")
         for held in HELD:
             found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}

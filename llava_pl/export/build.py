@@ -130,16 +130,8 @@ def build_model(
     Args:
         config: What it is built of.
         device: Where a quantized decoder is quantized; everything else is built on the CPU.
-        stream: What fills the decoder later, when it is divided; None to read all weights now.
-
-    Raises:
-        InputError: The weights of a quantized decoder are to be streamed, or a part cannot be built.
+        stream: What fills the decoder later, when it is divided; not for a quantized one. None to read all weights now.
     """
-    if stream is not None and config.decoder.quantization != "none":
-        raise InputError(
-            f"model.decoder.quantization: found {config.decoder.quantization}, but quantized weights cannot be divided "
-            "among devices; set it to none, or use strategy ddp"
-        )
     vision_encoder, decoder, frozen_dtype = config.vision_encoder, config.decoder, DTYPES[config.frozen_dtype]
     encoder = load_vision_encoder(
         vision_encoder.path,

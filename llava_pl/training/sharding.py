@@ -1,7 +1,7 @@
 """How a model is divided among devices that together hold it once (ZeRO-3, FSDP2).
 
-In: a model whose decoder is made of stand-ins for its weights, and the mesh of the devices. Out: the same model, each
-of whose parameters lies in equal pieces on all of them, and is whole on each only while it is used.
+In: a model, whose decoder may be made of stand-ins for its weights, and the mesh of the devices. Out: the same model,
+each of whose parameters lies in equal pieces on all of them, and is whole on each only while it is used.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def check_shardable(quantization: str, optimizer: str) -> None:
         )
 
 
-def shard(model: LlavaModel, mesh: DeviceMesh, stream: WeightStream) -> None:
+def shard(model: LlavaModel, mesh: DeviceMesh, stream: WeightStream | None = None) -> None:
     """Divide a model: each layer of the decoder, its table and its head are gathered alone, the rest together.
 
     A vision encoder that does not learn is left whole on each device: it is small beside the decoder, and gathering it
@@ -51,14 +51,17 @@ def shard(model: LlavaModel, mesh: DeviceMesh, stream: WeightStream) -> None:
     Args:
         model: What is changed; parameters become pieces (`DTensor`).
         mesh: One dimension, the devices.
-        stream: Fills one layer after the other with this device's part of its weights, just before it is divided.
+        stream: Fills one layer after the other with this device's part of its weights, just before it is divided; None
+            if the model holds them already.
     """
     decoder = cast("CausalDecoder", model.decoder)
     units = find_layers(decoder.model)
     # Tied ones are gathered with the rest, once; where rows of new tokens learn, both have peft's layers around them.
     if set(decoder.head.parameters()).isdisjoint(decoder.embedding.parameters()):
         units += [decoder.embedding, decoder.head]
-    fill = partial(stream.fill, rank=mesh.get_local_rank(), num_ranks=mesh.size(), device=mesh.device_type)
+    fill = partial(
+        (stream or WeightStream()).fill, rank=mesh.get_local_rank(), num_ranks=mesh.size(), device=mesh.device_type
+    )
     for unit in units:
         fill(unit.parameters())
         fully_shard(unit, mesh=mesh)

@@ -27,18 +27,17 @@ from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.training.optim import OptimConfig
 from llava_pl.training.stages import TrainablePlan
-from llava_pl.types import InputError
 
 parts, folder, rank, world_size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 dist.init_process_group("gloo", f"file://{folder}/store{world_size}", rank=rank, world_size=world_size)
 mesh = {"data_parallel": init_device_mesh("cpu", (world_size,))}
 
 
-def build(*, is_divided, decoder="decoder", quantization="none", **settings):
+def build(*, is_divided, decoder="decoder", **settings):
     torch.manual_seed(0)
     module = LlavaModule(
         vision_encoder=VisionEncoderConfig(str(parts / "encoder")),
-        decoder=DecoderConfig(str(parts / decoder), quantization=quantization),
+        decoder=DecoderConfig(str(parts / decoder)),
         optim=OptimConfig(learning_rate=1e-3),
         **{"stage": "finetune", **settings},
     )
@@ -104,11 +103,6 @@ check("from a trained decoder, adapted", init_from=full, trainable=TrainablePlan
 check("from a trained table with new rows", init_from=full, has_image_marks=False, frozen_dtype="float16")
 check("from adapters", **LORA, init_from=lora)
 check("from a projector", init_from=align)
-try:
-    build(is_divided=True, stage="align", quantization="nf4")
-except InputError as error:
-    assert "found nf4, but quantized weights cannot be divided among devices" in str(error)
-    print("refused", flush=True)
 dist.destroy_process_group()
 '''
 
@@ -143,4 +137,4 @@ def test_divided_models_are_the_whole_ones(tiny_parts, tmp_path, world_size):
             process.kill()
     outputs = [(tmp_path / f"{rank}.txt").read_text() for rank in range(world_size)]
     assert codes == [0] * world_size, "\n".join(outputs)
-    assert all("from a projector" in output and "refused" in output for output in outputs)
+    assert all("from a projector" in output for output in outputs)

@@ -59,9 +59,8 @@ def shard(model: LlavaModel, mesh: DeviceMesh, stream: WeightStream | None = Non
     # Tied ones are gathered with the rest, once; where rows of new tokens learn, both have peft's layers around them.
     if set(decoder.head.parameters()).isdisjoint(decoder.embedding.parameters()):
         units += [decoder.embedding, decoder.head]
-    fill = partial(
-        (stream or WeightStream()).fill, rank=mesh.get_local_rank(), num_ranks=mesh.size(), device=mesh.device_type
-    )
+    stream = stream or WeightStream()  # which has nothing to fill
+    fill = partial(stream.fill, rank=mesh.get_local_rank(), num_ranks=mesh.size(), device=mesh.device_type)
     for unit in units:
         fill(unit.parameters())
         fully_shard(unit, mesh=mesh)

@@ -5,11 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-SECONDS = 120
-"""The two processes take about fifteen, or forty on a busy machine."""
+SECONDS = 200
+"""The two processes take about fifteen, or a hundred on a very busy machine."""
 
 SCRIPT = '''
 """Models of many kinds, each built whole and divided; run by each process of a world."""
@@ -86,29 +85,25 @@ if rank == 0:
 dist.barrier()
 full, lora, align = (str(folder / f"{name}{world_size}.ckpt") for name in ("full", "lora", "align"))
 
-check("align", stage="align")
 check("finetune")
 check("finetune in bfloat16", frozen_dtype="bfloat16", has_newline=True)
 check("rows of new tokens", has_image_marks=True, has_patch_token=True, frozen_dtype="bfloat16")
 check("tied", decoder="tied")
-check("tied, rows of new tokens", decoder="tied", has_image_marks=True)
 check("tied, new tokens learn", decoder="tied", **LORA)
 check("lora", **LORA)
-check("lora in bfloat16", **LORA, frozen_dtype="bfloat16")
 check("dora", **DORA)
 check("encoder learns", trainable=TrainablePlan("full", "full", "full"))
 check("from a trained decoder", init_from=full)
 check("from a trained decoder, frozen", init_from=full, stage="align", frozen_dtype="bfloat16")
 check("from a trained decoder, adapted", init_from=full, trainable=TrainablePlan("frozen", "full", "lora"))
-check("from a trained table with new rows", init_from=full, has_image_marks=False, frozen_dtype="float16")
 check("from adapters", **LORA, init_from=lora)
 check("from a projector", init_from=align)
 dist.destroy_process_group()
 '''
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_divided_models_are_the_whole_ones(tiny_parts, tmp_path, world_size):
+def test_divided_models_are_the_whole_ones(tiny_parts, tmp_path):
+    world_size = 2
     parts = tmp_path / "parts"
     parts.mkdir()
     for name in ("encoder", "decoder"):

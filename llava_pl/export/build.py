@@ -13,6 +13,7 @@ from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.special_tokens import add_image_tokens
 from llava_pl.export.part_configs import read_decoder_config, read_vision_config, sketch_decoder, sketch_vision_encoder
 from llava_pl.export.parts import load_decoder, load_vision_encoder
+from llava_pl.export.streaming import WeightStream
 from llava_pl.models.anyres import build_newline
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
@@ -128,12 +129,15 @@ class ModelConfig:
         return cls(**{field.name: settings[field.name] for field in fields(cls)})
 
 
-def build_model(config: ModelConfig, *, device: torch.device | str = "cpu") -> LlavaModel:
+def build_model(
+    config: ModelConfig, *, device: torch.device | str = "cpu", stream: WeightStream | None = None
+) -> LlavaModel:
     """Return the model with pre-trained encoder and decoder and a fresh projector.
 
     Args:
         config: What it is built of.
         device: Where a quantized decoder is quantized; everything else is built on the CPU.
+        stream: What fills the decoder later, when it is divided; not for a quantized one. None to read all weights now.
     """
     vision_encoder, decoder, frozen_dtype = config.vision_encoder, config.decoder, DTYPES[config.frozen_dtype]
     encoder = load_vision_encoder(
@@ -148,10 +152,11 @@ def build_model(config: ModelConfig, *, device: torch.device | str = "cpu") -> L
         attn_implementation=decoder.attention,
         quantization=_quantization_config(decoder),
         device=device,
+        stream=stream,
     )
     if decoder.quantization != "none":
         prepare_quantized(language.model)
-    model = _compose(config, encoder, language)
+    model = _compose(config, encoder, language, stream)
     if decoder.quantization != "none":
         check_quantized(model, language, plain=[language.head, language.embedding])
     return model
@@ -175,7 +180,9 @@ def sketch_model(config: ModelConfig) -> LlavaModel:
         return _compose(config, encoder, language)
 
 
-def _compose(config: ModelConfig, encoder: VisionEncoder, language: CausalDecoder) -> LlavaModel:
+def _compose(
+    config: ModelConfig, encoder: VisionEncoder, language: CausalDecoder, stream: WeightStream | None = None
+) -> LlavaModel:
     """Return the model of pre-trained parts, a decoder that knows all tokens, and a fresh projector."""
     recompute_layers(language.model, config.decoder.gradient_checkpointing)
     new_token_ids: list[int] = []
@@ -184,6 +191,8 @@ def _compose(config: ModelConfig, encoder: VisionEncoder, language: CausalDecode
         new_token_ids = add_image_tokens(
             tokenizer, image_patch_token=config.has_patch_token, image_start_end=config.has_image_marks
         )
+        if stream is not None and new_token_ids:
+            stream.make_real([*language.embedding.parameters(), *language.head.parameters()])
         add_rows(language, new_token_ids)
     bridge = build_projector(
         config.projector,

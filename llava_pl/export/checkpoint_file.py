@@ -1,17 +1,19 @@
-"""A checkpoint file to its content, once every entry that this package reads is of its kind.
+"""A checkpoint to its content, once every entry that this package reads is of its kind.
 
-In: a `.ckpt` file. Out: what it holds, or one line about the first entry that is something else.
+In: a `.ckpt` file, or folder of files. Out: what it holds, or one line about the first entry that is something else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
 from torch import Tensor
 
+from llava_pl.export.shards import read_shards
 from llava_pl.export.weights import read_torch_file
 from llava_pl.types import InputError
 
@@ -31,13 +33,14 @@ def read_checkpoint_file(path: Path, *, unsafe: bool = False) -> dict[str, Any]:
     """Return what a checkpoint holds.
 
     Args:
-        path: The file.
+        path: The file, or the folder with those of several ranks.
         unsafe: Read one that holds pickled objects, too, which can run any code.
 
     Raises:
         InputError: It cannot be read, or is of another form.
     """
-    content = read_torch_file(path, unsafe=unsafe)
+    read = partial(read_torch_file, unsafe=unsafe)
+    content = read_shards(path, read) if path.is_dir() else read(path)
     if not isinstance(content, dict) or not content.get("state_dict"):
         raise InputError(f"{path}: expected a Lightning checkpoint with a 'state_dict', found none")
     state = content["state_dict"]

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from llava_pl.export.artifact import is_artifact, read_projector
 from llava_pl.export.checkpoint_file import read_checkpoint_file
 from llava_pl.export.original import PROJECTOR_FILE, find_newline, is_original, projector_weights
+from llava_pl.export.shards import is_sharded
+from llava_pl.export.streaming import WeightStream
 from llava_pl.export.weights import check_weights, has_weights, read_weights
 from llava_pl.models.adapters import LEARNED_ROWS, LoraConfig, is_adapter, plain_name, plain_table
 from llava_pl.models.decoder import CausalDecoder
@@ -24,7 +26,12 @@ from llava_pl.types import InputError
 
 
 def load_initial_weights(
-    model: LlavaModel, path: str | Path, *, lora: LoraConfig | None = None, keeps_adapters: bool = True
+    model: LlavaModel,
+    path: str | Path,
+    *,
+    lora: LoraConfig | None = None,
+    keeps_adapters: bool = True,
+    stream: WeightStream | None = None,
 ) -> set[str]:
     """Copy trained weights of an earlier run into the model, and return the names of what was overwritten.
 
@@ -36,6 +43,7 @@ def load_initial_weights(
             are the decoder's.
         lora: How the model uses its adapters, if it has any.
         keeps_adapters: Adapters in a checkpoint need a place in the model; otherwise they are passed over.
+        stream: What fills the model's stand-ins, if it has any.
 
     Raises:
         InputError: Nothing to load, or tensors do not fit.
@@ -44,9 +52,9 @@ def load_initial_weights(
     where = f"model.init_from: {path}"
     if not has_weights(path) and (path / PROJECTOR_FILE).is_file():
         path = path / PROJECTOR_FILE
-    if path.is_dir() and not is_original(path) and not is_artifact(path):
+    if path.is_dir() and path.suffix != ".ckpt" and not (is_sharded(path) or is_original(path) or is_artifact(path)):
         raise InputError(f"{where}: expected a .ckpt file, {PROJECTOR_FILE} or a LLaVA folder")
-    if path.suffix == ".ckpt":
+    if path.suffix == ".ckpt" or is_sharded(path):
         try:
             content = read_checkpoint_file(path)
         except InputError as error:
@@ -73,7 +81,7 @@ def load_initial_weights(
         if path.is_file() and model.new_token_ids and (table := content.get(name)) is not None:
             weights[_embedding_rows(model)] = _add_patch_row(table, model)
     check_weights(weights, where)
-    return copy_initial_weights(model, weights, where=where)
+    return copy_initial_weights(model, weights, where=where, stream=stream)
 
 
 def check_lora(settings: Mapping[str, Any], lora: LoraConfig, *, where: str) -> None:
@@ -97,13 +105,16 @@ def check_lora(settings: Mapping[str, Any], lora: LoraConfig, *, where: str) -> 
             )
 
 
-def copy_initial_weights(model: LlavaModel, weights: Mapping[str, Tensor], *, where: str) -> set[str]:
+def copy_initial_weights(
+    model: LlavaModel, weights: Mapping[str, Tensor], *, where: str, stream: WeightStream | None = None
+) -> set[str]:
     """Copy tensors into a model that may hold adapters which the run that trained them did not have.
 
     Args:
         model: Whose weights are overwritten.
         weights: By the names of that run's model.
         where: What an error begins with.
+        stream: What fills the model's stand-ins, if it has any.
 
     Returns:
         The names of the tensors of the model that were overwritten whole; rows of new tokens are in none of them.
@@ -133,7 +144,10 @@ def copy_initial_weights(model: LlavaModel, weights: Mapping[str, Tensor], *, wh
         raise InputError(f"{where}: holds no {missing} for this model; check model.projector and model.lora")
     with torch.no_grad():
         for name, tensor in weights.items():
-            own[name].copy_(tensor)
+            if stream is not None and own[name] in stream:
+                stream.replace(own[name], name, tensor)
+            else:
+                own[name].copy_(tensor)
     for name, layer in row_tables(model).items():
         if name in rows:
             set_rows(layer, model.new_token_ids, rows[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
@@ -13,6 +14,7 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
+    GenerationConfig,
     PreTrainedModel,
 )
 
@@ -21,7 +23,8 @@ from llava_pl.export.assemble import find_attention
 from llava_pl.export.original import decoder_weights, is_original
 from llava_pl.export.part_configs import cut_vision_config, read_decoder_config, vision_class
 from llava_pl.export.quiet import silenced
-from llava_pl.export.weights import read_weights, weight_files
+from llava_pl.export.streaming import WeightStream
+from llava_pl.export.weights import fetch_weights, read_weights, weight_files
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.vision_encoder import (
     SelectFeature,
@@ -60,6 +63,7 @@ def load_decoder(
     attn_implementation: str | None = "sdpa",
     quantization: BitsAndBytesConfig | None = None,
     device: torch.device | str = "cpu",
+    stream: WeightStream | None = None,
 ) -> CausalDecoder:
     """Return the language model of a transformers folder or hub name, or of a folder in the original's layout.
 
@@ -69,6 +73,7 @@ def load_decoder(
         attn_implementation: As transformers names it; None for one that the model has.
         quantization: How its linear layers are quantized; None leaves them alone.
         device: Where they are quantized, and then lie; one that is not quantized lies on the CPU.
+        stream: What then fills the model, which is returned without its weights; None to read them now.
 
     Raises:
         InputError: No such model, tensors are missing, or it does not have this attention.
@@ -78,17 +83,25 @@ def load_decoder(
     if quantization is not None:
         options |= {"quantization_config": quantization, "device_map": {"": device}}
     if is_original(Path(path)):
-        return build_original_decoder(Path(path), read_weights(path), **options)
+        return build_original_decoder(Path(path), read_weights(path), stream=stream, **options)
     if is_artifact(Path(path)):
-        options |= {"config": config, "state_dict": read_part(Path(path), "decoder.model.")}
-        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-        return CausalDecoder(_from_pretrained(model_class, None, f"decoder.path: {path}", **options))
-    return CausalDecoder(_from_pretrained(AutoModelForCausalLM, path, "decoder.path", **options))
+        weights = read_part(Path(path), "decoder.model.", is_checked=stream is None)
+        return _build_decoder(weights, f"decoder.path: {path}", stream, config=config, **options)
+    if stream is None:
+        return CausalDecoder(_from_pretrained(AutoModelForCausalLM, path, "decoder.path", **options))
+    _in_field("decoder.path", weight_files, folder := fetch_weights(path))
+    decoder = _build_decoder(read_weights(folder), f"decoder.path: {path}", stream, config=config, **options)
+    decoder.model.config.name_or_path = str(path)
+    with suppress(OSError):  # without a file of its own it is as the configuration says
+        decoder.model.generation_config = GenerationConfig.from_pretrained(path)
+    return decoder
 
 
 def build_original_decoder(
     path: Path,
     weights: Mapping[str, Tensor],
+    *,
+    stream: WeightStream | None = None,
     **options: Any,  # noqa: ANN401  as for transformers' from_pretrained
 ) -> CausalDecoder:
     """Return the language model that a folder in the original's layout describes.
@@ -96,15 +109,34 @@ def build_original_decoder(
     Args:
         path: The folder, for its settings.
         weights: All of its tensors; the decoder's are picked out.
+        stream: As for `load_decoder`.
         **options: `dtype` and whatever else transformers' `from_pretrained` takes.
 
     Raises:
         InputError: Tensors are missing or left over.
     """
     config = read_decoder_config(path)
-    options |= {"config": config, "state_dict": decoder_weights(weights)}
+    return _build_decoder(decoder_weights(weights), f"decoder.path: {path}", stream, config=config, **options)
+
+
+def _build_decoder(
+    weights: dict[str, Tensor],
+    field: str,
+    stream: WeightStream | None,
+    *,
+    config: Any,  # noqa: ANN401  of transformers
+    dtype: torch.dtype,
+    **options: Any,  # noqa: ANN401  as for transformers' from_pretrained
+) -> CausalDecoder:
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    return CausalDecoder(_from_pretrained(model_class, None, f"decoder.path: {path}", **options))
+    options |= {"config": config, "dtype": dtype}
+    if stream is None:
+        return CausalDecoder(_from_pretrained(model_class, None, field, state_dict=weights, **options))
+    stream.where = field
+    stand_ins = stream.stand_ins(weights, dtype)
+    model = _from_pretrained(model_class, None, field, state_dict=stand_ins, **options)
+    stream.follow(model, stand_ins, weights)
+    return CausalDecoder(model)
 
 
 def copy_weights(module: nn.Module, weights: Mapping[str, Tensor], *, where: str | Path) -> None:

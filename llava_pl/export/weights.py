@@ -15,10 +15,11 @@ from functools import lru_cache
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import hf_hub_download, split_torch_state_dict_into_shards, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -39,6 +40,8 @@ MAX_SHARD_BYTES = 5_000_000_000
 
 def read_weights(path: str | Path, *, prefix: str = "") -> dict[str, Tensor]:
     """Return the tensors of a weights file or of the weights files in a folder.
+
+    They are mapped: what is never looked at is never read, and the rest takes memory only in the system's file cache.
 
     Args:
         path: The file or folder.
@@ -74,8 +77,29 @@ def has_weights(folder: Path) -> bool:
     return any((folder / name).is_file() for name in WEIGHT_FILES)
 
 
+def fetch_weights(path: str | Path) -> Path:
+    """Return the folder with the weights files of a folder or hub name, all of which are then on this machine.
+
+    Raises:
+        InputError: The hub has none.
+    """
+    if Path(path).is_dir():
+        return Path(path)
+    for name in WEIGHT_FILES:
+        try:
+            found = Path(hf_hub_download(str(path), name))
+            for shard in sorted(set(_read_weight_map(found).values())) if found.suffix == ".json" else ():
+                hf_hub_download(str(path), shard)
+        except EntryNotFoundError:
+            continue
+        return found.parent
+    raise InputError(f"{path}: no weights found; expected a model with {', '.join(WEIGHT_FILES)}")
+
+
 def read_torch_file(path: Path, *, unsafe: bool = False) -> Any:  # noqa: ANN401  nested containers of plain values
     """Return the content of a torch file, read with ``weights_only=True``: tensors, plain and NumPy's values.
+
+    Tensors are mapped where the file allows that.
 
     Args:
         path: The file.
@@ -85,10 +109,11 @@ def read_torch_file(path: Path, *, unsafe: bool = False) -> Any:  # noqa: ANN401
         InputError: The file is broken, or wants to run code.
     """
     try:
+        is_mapped = is_zipfile(path)
         if unsafe:
-            return torch.load(path, map_location="cpu", weights_only=False)
+            return torch.load(path, map_location="cpu", weights_only=False, mmap=is_mapped)
         with numpy_is_taken():
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
         return settle(content)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path") from error
@@ -128,7 +153,8 @@ def check_weights(weights: Mapping[str, Tensor], where: str | Path) -> None:
     for name, tensor in weights.items():
         if tensor.numel() == 0:
             raise InputError(f"{where}: tensor {name!r} is empty, shape {tuple(tensor.shape)}; save the weights again")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        # The ends show every NaN and infinity, in a tenth of the time of a mask and without its memory.
+        if tensor.is_floating_point() and not bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all()):
             raise InputError(f"{where}: tensor {name!r} holds NaN or infinity; such a model gives no answers")
 
 
@@ -206,6 +232,14 @@ def _read_file(path: Path, prefix: str) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in content.items() if name.startswith(prefix)}
 
 
+def _read_weight_map(index: Path) -> dict[str, str]:
+    content = read_json(index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise InputError(f"{index}: expected a field 'weight_map' from tensor names to shard files, found none")
+    return weight_map
+
+
 def _find_weights(folder: Path) -> tuple[list[Path], Collection[str]]:
     """Return the weights files of a folder, and the names of the tensors that an index promises."""
     found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
@@ -214,10 +248,7 @@ def _find_weights(folder: Path) -> tuple[list[Path], Collection[str]]:
         raise InputError(f"{folder}: no weights found; expected a weights file or a folder with {expected}")
     if found.suffix != ".json":
         return [found], ()
-    content = read_json(found)
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise InputError(f"{found}: expected a field 'weight_map' from tensor names to shard files, found none")
+    weight_map = _read_weight_map(found)
     shards = sorted(set(weight_map.values()))
     for shard in shards:
         if Path(shard).name != shard:

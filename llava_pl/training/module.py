@@ -16,6 +16,7 @@ from llava_pl.evaluation.parsing import Parser
 from llava_pl.export.bases import read_bases
 from llava_pl.export.build import DecoderConfig, ModelConfig, VisionEncoderConfig, build_model, plan_image_tokens
 from llava_pl.export.initial_weights import check_lora, load_initial_weights
+from llava_pl.export.streaming import WeightStream
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.vocabulary import check_vocabulary
@@ -168,17 +169,21 @@ class LlavaModule(LightningModule):
         if self.device_mesh is not None:
             check_shardable(self.model_config.decoder.quantization, self.optim_config.optimizer)
         device = "cpu" if self._trainer is None else self._trainer.strategy.root_device
-        model = build_model(self.model_config, device=device)
+        # Of a divided model no device ever holds all weights, not even for a moment.
+        stream = None if self.device_mesh is None else WeightStream()
+        model = build_model(self.model_config, device=device, stream=stream)
         add_planned_adapters(model, self.plan, self.lora)
+        if stream is not None:
+            stream.measure_dora(model)
         apply_plan(model, self.plan, lora_bias="none" if self.lora is None else self.lora.bias)
         raise_trained(model)
         if (tokenizer := getattr(getattr(self._trainer, "datamodule", None), "tokenizer", None)) is not None:
             check_vocabulary(model, len(tokenizer), self.model_config.decoder.path)
         self.model = model
         if not self.expects_checkpoint:
-            self._load_initial_weights()
-        if self.device_mesh is not None:
-            shard(model, self.device_mesh["data_parallel"])
+            self._load_initial_weights(stream)
+        if self.device_mesh is not None and stream is not None:
+            shard(model, self.device_mesh["data_parallel"], stream)
         if self._trainer is not None and self.local_rank == 0:
             self._bases.start()
 
@@ -288,9 +293,9 @@ class LlavaModule(LightningModule):
         if is_resumed:
             resplit(checkpoint, self.trainer)
 
-    def _load_initial_weights(self) -> None:
+    def _load_initial_weights(self, stream: WeightStream | None = None) -> None:
         if self.init_from is not None:
-            self._replaced |= load_initial_weights(self.model, self.init_from, lora=self.lora)
+            self._replaced |= load_initial_weights(self.model, self.init_from, lora=self.lora, stream=stream)
 
     def _sum_over_ranks(self, number: int) -> Tensor:
         return cast("Tensor", self.trainer.strategy.reduce(torch.tensor(number, device=self.device), reduce_op="sum"))

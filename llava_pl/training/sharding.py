@@ -1,16 +1,18 @@
 """How a model is divided among devices that together hold it once (ZeRO-3, FSDP2).
 
-In: a built model and the mesh of the devices. Out: the same model, each of whose parameters lies in equal pieces on all
-of them, and is whole on each only while it is used.
+In: a model, whose decoder may be made of stand-ins for its weights, and the mesh of the devices. Out: the same model,
+each of whose parameters lies in equal pieces on all of them, and is whole on each only while it is used.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+from llava_pl.export.streaming import WeightStream
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.recompute import find_layers
@@ -39,7 +41,7 @@ def check_shardable(quantization: str, optimizer: str) -> None:
         )
 
 
-def shard(model: LlavaModel, mesh: DeviceMesh) -> None:
+def shard(model: LlavaModel, mesh: DeviceMesh, stream: WeightStream | None = None) -> None:
     """Divide a model: each layer of the decoder, its table and its head are gathered alone, the rest together.
 
     A vision encoder that does not learn is left whole on each device: it is small beside the decoder, and gathering it
@@ -49,14 +51,21 @@ def shard(model: LlavaModel, mesh: DeviceMesh) -> None:
     Args:
         model: What is changed; parameters become pieces (`DTensor`).
         mesh: One dimension, the devices.
+        stream: Fills one layer after the other with this device's part of its weights, just before it is divided; None
+            if the model holds them already.
     """
     decoder = cast("CausalDecoder", model.decoder)
     units = find_layers(decoder.model)
-    if decoder.head.weight is not decoder.embedding.weight:  # tied ones are gathered with the rest, once
+    # Tied ones are gathered with the rest, once; where rows of new tokens learn, both have peft's layers around them.
+    if set(decoder.head.parameters()).isdisjoint(decoder.embedding.parameters()):
         units += [decoder.embedding, decoder.head]
+    stream = stream or WeightStream()  # which has nothing to fill
+    fill = partial(stream.fill, rank=mesh.get_local_rank(), num_ranks=mesh.size(), device=mesh.device_type)
     for unit in units:
+        fill(unit.parameters())
         fully_shard(unit, mesh=mesh)
     encoder = set(model.vision_encoder.parameters())
     is_frozen = not any(parameter.requires_grad for parameter in encoder)
+    fill(model.parameters())
     fully_shard(model, mesh=mesh, ignored_params=encoder if is_frozen else set())
     register_fsdp_forward_method(model, "generate")

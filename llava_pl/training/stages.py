@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
+import torch
 from torch import nn
 
+from llava_pl.export.streaming import convert
 from llava_pl.models.adapters import LoraBias, LoraConfig, add_adapters, learned_rows, lora_parameters
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
@@ -181,7 +183,7 @@ def raise_trained(model: LlavaModel) -> None:
         is_mixed_norm = type(module).__name__.endswith("Norm") and any(p.requires_grad for p in own)
         for parameter in own:
             if parameter.requires_grad or is_mixed_norm:
-                parameter.data = parameter.data.float()
+                parameter.data = convert(parameter.data, torch.float32)
 
 
 def _learners(model: LlavaModel, part: Part, plan: TrainablePlan, lora_bias: LoraBias) -> Iterable[nn.Parameter]:

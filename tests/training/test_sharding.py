@@ -7,8 +7,10 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 
 from llava_pl.export.build import DecoderConfig, ModelConfig, VisionEncoderConfig, build_model
+from llava_pl.export.streaming import WeightStream
+from llava_pl.models.vocabulary import add_rows
 from llava_pl.training.sharding import check_shardable, shard
-from llava_pl.training.stages import PLANS, TrainablePlan, apply_plan
+from llava_pl.training.stages import PLANS, TrainablePlan, add_planned_adapters, apply_plan
 from llava_pl.types import InputError
 
 
@@ -61,6 +63,32 @@ def test_a_head_that_is_the_table_is_gathered_with_the_rest(model, mesh):
     shard(model, mesh)
     assert units(model) == ["", "decoder.model.model.layers.0", "decoder.model.model.layers.1"]
     assert model.decoder.head.weight is model.decoder.embedding.weight
+
+
+def test_a_tied_table_whose_new_rows_learn_is_gathered_with_the_rest(model, mesh):
+    """Table and head are then two of peft's layers around one weight."""
+    model.decoder.model.config.tie_word_embeddings = True
+    model.decoder.model.tie_weights()
+    add_rows(model.decoder, [99])
+    model.new_token_ids = (99,)
+    plan = TrainablePlan(embeddings="new_tokens")
+    add_planned_adapters(model, plan, None)
+    apply_plan(model, plan)
+    shard(model, mesh)
+    assert units(model) == ["", "decoder.model.model.layers.0", "decoder.model.model.layers.1"]
+
+
+def test_a_rank_holds_its_part_of_what_the_files_hold(model, mesh, tiny_parts):
+    stream = WeightStream()
+    streamed = build_model(
+        ModelConfig(VisionEncoderConfig(str(tiny_parts / "encoder")), DecoderConfig(str(tiny_parts / "decoder"))),
+        stream=stream,
+    )
+    apply_plan(streamed, PLANS["finetune"])
+    shard(streamed, mesh, stream)
+    expected = dict(model.decoder.named_parameters())
+    for name, parameter in streamed.decoder.named_parameters():
+        assert torch.equal(parameter.to_local(), expected[name].chunk(2)[0]), name
 
 
 @pytest.mark.parametrize(

@@ -144,10 +144,11 @@ def copy_initial_weights(
         raise InputError(f"{where}: holds no {missing} for this model; check model.projector and model.lora")
     with torch.no_grad():
         for name, tensor in weights.items():
-            if stream is not None and own[name] in stream:
-                stream.replace(own[name], name, tensor)
+            place = own[name]
+            if stream is not None and isinstance(place, nn.Parameter) and place in stream:
+                stream.replace(place, name, tensor)
             else:
-                own[name].copy_(tensor)
+                place.copy_(tensor)
     for name, layer in row_tables(model).items():
         if name in rows:
             set_rows(layer, model.new_token_ids, rows[name])

@@ -60,7 +60,10 @@ def read_shards(folder: Path, read: Callable[[Path], Any]) -> dict[str, Any]:
     Raises:
         InputError: As `find_shards`, and whatever `read` raises.
     """
-    contents = [read(path) for path in find_shards(folder)]
+    contents = [read(path) for path in (paths := find_shards(folder))]
+    for path, content in zip(paths, contents, strict=True):
+        if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+            raise InputError(f"{path}: expected a rank's part of a checkpoint with a 'state_dict', found none")
     merged = dict(contents[0])
     merged["state_dict"] = {name: tensor for content in contents for name, tensor in content["state_dict"].items()}
     if "optimizer_states" in merged:

@@ -17,6 +17,7 @@ from llava_pl.export.original import EMBEDDING_NAME, PROJECTOR_FILE, find_newlin
 from llava_pl.export.weights import has_weights, read_torch_file, read_weights
 from llava_pl.models.adapters import LoraConfig, is_adapter, plain_name, plain_table
 from llava_pl.models.decoder import CausalDecoder
+from llava_pl.models.division import whole_shape
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.vocabulary import set_rows
 from llava_pl.types import InputError
@@ -190,9 +191,9 @@ def check_shape(where: str, name: str, tensor: Tensor, own: Mapping[str, Tensor]
         InputError: It has another shape, or the parameter is quantized.
     """
     is_quantized = not own[name].is_floating_point()  # one of 8 bits has the shape of the weight that it stands for
-    if own[name].shape == tensor.shape and not is_quantized:
+    if whole_shape(own[name]) == tensor.shape and not is_quantized:
         return
-    expected = f"shape {tuple(own[name].shape)}"
+    expected = f"shape {tuple(whole_shape(own[name]))}"
     hint = "check model.projector and the parts that the run was made with"
     if is_adapter(name):
         hint = "set model.lora.rank as in the run that trained it"

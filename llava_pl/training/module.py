@@ -159,6 +159,8 @@ class LlavaModule(LightningModule):
         self._check_vocabulary(model)
         if self.device_mesh is not None:
             shard(model, self.device_mesh["data_parallel"])
+        if self._trainer is not None and (divide := getattr(self._trainer.strategy, "divide", None)):
+            divide(model)
         self.model = model
 
     def forward(self, batch: Batch) -> LossOutput:
@@ -215,7 +217,12 @@ class LlavaModule(LightningModule):
     def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's own union of many forms
         """Return the optimizer and its schedule, one step of it for each optimizer step."""
         # Lightning cannot clip what a fused update unscales by itself.
-        optimizer = build_optimizer(self.model, self.optim_config, allows_fused=self.trainer.precision != "16-mixed")
+        optimizer = build_optimizer(
+            self.model,
+            self.optim_config,
+            allows_fused=self.trainer.precision != "16-mixed",
+            is_on_host=getattr(self.trainer.strategy, "updates_on_host", False),
+        )
         num_steps = count_optimizer_steps(self.trainer)
         schedule = build_schedule(optimizer, num_steps=num_steps, warmup_share=self.optim_config.warmup_share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -231,8 +238,9 @@ class LlavaModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the gradient norm before clipping, and the learning rates."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+        # DeepSpeed has taken the gradients away by now; its strategy logs their norm.
+        if gradients := [p.grad for p in self.model.parameters() if p.grad is not None]:
+            self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
         self.log_dict({f"lr/{group['name']}": float(group["lr"]) for group in optimizer.param_groups})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -6,12 +6,34 @@ were filled from whole tensors. This is the one way from a divided model to a ch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+def gather(
+    sizes: Mapping[Key, int], make_whole: Callable[[Key, bool], Value], rank: int, num_ranks: int
+) -> dict[Key, Value]:
+    """Return the whole values that a rank is given, made one after the other; all ranks take part in each.
+
+    Args:
+        sizes: Bytes of each, the same ones in the same order on all ranks.
+        make_whole: Makes one; told whether this rank keeps it, and need return nothing otherwise.
+        rank: This one.
+        num_ranks: R, all of them.
+    """
+    kept = {}
+    for key, owner in zip(sizes, _deal(list(sizes.values()), num_ranks), strict=True):
+        value = make_whole(key, owner == rank)
+        if owner == rank:
+            kept[key] = value
+    return kept
 
 
 def gather_weights(pieces: Mapping[str, Tensor], rank: int, num_ranks: int) -> dict[str, Tensor]:
@@ -22,9 +44,8 @@ def gather_weights(pieces: Mapping[str, Tensor], rank: int, num_ranks: int) -> d
         rank: This one.
         num_ranks: R, all of them.
     """
-    owners = _deal([piece.nbytes for piece in pieces.values()], num_ranks)
-    wholes = {name: _whole(piece, is_kept=owner == rank) for (name, piece), owner in zip(pieces.items(), owners)}
-    return {name: whole for name, whole in wholes.items() if whole is not None}
+    sizes = {name: piece.nbytes for name, piece in pieces.items()}
+    return gather(sizes, lambda name, is_kept: _whole(pieces[name], is_kept=is_kept), rank, num_ranks)
 
 
 def gather_optimizer(state_dict: Mapping[str, Any], rank: int, num_ranks: int) -> dict[str, Any]:
@@ -36,16 +57,15 @@ def gather_optimizer(state_dict: Mapping[str, Any], rank: int, num_ranks: int) -
         num_ranks: R, all of them.
     """
     states = state_dict["state"]
-    sizes = [sum(v.nbytes for v in state.values() if isinstance(v, Tensor)) for state in states.values()]
-    kept = {}
-    for (number, state), owner in zip(states.items(), _deal(sizes, num_ranks), strict=True):
-        whole = {
-            name: _whole(value, is_kept=owner == rank) if isinstance(value, Tensor) else value
-            for name, value in state.items()
+    sizes = {n: sum(v.nbytes for v in state.values() if isinstance(v, Tensor)) for n, state in states.items()}
+
+    def make_whole(number: int, is_kept: bool) -> dict[str, Any]:
+        return {
+            name: _whole(value, is_kept=is_kept) if isinstance(value, Tensor) else value
+            for name, value in states[number].items()
         }
-        if owner == rank:
-            kept[number] = whole
-    return {**state_dict, "state": kept}
+
+    return {**state_dict, "state": gather(sizes, make_whole, rank, num_ranks)}
 
 
 def fill(piece: Tensor, whole: Tensor) -> None:
@@ -94,9 +114,14 @@ def _deal(sizes: list[int], num_ranks: int) -> list[int]:
     return owners
 
 
-def _whole(piece: Tensor, *, is_kept: bool) -> Tensor | None:
+def _whole(piece: Tensor, *, is_kept: bool) -> Tensor:
     whole = piece.full_tensor() if isinstance(piece, DTensor) else piece
-    return whole.detach().cpu() if is_kept else None
+    return to_host(whole, is_kept=is_kept)
+
+
+def to_host(whole: Tensor, *, is_kept: bool) -> Tensor:
+    """Return a tensor in host memory, or an empty one where it is not kept."""
+    return whole.detach().cpu() if is_kept else whole.new_empty(0)
 
 
 def _cut(whole: Tensor, like: DTensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 
 from llava_pl.models.adapters import LoraBias, LoraConfig, add_adapters, lora_parameters, new_rows
 from llava_pl.models.decoder import CausalDecoder
+from llava_pl.models.division import whole_shape
 from llava_pl.models.llava import LlavaModel
 from llava_pl.types import InputError
 
@@ -190,7 +191,7 @@ def summarize_parts(model: LlavaModel) -> list[PartSummary]:
         rows.append(
             PartSummary(
                 part=part,
-                num_trainable=sum(p.numel() for p in parameters if p.requires_grad),
+                num_trainable=sum(_count(p) for p in parameters if p.requires_grad),
                 num_parameters=sum(_count(p) for p in parameters),
                 dtypes=", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters})) or "-",
             )
@@ -201,4 +202,4 @@ def summarize_parts(model: LlavaModel) -> list[PartSummary]:
 def _count(parameter: nn.Parameter) -> int:
     """Return how many weights a parameter holds, 4-bit ones among them, of which two share a byte."""
     state = getattr(parameter, "quant_state", None)
-    return parameter.numel() if state is None else int(state.shape.numel())
+    return whole_shape(parameter).numel() if state is None else int(state.shape.numel())

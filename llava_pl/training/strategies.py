@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
+from torch.distributed.constants import default_pg_timeout
 from torch.optim import Optimizer
 
 from llava_pl.export.shards import shard_path
@@ -25,7 +25,26 @@ from llava_pl.training.pieces import divide_optimizer, fill, gather_optimizer, g
 from llava_pl.training.shard_writing import finish_folder
 
 
-class FSDP2Strategy(ModelParallelStrategy):
+class WholeTensorCheckpoints(ParallelStrategy):
+    """Checkpoints of a divided model: a folder with a file of each rank, whole tensors in it."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
+        """Write this rank's file of a checkpoint; the first rank then waits for the others' and closes the folder."""
+        folder = Path(self.broadcast(filepath))
+        if not self.is_global_zero:
+            checkpoint = {name: checkpoint[name] for name in ("state_dict", "optimizer_states") if name in checkpoint}
+        self.checkpoint_io.save_checkpoint(checkpoint, shard_path(folder, self.global_rank), storage_options)
+        if self.is_global_zero:
+            finish = partial(finish_folder, folder, self.world_size)
+            writer = self.checkpoint_io
+            writer.afterwards(finish) if isinstance(writer, BackgroundCheckpointIO) else finish()
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Return the content of a checkpoint of any strategy, mapped into memory."""
+        return self.checkpoint_io.load_checkpoint(self.broadcast(checkpoint_path), weights_only=weights_only)
+
+
+class FSDP2Strategy(WholeTensorCheckpoints, ModelParallelStrategy):
     """Parameters, gradients and optimizer state in equal pieces on all devices (PyTorch's FSDP2, as ZeRO-3).
 
     Args:
@@ -55,21 +74,6 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Return the optimizer's state of the parameters that this rank brings to a checkpoint."""
         optimizer = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         return gather_optimizer(optimizer.state_dict(), self.global_rank, self.world_size)
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
-        """Write this rank's file of a checkpoint; the first rank then waits for the others' and closes the folder."""
-        folder = Path(self.broadcast(filepath))
-        if not self.is_global_zero:
-            checkpoint = {name: checkpoint[name] for name in ("state_dict", "optimizer_states") if name in checkpoint}
-        self.checkpoint_io.save_checkpoint(checkpoint, shard_path(folder, self.global_rank), storage_options)
-        if self.is_global_zero:
-            finish = partial(finish_folder, folder, self.world_size)
-            writer = self.checkpoint_io
-            writer.afterwards(finish) if isinstance(writer, BackgroundCheckpointIO) else finish()
-
-    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Return the content of a checkpoint of any strategy, mapped into memory."""
-        return self.checkpoint_io.load_checkpoint(self.broadcast(checkpoint_path), weights_only=weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Fill the pieces of this rank; that names and shapes fit, the module has checked."""

@@ -1,0 +1,235 @@
+"""DeepSpeed's ZeRO under Lightning, with checkpoints that any other strategy can read.
+
+In: a module whose model is built. Out: an engine of DeepSpeed that divides optimizer state and gradients among all
+devices (stage 2), or the weights as well (stage 3), and keeps them in host memory if asked to.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from importlib.util import find_spec
+from typing import Any, Literal, cast
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.plugins.precision.deepspeed import DeepSpeedPrecision
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from torch import Tensor, nn
+from torch.distributed.constants import default_pg_timeout
+from torch.optim import Optimizer
+
+from llava_pl.models.decoder import CausalDecoder
+from llava_pl.models.llava import LlavaModel
+from llava_pl.training.checkpoint import keep_trained
+from llava_pl.training.module import LlavaModule
+from llava_pl.training.schedule import is_step_complete
+from llava_pl.training.strategies import WholeTensorCheckpoints
+from llava_pl.training.zero_pieces import fill_zero, fill_zero_optimizer, gather_zero_optimizer, gather_zero_weights
+from llava_pl.types import InputError
+
+ELEMENTWISE = ("Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
+"""Optimizers of torch that treat each weight by itself, as they must where they are handed pieces of no shape."""
+
+
+NOISE = "A module has unknown inputs or outputs type"
+"""How a warning of DeepSpeed begins: it does not look for tensors in the dataclasses that the outermost modules return.
+No hook of theirs is needed, because their own parameters take no part in the backward pass."""
+
+
+class ZeroStrategy(WholeTensorCheckpoints, DeepSpeedStrategy):
+    """DeepSpeed's ZeRO (Rajbhandari et al. 2020); needs the extra [deepspeed].
+
+    Args:
+        stage: What is divided among all devices: optimizer state and gradients (2), or the weights as well (3).
+        offload: Keep what is divided in host memory, and update weights there.
+        timeout_minutes: How long a device waits for the others before the run ends.
+        process_group_backend: As torch names it; by the device when None.
+    """
+
+    # DeepSpeed would read checkpoints of its own form otherwise.
+    lightning_restore_optimizer = True
+
+    def __init__(
+        self,
+        stage: Literal[2, 3] = 2,
+        offload: bool = False,
+        timeout_minutes: float | None = None,
+        process_group_backend: str | None = None,
+    ) -> None:
+        require_deepspeed()
+        if stage not in (2, 3):
+            raise InputError(f"trainer.strategy.stage: expected 2 or 3, found {stage}; for 1 use 2, for 0 ddp")
+        super().__init__(
+            stage=stage,
+            offload_optimizer=offload,
+            offload_parameters=offload and stage == 3,
+            pin_memory=offload and torch.cuda.is_available(),
+            sub_group_size=1_000_000_000,
+            logging_batch_size_per_gpu=1,  # which DeepSpeed wants to know, and uses for a log that is switched off
+            process_group_backend=process_group_backend,
+            timeout=default_pg_timeout if timeout_minutes is None else timedelta(minutes=timeout_minutes),
+        )
+        logging.getLogger("DeepSpeed").addFilter(lambda record: not record.getMessage().startswith(NOISE))
+        self._stage = stage
+        self.updates_on_host = offload
+        self._groups: list[list[nn.Parameter]] = []
+
+    @property
+    def precision_plugin(self) -> Precision:
+        """How numbers are held."""
+        return super().precision_plugin
+
+    @precision_plugin.setter
+    def precision_plugin(self, plugin: Precision | None) -> None:
+        # Lightning names its own plugin for every strategy of this kind.
+        if isinstance(plugin, DeepSpeedPrecision):
+            plugin = _ZeroPrecision(cast("Any", plugin.precision))
+        self._precision_plugin = plugin
+
+    @property
+    def handles_gradient_accumulation(self) -> bool:
+        """No: Lightning's loop counts micro batches, as everywhere else, and ends a step with its epoch."""
+        return False
+
+    def connect(self, model: LightningModule) -> None:
+        """Take a module, after checking that DeepSpeed can train it.
+
+        Raises:
+            InputError: It cannot.
+        """
+        if isinstance(model, LlavaModule):
+            check_zero(model, stage=self._stage, offload=self.updates_on_host)
+        super().connect(model)
+
+    @contextmanager
+    def model_sharded_context(self) -> Generator[None, None, None]:
+        """Leave building alone: a model that is divided while it is built cannot read weights; see `divide`."""
+        self._init_config_if_needed()
+        yield
+
+    def divide(self, model: LlavaModel) -> None:
+        """Divide a built model among the devices, parameter by parameter, if weights are to be divided.
+
+        Each device then holds a whole parameter only while it is used. What the first device holds is what counts.
+        """
+        config = cast("dict[str, Any]", self.config)
+        zero = config["zero_optimization"]
+        # LLaVA: "auto" in its files; transformers' integration puts these in.
+        width = cast("CausalDecoder", model.decoder).width
+        zero["reduce_bucket_size"] = width * width
+        if not self.zero_stage_3:
+            return
+        from deepspeed import zero as deepspeed_zero
+
+        zero["stage3_prefetch_bucket_size"] = int(0.9 * width * width)
+        zero["stage3_param_persistence_threshold"] = 10 * width
+        zero["stage3_max_live_parameters"] = zero["stage3_max_reuse_distance"] = 1_000_000_000
+        dtype = cast("_ZeroPrecision", self.precision_plugin).dtype
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype)
+        deepspeed_zero.Init(module=model, config_dict_or_path=config)
+
+    def _init_optimizers(self) -> Any:  # noqa: ANN401  an optimizer and Lightning's notes on its schedule
+        """Remember how parameters are numbered: DeepSpeed puts flat tensors in their place."""
+        optimizer, schedule = super()._init_optimizers()
+        self._groups = [list(group["params"]) for group in optimizer.param_groups]
+        return optimizer, schedule
+
+    def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+        """Add a micro batch's gradients up, which the loop has divided by their number already."""
+        is_last = is_step_complete(cast("LlavaModule", self.lightning_module).trainer)
+        self.deepspeed_engine.set_gradient_accumulation_boundary(is_last)
+        return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
+
+    def optimizer_step(
+        self,
+        optimizer: Optimizer,
+        closure: Callable[[], Any],
+        model: Any = None,  # noqa: ANN401  as Lightning has it
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """Update the weights, and log the norm of the gradients before clipping, which is known only now."""
+        output = super().optimizer_step(optimizer, closure, model, **kwargs)
+        norm = self.deepspeed_engine.get_global_grad_norm()
+        cast("LlavaModule", self.lightning_module).log("train/grad_norm", float(norm))
+        return output
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Return the tensors that this rank brings to a checkpoint."""
+        module = cast("LlavaModule", self.lightning_module)
+        pieces = keep_trained(dict(module.named_parameters()), module.model, "model.")
+        return cast("dict[str, Any]", gather_zero_weights(pieces, self.global_rank, self.world_size))
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Return the optimizer's state of the parameters that this rank brings to a checkpoint."""
+        return gather_zero_optimizer(self.deepspeed_engine.optimizer, self._groups, self.global_rank, self.world_size)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Fill the pieces of this rank; that names and shapes fit, the module has checked."""
+        own = dict(cast("LlavaModule", self.lightning_module).named_parameters())
+        for name, whole in checkpoint["state_dict"].items():
+            fill_zero(own[name], whole)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Fill the optimizer's state of this rank's pieces."""
+        (state,) = checkpoint["optimizer_states"]
+        fill_zero_optimizer(self.deepspeed_engine.optimizer, self._groups, state)
+
+
+class _ZeroPrecision(DeepSpeedPrecision):
+    """DeepSpeed's precision, for batches with more than tensors in them."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What weights are held in for the forward pass; the optimizer holds them in float32."""
+        dtype: torch.dtype = self._desired_dtype
+        return dtype
+
+    def convert_input(self, data: Any) -> Any:  # noqa: ANN401
+        """Leave a batch alone: the model takes pictures to the dtype of its weights, and nothing else is a float."""
+        return data
+
+
+def require_deepspeed() -> None:
+    """Check that DeepSpeed is installed.
+
+    Raises:
+        InputError: It is not.
+    """
+    if find_spec("deepspeed") is None:
+        raise InputError(
+            "trainer.strategy: ZeroStrategy needs DeepSpeed, which is not installed; "
+            "DS_BUILD_OPS=0 pip install 'llava-pl[deepspeed]', or use configs/strategy/fsdp2.yaml"
+        )
+
+
+def check_zero(module: LlavaModule, *, stage: int, offload: bool) -> None:
+    """Check that DeepSpeed can train a module as its settings ask, before anything is loaded.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if stage == 3 and (found := module.model_config.decoder.quantization) != "none":
+        raise InputError(
+            f"model.decoder.quantization: found {found} with ZeRO-3, which cannot divide quantized weights; set it to "
+            "none, or use configs/strategy/ddp.yaml"
+        )
+    package, _, name = module.optim_config.optimizer.rpartition(".")
+    if not package.startswith("torch.optim") or name not in ELEMENTWISE:
+        raise InputError(
+            f"model.optim.optimizer: found {package}.{name} with ZeRO, which hands an optimizer pieces of no shape; "
+            f"expected one of torch.optim: {', '.join(ELEMENTWISE)}"
+        )
+    if offload and (name not in ("Adam", "AdamW") or module.optim_config.options):
+        raise InputError(
+            f"model.optim.optimizer: found {package}.{name} with options {module.optim_config.options} and offloading, "
+            "for which DeepSpeed has Adam and AdamW without options alone; use one of these, or no offloading"
+        )
+    if module._trainer is not None and module.trainer.gradient_clip_algorithm == "value":
+        raise InputError(
+            "trainer.gradient_clip_algorithm: found value, but DeepSpeed clips by the norm alone; set it to norm"
+        )

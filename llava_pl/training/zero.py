@@ -95,6 +95,11 @@ class ZeroStrategy(WholeTensorCheckpoints, DeepSpeedStrategy):
         """No: Lightning's loop counts micro batches, as everywhere else, and ends a step with its epoch."""
         return False
 
+    @contextmanager
+    def block_backward_sync(self) -> Generator[None, None, None]:
+        """Let each micro batch be summed up over the devices: none has room for all gradients."""
+        yield
+
     def connect(self, model: LightningModule) -> None:
         """Take a module, after checking that DeepSpeed can train it.
 
@@ -217,6 +222,11 @@ def check_zero(module: LlavaModule, *, stage: int, offload: bool) -> None:
         raise InputError(
             f"model.decoder.quantization: found {found} with ZeRO-3, which cannot divide quantized weights; set it to "
             "none, or use configs/strategy/ddp.yaml"
+        )
+    if stage == 3 and module.model_config.decoder.gradient_checkpointing == "selective":
+        raise InputError(
+            "model.decoder.gradient_checkpointing: found selective with ZeRO-3, which gathers weights "
+            "in the midst of the layers that are recomputed; set it to full or none, or use configs/strategy/fsdp2.yaml"
         )
     package, _, name = module.optim_config.optimizer.rpartition(".")
     if not package.startswith("torch.optim") or name not in ELEMENTWISE:

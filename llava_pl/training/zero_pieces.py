@@ -63,15 +63,15 @@ def gather_zero_optimizer(
     held = zero.optimizer.state.get(first_flat, {})
     parameters = [parameter for group in groups for parameter in group]
     names = [name for name, value in held.items() if _is_elementwise(value, first_flat)]
-    # The same for all parameters. torch counts steps in a tensor, DeepSpeed's own optimizers in a number.
-    plain = {name: value for name, value in held.items() if name not in names}
-    plain = {name: torch.tensor(float(value)) if name == "step" else value for name, value in plain.items()}
+    plain = {name: value for name, value in held.items() if name not in names}  # the same for all parameters
 
     def make_whole(number: int, is_kept: bool) -> dict[str, Any]:
         wholes = {
             name: to_host(safe_get_full_optimizer_state(parameters[number], name), is_kept=is_kept) for name in names
         }
-        return {**plain, **wholes}
+        # torch counts steps in a tensor, one for each parameter; DeepSpeed's own optimizers in a number.
+        own = {name: torch.tensor(float(value)) if name == "step" else value for name, value in plain.items()}
+        return {**own, **wholes}
 
     sizes = {number: whole_shape(parameter).numel() for number, parameter in enumerate(parameters) if held}
     settings, first = [], 0

@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
+from llava_pl.models.recompute import find_layers
 from llava_pl.training.checkpoint import keep_trained
 from llava_pl.training.module import LlavaModule
 from llava_pl.training.schedule import is_step_complete
@@ -31,7 +32,7 @@ from llava_pl.training.strategies import WholeTensorCheckpoints
 from llava_pl.training.zero_pieces import fill_zero, fill_zero_optimizer, gather_zero_optimizer, gather_zero_weights
 from llava_pl.types import InputError
 
-ELEMENTWISE = ("Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
+ELEMENTWISE = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
 """Optimizers of torch that treat each weight by itself, as they must where they are handed pieces of no shape."""
 
 
@@ -116,27 +117,36 @@ class ZeroStrategy(WholeTensorCheckpoints, DeepSpeedStrategy):
         self._init_config_if_needed()
         yield
 
-    def divide(self, model: LlavaModel) -> None:
-        """Divide a built model among the devices, parameter by parameter, if weights are to be divided.
+    def divide(self, model: LlavaModel, make_real: Callable[[list[nn.Parameter]], None] | None = None) -> None:
+        """Divide a built model among the devices, layer by layer, if weights are to be divided.
 
-        Each device then holds a whole parameter only while it is used. What the first device holds is what counts.
+        A device then holds a parameter whole only while it is used. What the first device holds is what counts.
+
+        Args:
+            model: What is changed.
+            make_real: Called with the parameters of each layer before it is divided, so that no more of them need hold
+                weights at a time.
         """
-        config = cast("dict[str, Any]", self.config)
-        zero = config["zero_optimization"]
+        config, decoder = cast("dict[str, Any]", self.config), cast("CausalDecoder", model.decoder)
         # LLaVA: "auto" in its files; transformers' integration puts these in.
-        width = cast("CausalDecoder", model.decoder).width
-        zero["reduce_bucket_size"] = width * width
+        config["zero_optimization"]["reduce_bucket_size"] = decoder.width**2
         if not self.zero_stage_3:
             return
         from deepspeed import zero as deepspeed_zero
 
-        zero["stage3_prefetch_bucket_size"] = int(0.9 * width * width)
-        zero["stage3_param_persistence_threshold"] = 10 * width
-        zero["stage3_max_live_parameters"] = zero["stage3_max_reuse_distance"] = 1_000_000_000
-        dtype = cast("_ZeroPrecision", self.precision_plugin).dtype
-        for parameter in model.parameters():
-            parameter.data = parameter.data.to(dtype)
-        deepspeed_zero.Init(module=model, config_dict_or_path=config)
+        config["zero_optimization"] |= {
+            "stage3_prefetch_bucket_size": int(0.9 * decoder.width**2),
+            "stage3_param_persistence_threshold": 10 * decoder.width,
+            "stage3_max_live_parameters": 1_000_000_000,
+            "stage3_max_reuse_distance": 1_000_000_000,
+        }
+        for unit in [*find_layers(decoder.model), decoder.embedding, decoder.head, model]:
+            parameters = [parameter for parameter in unit.parameters() if not hasattr(parameter, "ds_shape")]
+            if make_real is not None:
+                make_real(parameters)
+            for parameter in parameters:
+                parameter.data = parameter.data.to(cast("_ZeroPrecision", self.precision_plugin).dtype)
+            deepspeed_zero.Init(module=unit, config_dict_or_path=config)
 
     def _init_optimizers(self) -> Any:  # noqa: ANN401  an optimizer and Lightning's notes on its schedule
         """Remember how parameters are numbered: DeepSpeed puts flat tensors in their place."""

@@ -10,6 +10,7 @@ ZeRO-3, and the flat tensors that the optimizer sees in place of parameters (one
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,7 +72,7 @@ def gather_zero_optimizer(
         }
         # torch counts steps in a tensor, one for each parameter; DeepSpeed's own optimizers in a number.
         own = {name: torch.tensor(float(value)) if name == "step" else value for name, value in plain.items()}
-        return {**own, **wholes}
+        return {**copy.deepcopy(own), **wholes}
 
     sizes = {number: whole_shape(parameter).numel() for number, parameter in enumerate(parameters) if held}
     settings, first = [], 0
@@ -156,7 +157,7 @@ def _is_elementwise(value: Any, flat: Tensor) -> bool:  # noqa: ANN401
 def _place(name: str, value: Any, flat: Tensor, optimizer: torch.optim.Optimizer) -> Any:  # noqa: ANN401
     """Return a state that is no tensor of weights, in the form that an optimizer keeps it."""
     if name != "step":
-        return value
+        return copy.deepcopy(value)
     if type(optimizer).__module__.startswith("deepspeed."):
         return int(value)
     is_fused = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)

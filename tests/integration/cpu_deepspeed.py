@@ -1,5 +1,7 @@
 """ZeRO without a GPU: Lightning refuses it, DeepSpeed does not. For tests alone; DS_ACCELERATOR=cpu must be set."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.fabric.utilities.seed import reset_seed
@@ -26,15 +28,20 @@ class CPUZeroStrategy(ZeroStrategy):
     def _setup_model_and_optimizer(
         self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: Any = None
     ) -> tuple[Any, Any]:
-        import deepspeed
+        with _no_index():
+            return super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
 
-        # Lightning hands on the device's index, which is None here.
-        engine, zero, _, _ = deepspeed.initialize(
-            config=self.config,
-            model=model,
-            model_parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            dist_init_required=False,
-        )
-        return engine, zero
+    def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
+        with _no_index():
+            super()._initialize_deepspeed_inference(model)
+
+
+@contextmanager
+def _no_index() -> Generator[None, None, None]:
+    """Lightning hands the index of its device on to DeepSpeed, which stumbles over the None of a CPU."""
+    import deepspeed
+
+    initialize = deepspeed.initialize
+    deepspeed.initialize = lambda args, **options: initialize(**options)
+    yield
+    deepspeed.initialize = initialize

@@ -5,10 +5,6 @@ Each run is a process of its own with a hard time limit. `make test-deepspeed` i
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,9 +21,6 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs the extra [deepspeed]; make test-deepspeed"),
 ]
-
-SECONDS = 240
-"""A run of six steps takes about 15 on two cores, or 80 on busy ones; one that hangs until here."""
 
 SECONDS_TO_COMPILE = 400
 """DeepSpeed compiles two kernels, once per machine, in about 80."""
@@ -49,46 +42,7 @@ KINDS = {
 }
 
 
-def zero(stage: int, *, offload: bool = False) -> dict:
-    options = {"stage": stage, "offload": offload, "process_group_backend": "gloo", "timeout_minutes": 1.0}
-    return {"class_path": "cpu_deepspeed.CPUZeroStrategy", "init_args": options}
-
-
-STRATEGIES = {
-    "single": "auto",
-    "ddp": "ddp",
-    "fsdp2": {"class_path": "llava_pl.training.strategies.FSDP2Strategy"},
-    "zero2": zero(2),
-    "zero3": zero(3),
-    "zero3_offload": zero(3, offload=True),
-}
 ZERO = ["zero2", "zero3", "zero3_offload"]
-
-
-def execute(words: list[str], *, cwd: Path, seconds: int = SECONDS) -> str:
-    """Run a command and all processes that it starts, at most for the time limit, and return what it said."""
-    strange = ("RANK", "MASTER_PORT", "PL_GLOBAL_SEED")
-    environment = {name: value for name, value in os.environ.items() if not any(word in name for word in strange)}
-    here, package = Path(__file__).parent, Path(__file__).parents[2]
-    environment |= {
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "DS_ACCELERATOR": "cpu",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # ninja
-        "PYTHONPATH": os.pathsep.join([str(package), str(here), os.environ.get("PYTHONPATH", "")]),
-    }
-    with (cwd / "output.txt").open("w+") as file:
-        process = subprocess.Popen(
-            [sys.executable, *words], cwd=cwd, env=environment, stdout=file, stderr=file, start_new_session=True
-        )
-        try:
-            process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # its own session: the other rank too
-            pytest.fail(f"still running after {seconds} seconds:\n{(cwd / 'output.txt').read_text()[-3000:]}")
-        output = (cwd / "output.txt").read_text()
-    assert process.returncode == 0, output[-3000:]
-    return output
 
 
 def merge(base: dict, other: dict) -> dict:
@@ -98,8 +52,8 @@ def merge(base: dict, other: dict) -> dict:
 class Runs:
     """Runs of stage `kind` under a strategy, each done once."""
 
-    def __init__(self, folder: Path, parts: Path) -> None:
-        self._folder, self._parts = folder, parts
+    def __init__(self, folder: Path, parts: Path, execute, strategies) -> None:
+        self._folder, self._parts, self._execute, self._strategies = folder, parts, execute, strategies
         entries = []
         for number in range(8):
             turns = [{"from": "human", "value": f"Q{number}?"}, {"from": "gpt", "value": "abcdefgh"[: 1 + number]}]
@@ -113,7 +67,7 @@ class Runs:
     def fit(self, kind: str, strategy: str, ranks: int = 2, *, after: Path | None = None, **trainer) -> Path:
         """Train six steps of four samples, or go on from a checkpoint until then, and return the run's folder."""
         start = "" if after is None else f"-after-{after.parents[1].name}"
-        run = self._folder / "-".join([kind, strategy, str(ranks), *trainer.values()]) + start
+        run = self._folder / ("-".join([kind, strategy, str(ranks), *trainer.values()]) + start)
         if run.exists():
             return run
         accumulated = KINDS[kind].get("trainer", {}).get("accumulate_grad_batches", 1)
@@ -137,7 +91,7 @@ class Runs:
                 "max_steps": 6,
                 "accelerator": "cpu",
                 "devices": ranks,
-                "strategy": STRATEGIES[strategy],
+                "strategy": self._strategies[strategy],
                 "gradient_clip_val": 1.0,
                 "enable_progress_bar": False,
                 "log_every_n_steps": 1,
@@ -152,17 +106,17 @@ class Runs:
         work.mkdir()
         (work / "config.yaml").write_text(yaml.safe_dump(settings))
         words = ["-m", "llava_pl", "fit", "--config", "config.yaml", "--run_dir", str(run)]
-        execute(words + ([] if after is None else ["--ckpt_path", str(after)]), cwd=work)
+        self._execute(words + ([] if after is None else ["--ckpt_path", str(after)]), cwd=work)
         return run
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, tiny_parts) -> Runs:
+def runs(tmp_path_factory, tiny_parts, execute, strategies) -> Runs:
     folder = tmp_path_factory.mktemp("deepspeed")
     code = "from deepspeed.accelerator import get_accelerator as get\n"
     code += "for name in ('CPUAdamBuilder', 'ShareMemCommBuilder'): get().create_op_builder(name).load()"
     execute(["-c", code], cwd=folder, seconds=SECONDS_TO_COMPILE)
-    return Runs(folder, tiny_parts)
+    return Runs(folder, tiny_parts, execute, strategies)
 
 
 def read_log(run: Path) -> dict[int, tuple[float, float]]:
@@ -277,7 +231,7 @@ def test_bfloat16_goes_on_with_the_weights_in_float32(runs):
         assert_same_steps(resumed, first, steps=range(3, 6), error=2e-2)
 
 
-def test_export_reads_such_a_checkpoint(runs, tmp_path):
+def test_export_reads_such_a_checkpoint(runs, tmp_path, execute):
     for strategy, ranks in (("zero3", 2), ("single", 1)):
         path = checkpoint(runs.fit("finetune", strategy, ranks), 6)
         execute(["-m", "llava_pl", "export", str(path), strategy, "--format", "hf"], cwd=tmp_path)

@@ -134,24 +134,25 @@ def load(path: Path) -> dict:
     return DurableCheckpointIO().load_checkpoint(path)
 
 
-def assert_same_steps(run: Path, expected: Path, steps=range(6), error=3e-6):
-    """Measured: at most 4e-7, sums of float32 in another order, which six steps of Adam carry on.
+def assert_same_steps(run: Path, expected: Path, steps=range(6), loss=3e-6, norm=1e-4):
+    """Measured: losses at most 7e-7 apart, norms 2e-5, from sums of float32 in another order.
 
-    A gradient that is divided by the ranks once too often, or not, is another norm by a factor of two; a rank's own
-    number of supervised tokens, a weight decay of norms or a lost momentum shows from the third digit on.
+    Adam makes steps of full length of gradients that are nothing but rounding, which adapters have at first. A gradient
+    that is divided by the ranks once too often, or not, is another norm by a factor of two; a rank's own number of
+    supervised tokens, a weight decay of norms or a lost momentum shows from the third digit on.
     """
     found, wanted = read_log(run), read_log(expected)
     assert list(found) == list(steps)
     for step in steps:
-        assert found[step] == pytest.approx(wanted[step], rel=error), step
+        assert found[step][0] == pytest.approx(wanted[step][0], rel=loss), step
+        assert found[step][1] == pytest.approx(wanted[step][1], rel=norm), step
 
 
 @pytest.mark.parametrize("strategy", ZERO)
 @pytest.mark.parametrize("kind", ["align", "finetune", "lora"])
 def test_losses_are_those_of_one_process(runs, kind, strategy):
     # Three epochs of two steps: they end in the midst of nothing, and begin again.
-    error = 2e-5 if kind == "align" else 3e-6  # the norm of a gradient of 1e-3, of sums that nearly vanish
-    assert_same_steps(runs.fit(kind, strategy), runs.fit(kind, "single", 1), error=error)
+    assert_same_steps(runs.fit(kind, strategy), runs.fit(kind, "single", 1))
 
 
 @pytest.mark.parametrize("kind", ["anyres", "recomputed", "accumulated"])
@@ -213,8 +214,7 @@ def test_checkpoint_holds_what_one_process_saves(runs, kind, strategy):
 def test_a_run_goes_on_under_another_strategy(runs, kind, first, then, ranks):
     begun = runs.fit(kind, first, 1 if first == "single" else 2)
     resumed = runs.fit(kind, then, ranks, after=checkpoint(begun, 3))
-    error = 2e-5 if kind == "align" else 3e-6
-    assert_same_steps(resumed, runs.fit(kind, "single", 1), steps=range(3, 6), error=error)
+    assert_same_steps(resumed, runs.fit(kind, "single", 1), steps=range(3, 6))
 
 
 def test_bfloat16_goes_on_with_the_weights_in_float32(runs):
@@ -223,12 +223,12 @@ def test_bfloat16_goes_on_with_the_weights_in_float32(runs):
     weights = load(checkpoint(two, 3))["state_dict"]
     assert any((weight != weight.bfloat16().float()).any() for weight in weights.values())
     # The ranks' gradients are summed up in bfloat16, in other orders.
-    assert_same_steps(three, two, error=2e-2)
+    assert_same_steps(three, two, loss=2e-2, norm=1e-1)
     for first, then in ((two, "zero3"), (three, "zero2")):
         resumed = runs.fit("finetune", then, after=checkpoint(first, 3), precision="bf16-mixed")
         # Measured: the same to the last bit at the step after.
         assert read_log(resumed)[3][0] == pytest.approx(read_log(first)[3][0], rel=1e-3)
-        assert_same_steps(resumed, first, steps=range(3, 6), error=2e-2)
+        assert_same_steps(resumed, first, steps=range(3, 6), loss=2e-2, norm=1e-1)
 
 
 def test_export_reads_such_a_checkpoint(runs, tmp_path, execute):

@@ -38,6 +38,14 @@ KINDS = {
     },
     "anyres": {"model": {"stage": "finetune"}, "data": {"image_aspect": "anyres"}},
     "recomputed": {"model": {"stage": "finetune", "decoder": {"gradient_checkpointing": "full"}}},
+    "quantized": {
+        "model": {
+            "stage": "finetune",
+            "decoder": {"quantization": "nf4", "compute_dtype": "float32"},
+            "trainable": {"decoder": "lora"},
+            "lora": {"rank": 4, "dropout": 0.0},
+        },
+    },
     "accumulated": {"model": {"stage": "finetune"}, "trainer": {"accumulate_grad_batches": 2}},
 }
 
@@ -155,9 +163,11 @@ def test_losses_are_those_of_one_process(runs, kind, strategy):
     assert_same_steps(runs.fit(kind, strategy), runs.fit(kind, "single", 1))
 
 
-@pytest.mark.parametrize("kind", ["anyres", "recomputed", "accumulated"])
-@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
-def test_losses_are_those_of_one_process_with(runs, kind, strategy):
+@pytest.mark.parametrize(
+    ("strategy", "kind"),
+    [(s, k) for s in ("zero2", "zero3") for k in ("anyres", "recomputed", "accumulated")] + [("zero2", "quantized")],
+)
+def test_losses_are_those_of_one_process_with(runs, strategy, kind):
     assert_same_steps(runs.fit(kind, strategy), runs.fit(kind, "single", 1))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -117,16 +117,15 @@ class LlavaModule(LightningModule):
         if lora is None and plan.lora_parts:
             lora = LoraConfig()  # a checkpoint says how its adapters are used, also where a default has changed since
         generation = GenerationConfig(**generation) if isinstance(generation, dict) else generation
-        settings: dict[str, Any] = {
-            "stage": stage,
-            "optim": optim,
-            "trainable": trainable,
-            "lora": lora,
-            "init_from": init_from,
-        }
-        settings |= {"loss_normalization": loss_normalization, "generation": generation, "parser": parser}
         # Plain values only: a checkpoint with dataclasses inside could not be read with weights_only=True.
-        plain = {name: asdict(value) if is_dataclass(value) else value for name, value in settings.items()}
+        plain = {
+            "stage": stage,
+            "optim": asdict(optim),
+            "trainable": None if trainable is None else asdict(trainable),
+            "lora": None if lora is None else asdict(lora),
+            "generation": asdict(generation),
+        }
+        plain |= {"init_from": init_from, "loss_normalization": loss_normalization, "parser": parser}
         self.save_hyperparameters(asdict(model_config) | plain)
         self.stage: Stage = stage
         self.model_config = model_config

@@ -11,13 +11,15 @@ from transformers import BitsAndBytesConfig
 
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.special_tokens import add_image_tokens
+from llava_pl.export.empty_parts import build_empty_decoder, build_empty_encoder
 from llava_pl.export.parts import load_decoder, load_vision_encoder, read_decoder_width, read_vision_config
 from llava_pl.models.anyres import build_newline
+from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector, check_keeps_grid, count_image_tokens, find_connector
 from llava_pl.models.quantization import Quantization, check_quantized, prepare_quantized, require_bitsandbytes
 from llava_pl.models.recompute import GradientCheckpointing, recompute_layers
-from llava_pl.models.vision_encoder import SelectFeature, count_patches
+from llava_pl.models.vision_encoder import SelectFeature, VisionEncoder, count_patches
 from llava_pl.models.vocabulary import add_rows
 from llava_pl.types import InputError
 
@@ -144,6 +146,15 @@ def build_model(config: ModelConfig, *, device: torch.device | str = "cpu") -> L
     )
     if decoder.quantization != "none":
         prepare_quantized(language.model)
+    model = _join(config, encoder, language)
+    if decoder.quantization != "none":
+        check_quantized(model, language, plain=[language.head, language.embedding])
+    return model
+
+
+def _join(config: ModelConfig, encoder: VisionEncoder, language: CausalDecoder) -> LlavaModel:
+    """Return the model of an encoder and a decoder, with a fresh projector, and rows for new tokens."""
+    decoder = config.decoder
     recompute_layers(language.model, decoder.gradient_checkpointing)
     new_token_ids: list[int] = []
     if config.has_image_marks or config.has_patch_token:
@@ -160,10 +171,21 @@ def build_model(config: ModelConfig, *, device: torch.device | str = "cpu") -> L
         options=config.projector_options,
     )
     newline = build_newline(language.width) if config.has_newline else None
-    model = LlavaModel(encoder, bridge, language, newline, new_token_ids)
-    if decoder.quantization != "none":
-        check_quantized(model, language, plain=[language.head, language.embedding])
-    return model
+    return LlavaModel(encoder, bridge, language, newline, new_token_ids)
+
+
+def build_empty_model(config: ModelConfig) -> LlavaModel:
+    """Return what `build_model` returns, on torch's meta device: every shape, no weight, no memory.
+
+    The layers of a quantized decoder are whole, in the dtype of frozen parts.
+    """
+    eye, decoder, dtype = config.vision_encoder, config.decoder, DTYPES[config.frozen_dtype]
+    encoder = build_empty_encoder(
+        eye.path, select_layer=eye.select_layer, select_feature=eye.select_feature, dtype=dtype
+    )
+    language = build_empty_decoder(decoder.path, dtype=dtype, attn_implementation=decoder.attention)
+    with torch.device("meta"):
+        return _join(config, encoder, language)
 
 
 def plan_image_tokens(config: ModelConfig) -> int:

@@ -79,9 +79,22 @@ def load_vision_encoder(
     config.num_hidden_layers = count_layers_to_run(config.num_hidden_layers, select_layer)
     # Text part, projection and upper layers are expected to be left over.
     model = _from_pretrained(
-        _vision_class(config), path, "vision_encoder.path", allows_rest=True, config=config, dtype=dtype
+        vision_class(config), path, "vision_encoder.path", allows_rest=True, config=config, dtype=dtype
     )
     return VisionEncoder(cast("VisionModel", model), select_feature)
+
+
+def read_decoder_config(path: str | Path) -> Any:  # noqa: ANN401  any of transformers' configuration classes
+    """Return the configuration of a decoder, from whatever `load_decoder` reads.
+
+    Raises:
+        InputError: There is no such model.
+    """
+    if is_original(Path(path)):
+        return LlamaConfig.from_dict(read_original_config(Path(path)).decoder)
+    if is_artifact(Path(path)):
+        return AutoConfig.for_model(**read_spec(Path(path))[0].decoder)
+    return _read_config(path, "decoder.path")
 
 
 def read_decoder_width(path: str | Path) -> int:
@@ -90,11 +103,7 @@ def read_decoder_width(path: str | Path) -> int:
     Raises:
         InputError: There is no such model.
     """
-    if is_original(Path(path)):
-        return LlamaConfig.from_dict(read_original_config(Path(path)).decoder).hidden_size
-    if is_artifact(Path(path)):
-        return int(AutoConfig.for_model(**read_spec(Path(path))[0].decoder).get_text_config().hidden_size)
-    return int(_read_config(path, "decoder.path").get_text_config().hidden_size)
+    return int(read_decoder_config(path).get_text_config().hidden_size)
 
 
 def load_decoder(
@@ -163,11 +172,12 @@ def _load_own_encoder(
         "state_dict": read_part(folder, "vision_encoder.model."),
         "dtype": dtype,
     }
-    model = _from_pretrained(_vision_class(config), None, f"vision_encoder.path: {folder}", **options)
+    model = _from_pretrained(vision_class(config), None, f"vision_encoder.path: {folder}", **options)
     return VisionEncoder(cast("VisionModel", model), select_feature)
 
 
-def _vision_class(config: VisionConfig) -> Any:  # noqa: ANN401  a class of transformers
+def vision_class(config: VisionConfig) -> Any:  # noqa: ANN401  a class of transformers
+    """Return the class of an encoder, and have it leave out what pools its last layer."""
     if isinstance(config, SiglipVisionConfig):
         config.vision_use_head = False  # it pools the last layer
         return SiglipVisionModel

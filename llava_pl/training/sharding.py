@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import cast
 
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
@@ -27,13 +28,22 @@ def shard(model: LlavaModel, mesh: DeviceMesh) -> None:
         model: What is changed; parameters become pieces (`DTensor`).
         mesh: One dimension, the devices.
     """
+    for unit in find_units(model):
+        fully_shard(unit, mesh=mesh)
+    fully_shard(model, mesh=mesh, ignored_params=find_whole(model))
+    register_fsdp_forward_method(model, "generate")
+
+
+def find_units(model: LlavaModel) -> list[nn.Module]:
+    """Return the modules whose parameters are gathered alone."""
     decoder = cast("CausalDecoder", model.decoder)
     units = find_layers(decoder.model)
     if decoder.head.weight is not decoder.embedding.weight:  # tied ones are gathered with the rest, once
         units += [decoder.embedding, decoder.head]
-    for unit in units:
-        fully_shard(unit, mesh=mesh)
+    return units
+
+
+def find_whole(model: LlavaModel) -> set[nn.Parameter]:
+    """Return the parameters that each device keeps whole: those of an encoder that does not learn."""
     encoder = set(model.vision_encoder.parameters())
-    is_frozen = not any(parameter.requires_grad for parameter in encoder)
-    fully_shard(model, mesh=mesh, ignored_params=encoder if is_frozen else set())
-    register_fsdp_forward_method(model, "generate")
+    return set() if any(parameter.requires_grad for parameter in encoder) else encoder

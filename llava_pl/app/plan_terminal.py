@@ -31,7 +31,8 @@ def print_plan(plan: RunPlan, console: Console | None = None) -> None:
         console.print(table, highlight=False)
     if plan.data.unknown is not None:
         said = "the records could not be read, so samples are taken to be as long as they may be, all text learned"
-        console.print(Text(visible(f"data: {said}: {plan.data.unknown}")), highlight=False)
+        reason = "" if plan.data.is_refused else f": {plan.data.unknown}"  # among the contradictions otherwise
+        console.print(Text(visible(f"data: {said}{reason}")), highlight=False)
     for line in plan.contradictions:
         console.print(Text(visible(f"contradiction: {line}")), style="bold", highlight=False)
 

@@ -30,6 +30,7 @@ class DataFacts:
         batch_supervised: Of a sample in a micro batch of those that have the most.
         padding: Share of the positions of an epoch that hold nothing.
         unknown: Why the records could not be read; None where they were.
+        is_refused: Whether they are here, and `fit` would refuse them, too.
     """
 
     num_samples: int | None
@@ -40,6 +41,7 @@ class DataFacts:
     batch_supervised: int
     padding: float
     unknown: str | None = None
+    is_refused: bool = False
 
 
 def read_facts(
@@ -63,7 +65,10 @@ def read_facts(
         num_samples: Samples of an epoch, where the records are not here.
         mean_length: Positions of a sample on average, likewise.
     """
+    is_here = False
     try:
+        data.train_sources()  # refuses files that are not there
+        is_here = True
         data.open_train_data()
         if not data.train_records:
             raise InputError("data: no records to train on; give the data module a training file")
@@ -79,6 +84,7 @@ def read_facts(
             batch_supervised=text,
             padding=0.0,
             unknown=str(error),
+            is_refused=is_here,
         )
     lengths = data.train_data.num_tokens
     supervised = np.sort(getattr(data.train_data, "num_supervised", lengths))

@@ -134,7 +134,7 @@ def divide(num_bytes: int, place: Place, num_ranks: int) -> int:
     return {"whole": num_bytes, "pieces": ceil(num_bytes / num_ranks), "host": 0}[place]
 
 
-def find_largest(fits: Callable[[int], bool], *, start: int, most: int = 4096) -> int:
+def find_largest(fits: Callable[[int], bool], *, start: int, most: int = 1024) -> int:
     """Return the largest number that fits, 0 if not even 1 does; what fits, its predecessor fits, too.
 
     Args:

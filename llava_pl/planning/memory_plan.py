@@ -84,8 +84,12 @@ class MemoryPlan:
         size = shape.num_samples
         first, second = self.of(shape).peak, self.of(shape.of(2 * size)).peak
         per_sample = max(1.0, (second - first) / size)
-        start = size + int((limit - first) / per_sample)
-        return find_largest(lambda number: self.of(shape.of(number)).peak <= limit, start=start)
+        guess = size + int((limit - first) // per_sample)
+        # A peak is the largest of several sums that each grow evenly, so outside of the two sizes it lies on their line
+        # or above: what does not fit on the line does not fit.
+        if guess >= 1 and not first <= limit < second and self.of(shape.of(guess)).peak <= limit:
+            return guess
+        return find_largest(lambda number: self.of(shape.of(number)).peak <= limit, start=guess)
 
 
 def _name_quantized(part: PartSummary, quantization: str) -> PartSummary:

@@ -67,6 +67,7 @@ def plan_run(
     lines = check_global_batch([str(path) for path in config.get("config") or []], samples_per_step)
     lines += check_strategy(spread, devices=trainer.devices, quantization=decoder.quantization)
     is_known = facts.unknown is None
+    lines += [facts.unknown] if facts.unknown is not None and facts.is_refused else []
     lines += check_lengths(decoder.path, longest=facts.longest, is_known=is_known, num_image_tokens=one_picture)
     lines += check_steps(facts.num_samples, samples_per_step)
     excess = find_excess(
@@ -84,13 +85,13 @@ def plan_run(
         memory, largest = plan.of(shape), plan.find_largest(shape, assumptions.limit)
     except InputError as error:
         lines.append(str(error))
-    if memory is not None and memory.peak > assumptions.limit:
+    # Of samples that nobody has seen, only the least is certain.
+    if memory is not None and memory.peak > assumptions.limit and (is_known or not largest):
+        advice = f"at most {largest} fit" if largest else "not even one fits: divide the model (fsdp2), or recompute"
         lines.append(
             f"data.batch_size: {data.batch_size} samples of {facts.batch_length} positions need "
-            f"{memory.peak / GIB:.1f} GiB on each device, but {assumptions.limit / GIB:.1f} are there; "
-            + ("no micro batch fits: divide the model (strategy fsdp2), or recompute" if not largest else
-               f"at most {largest} fit")
-        )  # fmt: skip
+            f"{memory.peak / GIB:.2f} GiB on each device, expected at most {assumptions.limit / GIB:.2f}; {advice}"
+        )
     mean = BatchShape(1, ceil(facts.mean_length / (1 - facts.padding)), round(facts.mean_supervised), grid)
     work = count_work(plan.model, mean, decoder.gradient_checkpointing)
     per_sample = add_up(work)

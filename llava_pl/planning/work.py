@@ -81,7 +81,10 @@ def count_work(model: LlavaModel, shape: BatchShape, recomputation: GradientChec
         squares=shape.num_samples * shape.length**2,
         flows=True,
     )
-    blocks = Work("decoder", blocks.forward, blocks.backward, blocks.forward if recomputation == "full" else 0)
+    if recomputation == "full":
+        # torch stops when it has what was not kept: before the last product of each block, whose result nobody needs.
+        spared = 2 * shape.num_positions * sum(layers[-1].weight.numel() for layers in _linears(decoder.model))
+        blocks = Work("decoder", blocks.forward, blocks.backward, blocks.forward - spared)
     head = _products("head", [decoder.head], shape.num_samples * shape.num_supervised, flows=True)
     return [encoder, projector, blocks, head]
 
@@ -98,7 +101,12 @@ def add_up(parts: list[Work]) -> Work:
 
 def _within_layers(model: nn.Module) -> list[nn.Linear]:
     """Return the linear layers of a model's blocks, the matrices of their adapters among them."""
-    return [linear for layer in find_layers(model) for linear in layer.modules() if isinstance(linear, nn.Linear)]
+    return [linear for linears in _linears(model) for linear in linears]
+
+
+def _linears(model: nn.Module) -> list[list[nn.Linear]]:
+    """Return the linear layers of each block of a model."""
+    return [[linear for linear in layer.modules() if isinstance(linear, nn.Linear)] for layer in find_layers(model)]
 
 
 def _products(part: str, layers: list[nn.Linear], num_positions: int, *, flows: bool) -> Work:

@@ -1,0 +1,79 @@
+"""Guards: what is divided twice, not at all, or counted where it does not lie."""
+
+import pytest
+
+from llava_pl.planning.dry_run import DryRun
+from llava_pl.planning.empty_model import WeightBytes
+from llava_pl.planning.memory import HostMemory, RankMemory, find_largest, host_memory, rank_memory
+from llava_pl.planning.memory_tape import Moment
+from llava_pl.planning.optimizer_state import OptimizerBytes
+from llava_pl.planning.spread import Spread
+
+WEIGHTS = WeightBytes(
+    whole=100, divisible=4000, trained=4000, num_trained=1000, num_weights=1050, gathered=700, gathered_gradients=300,
+    dequantized=0,
+)  # fmt: skip
+OPTIMIZER = OptimizerBytes(states=8000, update=50)
+# On the way back activations are let go while gradients come.
+RUN = DryRun([Moment(10, 0), Moment(2000, 0)], [Moment(2100, 0), Moment(900, 3000), Moment(20, 4000)])
+PIECES = {"weights": "pieces", "gradients": "pieces", "states": "pieces"}
+
+
+def memory(spread, **more):
+    return rank_memory(WEIGHTS, OPTIMIZER, RUN, spread, **{"accumulates": False, "is_fused": True} | more)
+
+
+def test_one_device():
+    # Forward: 4,100 weights, 8,000 states, 4,000 gradients of the step before, 2,000 activations.
+    assert memory(Spread("single")) == RankMemory(4100, 4000, 8000, 0, 2100, 18100, "forward")
+
+
+def test_accumulated_gradients_are_there_on_the_way_back():
+    found = memory(Spread("single"), accumulates=True)
+    assert (found.peak, found.peak_at) == (4100 + 8000 + 4000 + 2100, "backward")
+
+
+def test_buckets_are_never_given_back():
+    assert memory(Spread("ddp", 1, 2, has_buckets=True)).peak == 4100 + 8000 + 4000 + 2100
+    copied = memory(Spread("ddp", 1, 2, has_buckets=True, has_gradient_copy=True))
+    assert (copied.gradients, copied.peak) == (8000, 4100 + 8000 + 8000 + 2000)
+
+
+def test_pieces():
+    found = memory(Spread("fsdp2", 1, 4, **PIECES))
+    assert (found.weights, found.gradients, found.states) == (100 + 1000, 1000, 2000)
+    assert found.gathered == 700 + 300
+    # Forward: 1,100 + 2,000 + 700 + 1,000 of gradients + 2,000; backward: 1,100 + 2,000 + 700 + 300 + 2,100.
+    assert (found.peak, found.peak_at) == (6800, "forward")
+
+
+def test_zero_has_float32_copies_in_the_states():
+    found = memory(Spread("zero3", 1, 4, **PIECES, has_master=True, bucket_elements=30))
+    assert found.states == (8000 + 4 * 1000) / 4
+    assert found.gathered == 2 * 1050 + 2 * 2 * 30
+
+
+def test_offload():
+    places = {"gradients": "host", "states": "host"}
+    spread = Spread("zero2_offload", 1, 4, **places, has_master=True)
+    found = memory(spread)
+    assert (found.weights, found.gradients, found.states) == (4100, 0, 0)
+    assert host_memory(WEIGHTS, OPTIMIZER, spread).offloaded == 8000 + 4000 + 4000
+
+
+def test_an_update_that_is_not_fused_needs_room():
+    run = DryRun([Moment(1, 0)], [Moment(1, 0)])
+    for is_fused, expected in ((True, 16101), (False, 16150)):
+        found = rank_memory(WEIGHTS, OPTIMIZER, run, Spread("single"), accumulates=False, is_fused=is_fused)
+        assert found.peak == expected
+
+
+@pytest.mark.parametrize(("spread", "saving"), [(Spread("ddp", 2, 4), 12000), (Spread("fsdp2", 2, 4, **PIECES), 6000)])
+def test_hosts(spread, saving):
+    assert host_memory(WEIGHTS, OPTIMIZER, spread) == HostMemory(4 * 4100, 0, saving, 12000)
+
+
+@pytest.mark.parametrize("start", [1, 7, 36, 37, 38, 500, -3])
+@pytest.mark.parametrize("answer", [0, 1, 37, 1024])
+def test_the_largest_is_found_from_anywhere(start, answer):
+    assert find_largest(lambda number: number <= answer, start=start) == answer

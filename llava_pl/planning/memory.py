@@ -74,7 +74,9 @@ def rank_memory(
         is_fused: Whether the update is a single kernel, which needs nothing beside what it changes.
     """
     num_ranks = spread.num_ranks
-    own = weights.whole + divide(weights.divisible, spread.weights, num_ranks)
+    is_zero = spread.name.startswith("zero")  # which divides a frozen encoder with the rest
+    whole, divisible = (0, weights.total) if is_zero else (weights.whole, weights.divisible)
+    own = whole + divide(divisible, spread.weights, num_ranks)
     states = divide(optimizer.states + (4 * weights.num_trained if spread.has_master else 0), spread.states, num_ranks)
     held = divide(weights.trained, spread.gradients, num_ranks)
     copied = weights.trained if spread.has_gradient_copy else 0
@@ -89,6 +91,8 @@ def rank_memory(
         backward += copied
     backward += max(ceil(m.others + (held if keeps else share * m.gradients)) for m in run.backward)
     update = own + states + held + copied + (0 if is_fused else ceil(optimizer.update * _share(spread)))
+    if spread.has_master:  # gradients are raised to float32
+        update += divide(4 * weights.num_trained, spread.states, num_ranks)
     peaks = {"forward": forward, "backward": backward, "update": update}
     peak_at = max(peaks, key=peaks.__getitem__)
     return RankMemory(
@@ -115,7 +119,7 @@ def host_memory(weights: WeightBytes, optimizer: OptimizerBytes, spread: Spread)
     if spread.gradients == "host":
         offloaded += 4 * weights.num_trained * here // ranks
     if spread.weights == "host":
-        offloaded += weights.divisible * here // ranks
+        offloaded += weights.total * here // ranks
     is_divided = "whole" not in (spread.weights, spread.states)
     return HostMemory(
         loading=weights.total * here,

@@ -21,6 +21,9 @@ from lightning.pytorch.strategies import (
     StrategyRegistry,
 )
 
+BUCKET_ELEMENTS = 4096**2
+"""Numbers in a bucket of ZeRO where its configuration comes later: the square of the decoder's width, here of 7B."""
+
 Place = Literal["whole", "pieces", "host"]
 """Where something lies: whole on each device, in equal pieces on all, or in equal pieces in their hosts' memory."""
 
@@ -114,15 +117,18 @@ def _spread_zero(options: Mapping[str, Any], *, is_half: bool, **shared: Any) ->
     config = options.get("config")
     given = config.get("zero_optimization", {}) if isinstance(config, Mapping) else {}
     stage = int(given.get("stage", options.get("stage", 2)))
-    to_host = bool(given.get("offload_optimizer") or options.get("offload_optimizer"))
-    weights_to_host = stage == 3 and bool(given.get("offload_param") or options.get("offload_parameters"))
+    all_to_host = options.get("offload")  # of this project's class
+    to_host = bool(all_to_host or given.get("offload_optimizer") or options.get("offload_optimizer"))
+    weights_to_host = (
+        bool(all_to_host or given.get("offload_param") or options.get("offload_parameters")) and stage == 3
+    )
     divided: Place = "host" if to_host else "pieces"
     return Spread(
         f"zero{stage}{'_offload' if to_host or weights_to_host else ''}",
         weights="host" if weights_to_host else "pieces" if stage == 3 else "whole",
         gradients=divided if stage >= 2 else "whole",
         states=divided if stage >= 1 else "whole",
-        bucket_elements=int(given.get("reduce_bucket_size", options.get("reduce_bucket_size", 200_000_000))),
+        bucket_elements=int(given.get("reduce_bucket_size", options.get("reduce_bucket_size", BUCKET_ELEMENTS))),
         has_master=is_half,
         **shared,
     )

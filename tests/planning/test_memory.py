@@ -16,6 +16,7 @@ WEIGHTS = WeightBytes(
 OPTIMIZER = OptimizerBytes(states=8000, update=50)
 # On the way back activations are let go while gradients come.
 RUN = DryRun([Moment(10, 0), Moment(2000, 0)], [Moment(2100, 0), Moment(900, 3000), Moment(20, 4000)])
+ZERO2 = {"gradients": "pieces", "states": "pieces"}
 PIECES = {"weights": "pieces", "gradients": "pieces", "states": "pieces"}
 
 
@@ -51,6 +52,7 @@ def test_zero_has_float32_copies_in_the_states():
     found = memory(Spread("zero3", 1, 4, **PIECES, has_master=True, bucket_elements=30))
     assert found.states == (8000 + 4 * 1000) / 4
     assert found.gathered == 2 * 1050 + 2 * 2 * 30
+    assert found.weights == 4100 / 4  # a frozen encoder is divided, too
 
 
 def test_offload():
@@ -58,6 +60,14 @@ def test_offload():
     spread = Spread("zero2_offload", 1, 4, **places, has_master=True)
     found = memory(spread)
     assert (found.weights, found.gradients, found.states) == (4100, 0, 0)
+    update = rank_memory(
+        WEIGHTS, OPTIMIZER, DryRun([Moment(1, 0)], [Moment(1, 0)]), Spread("zero2", 1, 4, **ZERO2, has_master=True),
+        accumulates=False, is_fused=True,
+    )  # fmt: skip
+    assert (update.peak_at, update.peak) == (
+        "update",
+        4100 + 1000 + 3000 + 1000,
+    )  # gradients as they are and in float32
     assert host_memory(WEIGHTS, OPTIMIZER, spread).offloaded == 8000 + 4000 + 4000
 
 

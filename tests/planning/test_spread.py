@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llava_pl.planning.spread import Spread, read_spread
+from llava_pl.planning.spread import Spread, _spread_zero, read_spread
 
 DDP = "lightning.pytorch.strategies.DDPStrategy"
 
@@ -60,6 +60,12 @@ def test_zero_from_a_class_and_its_own_configuration():
     spread = read_spread(trainer(given))
     assert (spread.name, spread.weights, spread.states) == ("zero3_offload", "pieces", "host")
     assert spread.bucket_elements == 7
+
+
+@pytest.mark.parametrize(("stage", "weights"), [(2, "whole"), (3, "host")])
+def test_offload_of_all(stage, weights):
+    spread = _spread_zero({"stage": stage, "offload": True}, is_half=True)
+    assert (spread.weights, spread.gradients, spread.states) == (weights, "host", "host")
 
 
 def test_an_unknown_strategy_is_said_to_be_so():

@@ -36,6 +36,7 @@ from llava_pl.training.callbacks import PlanTable, ScoreTable, Throughput
 from llava_pl.training.checkpoint_io import DurableCheckpointIO
 from llava_pl.training.data_count import DataCount
 from llava_pl.training.ledger import Ledger
+from llava_pl.training.lost_rank import NameLostRank
 from llava_pl.training.metrics_log import MetricsLog
 from llava_pl.training.module import LlavaModule
 from llava_pl.training.saving import RunCheckpoint
@@ -172,7 +173,7 @@ class LlavaCLI(LightningCLI):
             continue_wandb_runs(loggers, self.run_dir, is_continued=self.is_continued)
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         callbacks: list[Callback] = [callback for callback in given if callback is not None]
-        callbacks += [PlanTable(), ScoreTable(), Throughput(), DataCount(self.run_dir)]
+        callbacks += [PlanTable(), ScoreTable(), Throughput(), DataCount(self.run_dir), NameLostRank()]
         if is_fit:
             callbacks += [SeedSteps(int(run.seed_everything or 0)), Ledger(self.run_dir)]
         writer = DurableCheckpointIO()

@@ -6,7 +6,7 @@ number of ranks, under any strategy, can read it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,29 +50,22 @@ def find_shards(folder: Path) -> list[Path]:
 
 
 def read_shards(folder: Path, read: Callable[[Path], Any]) -> dict[str, Any]:
-    """Return what a checkpoint holds.
+    """Return what a single file would hold: the content of the first rank, with the tensors of all.
 
     Args:
         folder: Of the checkpoint.
-        read: Reads one file.
+        read: Reads one file: ``state_dict``, ``optimizer_states`` if they were saved (as torch has them, ``state`` by
+            the number of the parameter), and of the first rank all else.
 
     Raises:
         InputError: As `find_shards`, and whatever `read` raises.
     """
-    return merge([read(path) for path in find_shards(folder)])
-
-
-def merge(contents: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the content of the first rank, with the tensors of all.
-
-    Args:
-        contents: One for each rank: ``state_dict``, and ``optimizer_states`` as torch names them (``state`` by the
-            number of the parameter); of the first rank all else, too.
-    """
+    contents = [read(path) for path in find_shards(folder)]
     merged = dict(contents[0])
     merged["state_dict"] = {name: tensor for content in contents for name, tensor in content["state_dict"].items()}
-    merged["optimizer_states"] = [
-        {**parts[0], "state": {number: state for part in parts for number, state in part["state"].items()}}
-        for parts in zip(*(content["optimizer_states"] for content in contents), strict=True)
-    ]
+    if "optimizer_states" in merged:
+        merged["optimizer_states"] = [
+            {**parts[0], "state": {number: state for part in parts for number, state in part["state"].items()}}
+            for parts in zip(*(content["optimizer_states"] for content in contents), strict=True)
+        ]
     return merged

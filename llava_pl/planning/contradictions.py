@@ -14,6 +14,8 @@ import yaml
 
 from llava_pl.export.parts import read_decoder_config
 from llava_pl.planning.spread import Spread, count_devices
+from llava_pl.training.sharding import check_shardable
+from llava_pl.types import InputError
 
 
 def global_batch(trainer: Any, batch_size: int) -> int:  # noqa: ANN401  a mapping of Trainer's arguments
@@ -49,20 +51,21 @@ def check_global_batch(files: Sequence[str | Path], found: int) -> list[str]:
     return []
 
 
-def check_strategy(spread: Spread, *, devices: Any, quantization: str) -> list[str]:  # noqa: ANN401
+def check_strategy(spread: Spread, *, devices: Any, quantization: str, optimizer: str) -> list[str]:  # noqa: ANN401
     """Check what a strategy can divide, and that devices are as many as are said.
 
     Args:
         spread: How the run is spread.
         devices: `trainer.devices` as given.
         quantization: Of the decoder.
+        optimizer: Full name of its class.
     """
     lines = []
-    if quantization != "none" and spread.weights != "whole":
-        lines.append(
-            f"model.decoder.quantization: found {quantization} with strategy {spread.name}, but quantized weights "
-            "cannot be divided among devices; set it to none, or use strategy ddp"
-        )
+    if spread.weights != "whole":
+        try:
+            check_shardable(quantization, optimizer)
+        except InputError as error:
+            lines.append(str(error))
     if not spread.is_known:
         lines.append(
             f"trainer.strategy: {spread.name} is not known here; the plan is for a copy of the model on each device"

@@ -65,7 +65,12 @@ def plan_run(
     )
     decoder, samples_per_step = module.model_config.decoder, global_batch(trainer, data.batch_size)
     lines = check_global_batch([str(path) for path in config.get("config") or []], samples_per_step)
-    lines += check_strategy(spread, devices=trainer.devices, quantization=decoder.quantization)
+    lines += check_strategy(
+        spread,
+        devices=trainer.devices,
+        quantization=decoder.quantization,
+        optimizer=module.optim_config.optimizer,
+    )
     is_known = facts.unknown is None
     lines += [facts.unknown] if facts.unknown is not None and facts.is_refused else []
     lines += check_lengths(decoder.path, longest=facts.longest, is_known=is_known, num_image_tokens=one_picture)

@@ -25,7 +25,7 @@ from llava_pl.training.normalization import LossNormalization, normalize_loss
 from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule, check_rates
 from llava_pl.training.resplit import resplit
 from llava_pl.training.schedule import count_optimizer_steps, is_step_complete
-from llava_pl.training.sharding import shard
+from llava_pl.training.sharding import check_shardable, shard
 from llava_pl.training.stages import PLANS, Stage, TrainablePlan, add_planned_adapters, apply_plan, check_plan
 from llava_pl.types import Batch, InputError, LossOutput
 
@@ -146,6 +146,8 @@ class LlavaModule(LightningModule):
         """Build the layers, once: under a sharding strategy Lightning calls this where memory is already divided."""
         if self.model is not None:
             return
+        if self.device_mesh is not None:
+            check_shardable(self.model_config.decoder.quantization, self.optim_config.optimizer)
         device = "cpu" if self._trainer is None else self._trainer.strategy.root_device
         model = build_model(self.model_config, device=device)
         add_planned_adapters(model, self.plan, self.lora)

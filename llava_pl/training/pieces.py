@@ -23,8 +23,12 @@ def gather_weights(pieces: Mapping[str, Tensor], rank: int, num_ranks: int) -> d
         num_ranks: R, all of them.
     """
     owners = _deal([piece.nbytes for piece in pieces.values()], num_ranks)
-    wholes = {name: _whole(piece, is_kept=owner == rank) for (name, piece), owner in zip(pieces.items(), owners)}
-    return {name: whole for name, whole in wholes.items() if whole is not None}
+    kept = {}
+    for (name, piece), owner in zip(pieces.items(), owners, strict=True):
+        whole = _whole(piece)
+        if owner == rank:
+            kept[name] = whole.detach().cpu()
+    return kept
 
 
 def gather_optimizer(state_dict: Mapping[str, Any], rank: int, num_ranks: int) -> dict[str, Any]:
@@ -37,14 +41,11 @@ def gather_optimizer(state_dict: Mapping[str, Any], rank: int, num_ranks: int) -
     """
     states = state_dict["state"]
     sizes = [sum(v.nbytes for v in state.values() if isinstance(v, Tensor)) for state in states.values()]
-    kept = {}
+    kept: dict[int, dict[str, Any]] = {}
     for (number, state), owner in zip(states.items(), _deal(sizes, num_ranks), strict=True):
-        whole = {
-            name: _whole(value, is_kept=owner == rank) if isinstance(value, Tensor) else value
-            for name, value in state.items()
-        }
+        wholes = {name: _whole(value) if isinstance(value, Tensor) else value for name, value in state.items()}
         if owner == rank:
-            kept[number] = whole
+            kept[number] = {n: v.detach().cpu() if isinstance(v, Tensor) else v for n, v in wholes.items()}
     return {**state_dict, "state": kept}
 
 
@@ -94,9 +95,8 @@ def _deal(sizes: list[int], num_ranks: int) -> list[int]:
     return owners
 
 
-def _whole(piece: Tensor, *, is_kept: bool) -> Tensor | None:
-    whole = piece.full_tensor() if isinstance(piece, DTensor) else piece
-    return whole.detach().cpu() if is_kept else None
+def _whole(piece: Tensor) -> Tensor:
+    return piece.full_tensor() if isinstance(piece, DTensor) else piece
 
 
 def _cut(whole: Tensor, like: DTensor) -> Tensor:

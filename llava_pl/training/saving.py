@@ -215,7 +215,7 @@ class RunCheckpoint(Checkpoint):
         log = _metrics_log(trainer)
         self._num_metric_rows = log.num_rows if log else None
         step = trainer.global_step
-        trainer.save_checkpoint(self._folder.checkpoint(step))
+        trainer.save_checkpoint(self._folder.checkpoint(step), weights_only=False)
         self._is_due, self._saved_at = False, time.monotonic()
         if trainer.is_global_zero:
             publish = partial(self._folder.publish, step, trainer.strategy.remove_checkpoint)

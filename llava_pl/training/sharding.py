@@ -15,6 +15,29 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.recompute import find_layers
+from llava_pl.types import InputError
+
+
+def check_shardable(quantization: str, optimizer: str) -> None:
+    """Check that what a run asks for can be divided, before anything is loaded.
+
+    Args:
+        quantization: As `DecoderConfig` names it.
+        optimizer: Full name of the optimizer's class.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if quantization != "none":
+        raise InputError(
+            f"model.decoder.quantization: found {quantization}, whose packed weights cannot be divided among devices; "
+            "choose none, or a strategy with a whole model on each device (ddp)"
+        )
+    if optimizer.partition(".")[0] == "bitsandbytes":
+        raise InputError(
+            f"model.optim.optimizer: found {optimizer}, whose packed state cannot be divided among devices; choose "
+            "torch.optim.AdamW, or a strategy with a whole model on each device (ddp)"
+        )
 
 
 def shard(model: LlavaModel, mesh: DeviceMesh) -> None:

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.optim import Optimizer
@@ -36,9 +35,8 @@ class FSDP2Strategy(ModelParallelStrategy):
     # Lightning would read shards of its own form otherwise.
     lightning_restore_optimizer = True
 
-    def __init__(self, timeout_minutes: float | None = None, process_group_backend: str | None = None) -> None:
-        timeout = default_pg_timeout if timeout_minutes is None else timedelta(minutes=timeout_minutes)
-        super().__init__(process_group_backend=process_group_backend, timeout=timeout)
+    def __init__(self, timeout_minutes: float = 30.0, process_group_backend: str | None = None) -> None:
+        super().__init__(process_group_backend=process_group_backend, timeout=timedelta(minutes=timeout_minutes))
 
     def setup_environment(self) -> None:
         """Use all devices of all machines for dividing the model; Lightning's own choice is tensor parallelism."""

@@ -1,8 +1,10 @@
-"""Guards: a sample that is evaluated twice or never, or ranks with unequally many batches where they could be equal."""
+"""Guards: a sample that counts twice or never, or a rank that waits for a batch which another one does not have."""
 
 import pytest
+import torch
 
 from llava_pl.data.eval_loader import make_eval_loader
+from llava_pl.types import IGNORE_INDEX, Question, Sample
 
 COUNTS = [1, 2, 30, 4, 500, 6, 7, 80, 9, 10]
 EVALUATED = {
@@ -27,8 +29,28 @@ def test_ranks_have_as_many_batches():
     assert read(range(9), 4, 2) == [[[0, 2, 4], [6, 8]], [[1, 3, 5], [7]]]
 
 
-@pytest.mark.parametrize("num_replicas", [1, 2, 3])
-@pytest.mark.parametrize("num", [3, 7, 10])
-def test_every_sample_is_read_once(num, num_replicas):
-    found = [sample for rank in read(range(num), 2, num_replicas) for batch in rank for sample in batch]
-    assert sorted(found) == list(range(num))
+def test_a_rank_with_a_sample_less_gets_one_that_counts_for_nothing():
+    question = Question("q", "What?", ("a", "b"), 0, None, ("NAT",))
+    ids = torch.tensor([1, 7, 8])
+    samples = [
+        Sample(str(number), ids + number, ids + number, torch.zeros(number, 3, 2, 2), question, skipped="line")
+        for number in range(3)
+    ]
+    first, second = read(samples, 1, 2)
+    assert [sample for [sample] in first] == [samples[0], samples[2]]
+    [own], [again] = second
+    assert own is samples[1]
+    assert (again.id, again.question, again.skipped) == ("1", question, None)
+    assert again.input_ids.tolist() == [2, 8, 9]
+    assert again.labels.tolist() == [IGNORE_INDEX] * 3
+    assert again.pixel_values.shape == (1, 3, 2, 2)
+
+
+@pytest.mark.parametrize("num_replicas", [1, 2])
+def test_the_loader_tells_which_pictures_are_asked_with(num_replicas):
+    class Questions(list):
+        image_source = "grey"
+
+    options = {"batch_size": 1, "num_workers": 0, "collate_fn": list}
+    loader = make_eval_loader(Questions(range(3)), num_replicas=num_replicas, rank=0, **options)
+    assert loader.dataset.image_source == "grey"

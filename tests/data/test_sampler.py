@@ -131,34 +131,38 @@ def test_wrong_number_of_lengths():
         list(sampler)
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-@pytest.mark.parametrize("num", [3, 4, 5, 7, 11, 12])
-def test_evaluation_sees_every_sample_once(world, num):
-    samplers = [EachOnceSampler(range(num), num_replicas=world, rank=rank) for rank in range(world)]
+def each_once(num, world, batch_size):
+    return [EachOnceSampler(range(num), num_replicas=world, rank=rank, batch_size=batch_size) for rank in range(world)]
+
+
+@given(num=st.integers(1, 300), world=st.integers(1, 4), batch_size=st.integers(1, 16))
+def test_evaluation_sees_every_sample_once_in_equally_many_batches(num, world, batch_size):
+    samplers = each_once(num, world, batch_size)
     ranks = [list(sampler) for sampler in samplers]
-    assert sorted(index for rank in ranks for index in rank) == list(range(num))
+    assert sorted(index for rank in ranks for index in rank if index < num) == list(range(num))
+    assert [[index for index in rank if index < num] for rank in ranks] == [
+        list(range(rank, num, world)) for rank in range(world)
+    ]
     assert [len(sampler) for sampler in samplers] == list(map(len, ranks))
-    assert all(rank == sorted(rank) for rank in ranks)
+    [size] = {sampler.batch_size for sampler in samplers}
+    assert 1 <= size <= batch_size
+    assert len({-(-len(rank) // size) for rank in ranks}) == 1
+    if any(index >= num for rank in ranks for index in rank):  # no size would have done without
+        assert size == batch_size
+        smaller, larger = num // world, -(-num // world)
+        assert all(-(-smaller // other) != -(-larger // other) for other in range(1, batch_size + 1))
 
 
 def test_evaluation_order_in_full():
-    ranks = [list(EachOnceSampler(range(5), num_replicas=3, rank=rank)) for rank in range(3)]
-    assert ranks == [[0, 3], [1, 4], [2]]
+    assert [list(sampler) for sampler in each_once(5, 3, 2)] == [[0, 3], [1, 4], [2]]
+    # In batches of one the last rank has one less, and is given the third sample (2) again.
+    assert [list(sampler) for sampler in each_once(5, 3, 1)] == [[0, 3], [1, 4], [2, 5 + 2]]
+    assert [list(sampler) for sampler in each_once(1, 3, 4)] == [[0], [1 + 0], [1 + 0]]
 
 
-@given(num=st.integers(4, 300), world=st.integers(1, 4), most=st.integers(1, 16))
-def test_batch_size_gives_equally_many_batches(num, world, most):
-    samplers = [EachOnceSampler(range(num), num_replicas=world, rank=rank) for rank in range(world)]
-    [size] = {sampler.fit_batch_size(most) for sampler in samplers}
-    assert 1 <= size <= most
-    if len({-(-len(sampler) // size) for sampler in samplers}) > 1:
-        assert size == most
-        assert all(num // world % other == 0 for other in range(1, most + 1))
-
-
-def test_fewer_samples_than_devices():
-    with pytest.raises(InputError, match="data: 2 samples to evaluate on 3 devices; expected at least one for each"):
-        EachOnceSampler(range(2), num_replicas=3, rank=0)
+def test_nothing_to_evaluate():
+    with pytest.raises(InputError, match="data: nothing to evaluate; expected at least one sample"):
+        each_once(0, 2, 4)
 
 
 def packs(epoch=0, start=0, rank=0, world=1, num=50, size=2, num_micro_batches=3):

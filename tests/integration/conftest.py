@@ -1,6 +1,10 @@
 """What tests of whole runs share."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,41 @@ from PIL import Image
 
 from llava_pl.cli import main
 from llava_pl.run_folder import RUN_DIR_VARIABLE
+
+SECONDS = 120
+"""A run takes about fifteen, or forty on a busy machine; one that hangs takes until here."""
+
+
+def _run(*words: object) -> str:
+    """Run Python with some words and all processes that this starts, at most for the time limit; return what it said.
+
+    A test fails if the status is not 0.
+    """
+    # The last: with a seed in the environment, as an earlier run in this process leaves it, DDP seeds once more.
+    strange = ("RANK", "MASTER_PORT", "PL_GLOBAL_SEED")
+    environment = {name: value for name, value in os.environ.items() if not any(word in name for word in strange)}
+    process = subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        env={**environment, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # its own session: the other rank too
+        output, _ = process.communicate()
+        pytest.fail(f"still running after {SECONDS} seconds:\n{output[-3000:]}")
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+@pytest.fixture(scope="session")
+def run():
+    """Run Python with some words."""
+    return _run
 
 
 @pytest.fixture

@@ -23,17 +23,25 @@ def test_without_an_experiment_nothing_is_expected(files):
     assert check_global_batch(files, 64) == []
 
 
+def strategy(spread, *, devices=8, quantization="none", optimizer="torch.optim.AdamW"):
+    return check_strategy(spread, devices=devices, quantization=quantization, optimizer=optimizer)
+
+
 def test_strategies():
     pieces = Spread("fsdp2", 1, 8, weights="pieces")
-    assert check_strategy(pieces, devices=8, quantization="none") == []
-    assert check_strategy(Spread("ddp", 1, 8), devices=8, quantization="nf4") == []
-    (line,) = check_strategy(pieces, devices=8, quantization="nf4")
-    assert line.startswith("model.decoder.quantization: found nf4 with strategy fsdp2, but quantized weights cannot be")
-    (line,) = check_strategy(Spread("Mine", is_known=False), devices=1, quantization="none")
+    assert strategy(pieces) == []
+    assert strategy(Spread("ddp", 1, 8), quantization="nf4") == []
+    (line,) = strategy(pieces, quantization="nf4")
+    assert line.startswith(
+        "model.decoder.quantization: found nf4, whose packed weights cannot be divided among devices"
+    )
+    (line,) = strategy(pieces, optimizer="bitsandbytes.optim.AdamW8bit")
+    assert line.startswith("model.optim.optimizer: found bitsandbytes.optim.AdamW8bit, whose packed state cannot be")
+    (line,) = strategy(Spread("Mine", is_known=False))
     assert line == "trainer.strategy: Mine is not known here; the plan is for a copy of the model on each device"
-    (line,) = check_strategy(Spread("single"), devices="auto", quantization="none")
+    (line,) = strategy(Spread("single"), devices="auto")
     assert line.startswith("trainer.devices: found auto, which each machine reads otherwise; here it is 1")
-    (line,) = check_strategy(Spread("single", 1, 2), devices=2, quantization="none")
+    (line,) = strategy(Spread("single", 1, 2), devices=2)
     assert line == "trainer.strategy: expected one device for SingleDeviceStrategy, found 2"
 
 

@@ -1,0 +1,39 @@
+"""Guards: a divided run whose checkpoint is a folder that nobody closed, or of which only one rank could read its part.
+
+Two ranks in earnest are in tests/integration/test_fsdp2.py.
+"""
+
+from datetime import timedelta
+
+import pytest
+import torch
+
+from llava_pl.cli import main
+from llava_pl.export.shards import find_shards, read_shards
+from llava_pl.training.manifest import find_damage
+from llava_pl.training.strategies import FSDP2Strategy
+
+
+def test_timeout():
+    assert FSDP2Strategy(timeout_minutes=2.5)._timeout == timedelta(seconds=150)
+
+
+@pytest.mark.parametrize("in_background", ["true", "false"])
+def test_one_device(zoo, monkeypatch, in_background):
+    """A run of one rank, which needs no second process: its folder is whole, and it goes on from it."""
+    monkeypatch.chdir(zoo)
+    words = ["--config", "config.yaml", "--data.bad_records", "quarantine", "--data.quarantine", "bad.json"]
+    assert main(["data", "check", "--config", "config.yaml", "--quarantine", "bad.json"]) == 1
+    words += ["--trainer.strategy.class_path", "llava_pl.training.strategies.FSDP2Strategy"]
+    words += ["--trainer.devices", "1", "--save_in_background", in_background, "--run_dir", "run"]
+    assert main(["fit", *words, "--trainer.max_steps", "1"]) == 0
+    last = zoo / "run" / "checkpoints" / "last.ckpt"
+    assert find_damage(last) is None
+    content = read_shards(last, lambda path: torch.load(path, weights_only=True))
+    assert content["global_step"] == 1
+    assert all(type(tensor) is torch.Tensor and tensor.numel() for tensor in content["state_dict"].values())
+    assert main(["fit", *words, "--trainer.max_steps", "2", "--ckpt_path", "last"]) == 0
+    assert last.resolve().name == "step=2.ckpt"
+    [shard] = find_shards(last)
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert find_damage(last) == "found another or an incomplete file"

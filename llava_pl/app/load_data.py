@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from llava_pl.data.conversation_datamodule import ConversationDataModule
 from llava_pl.lightning_cli import LlavaCLI, run_lightning
@@ -12,13 +13,17 @@ class DataCLI(LlavaCLI):
     """`fit` as far as its data: parser, links and checks are the same, and nothing is trained.
 
     The Lightning module is made, because it counts the image tokens that the data module is linked to; its layers are
-    not (that is `configure_model`'s work), nor are loggers and callbacks.
+    not (that is `configure_model`'s work), nor are loggers, callbacks and the strategy.
+
+    Attributes:
+        given_trainer: The `trainer` group as the user gave it.
     """
 
     def before_instantiate_classes(self) -> None:
         """Take out what a trainer alone needs: a logger may want an account."""
         trainer = self.config[self.config.subcommand].trainer
-        trainer.logger = False
+        self.given_trainer = trainer.clone()
+        trainer.logger, trainer.strategy = False, "auto"  # a strategy may want a package, or a device
         trainer.callbacks = trainer.plugins = trainer.profiler = None
 
     def instantiate_classes(self) -> None:
@@ -44,6 +49,19 @@ def load_data(words: Sequence[str]) -> ConversationDataModule:
         InputError: What the user gave is wrong.
         SystemExit: As `run_lightning`.
     """
-    data = run_lightning(["fit", *words], DataCLI).datamodule
+    data = load_run(words).datamodule
     assert isinstance(data, ConversationDataModule)  # the parser takes no other class
     return data
+
+
+def load_run(words: Sequence[str]) -> DataCLI:
+    """Return module and data module that a configuration describes, and the configuration itself.
+
+    Args:
+        words: Options of `llava-pl fit`.
+
+    Raises:
+        InputError: What the user gave is wrong.
+        SystemExit: As `run_lightning`.
+    """
+    return cast("DataCLI", run_lightning(["fit", *words], DataCLI))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import cast
 
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
@@ -54,18 +55,27 @@ def shard(model: LlavaModel, mesh: DeviceMesh, stream: WeightStream | None = Non
         stream: Fills one layer after the other with this device's part of its weights, just before it is divided; None
             if the model holds them already.
     """
+    stream = stream or WeightStream()  # which has nothing to fill
+    fill = partial(stream.fill, rank=mesh.get_local_rank(), num_ranks=mesh.size(), device=mesh.device_type)
+    for unit in find_units(model):
+        fill(unit.parameters())
+        fully_shard(unit, mesh=mesh)
+    fill(model.parameters())
+    fully_shard(model, mesh=mesh, ignored_params=find_whole(model))
+    register_fsdp_forward_method(model, "generate")
+
+
+def find_units(model: LlavaModel) -> list[nn.Module]:
+    """Return the modules whose parameters are gathered alone."""
     decoder = cast("CausalDecoder", model.decoder)
     units = find_layers(decoder.model)
     # Tied ones are gathered with the rest, once; where rows of new tokens learn, both have peft's layers around them.
     if set(decoder.head.parameters()).isdisjoint(decoder.embedding.parameters()):
         units += [decoder.embedding, decoder.head]
-    stream = stream or WeightStream()  # which has nothing to fill
-    fill = partial(stream.fill, rank=mesh.get_local_rank(), num_ranks=mesh.size(), device=mesh.device_type)
-    for unit in units:
-        fill(unit.parameters())
-        fully_shard(unit, mesh=mesh)
+    return units
+
+
+def find_whole(model: LlavaModel) -> set[nn.Parameter]:
+    """Return the parameters that each device keeps whole: those of an encoder that does not learn."""
     encoder = set(model.vision_encoder.parameters())
-    is_frozen = not any(parameter.requires_grad for parameter in encoder)
-    fill(model.parameters())
-    fully_shard(model, mesh=mesh, ignored_params=encoder if is_frozen else set())
-    register_fsdp_forward_method(model, "generate")
+    return set() if any(parameter.requires_grad for parameter in encoder) else encoder

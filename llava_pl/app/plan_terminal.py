@@ -1,4 +1,4 @@
-"""A plan on the terminal: tables of parameters, memory, data and work, then what does not go together."""
+"""A plan on the terminal: tables of parameters, memory, data, work and steps, then what does not go together."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from rich.text import Text
 from llava_pl.app.stretches import visible
 from llava_pl.planning.run_plan import GIB, RunPlan
 from llava_pl.planning.work import add_up
+
+WIDTH = 66
+"""Columns of every table, so that their edges meet."""
 
 
 def as_plain(plan: RunPlan) -> dict[str, Any]:
@@ -27,14 +30,14 @@ def print_plan(plan: RunPlan, console: Console | None = None) -> None:
         console: Where; the terminal by default.
     """
     console = console or Console()
-    for table in (_parameters(plan), _memory(plan), _data(plan), _work(plan)):
+    for table in (_parameters(plan), _memory(plan), _data(plan), _work(plan), _steps(plan)):
         console.print(table, highlight=False)
     if plan.data.unknown is not None:
         said = "the records could not be read, so samples are taken to be as long as they may be, all text learned"
         reason = "" if plan.data.is_refused else f": {plan.data.unknown}"  # among the contradictions otherwise
-        console.print(Text(visible(f"data: {said}{reason}")), highlight=False)
+        console.print(Text(visible(f"data: {said}{reason}")), highlight=False, soft_wrap=True)
     for line in plan.contradictions:
-        console.print(Text(visible(f"contradiction: {line}")), style="bold", highlight=False)
+        console.print(Text(visible(f"contradiction: {line}")), style="bold", highlight=False, soft_wrap=True)
 
 
 def _parameters(plan: RunPlan) -> Table:
@@ -42,13 +45,15 @@ def _parameters(plan: RunPlan) -> Table:
     for part in plan.parts:
         table.add_row(part.part, f"{part.num_trainable:,}", f"{part.num_parameters:,}", part.dtypes)
     trained, total = sum(p.num_trainable for p in plan.parts), sum(p.num_parameters for p in plan.parts)
+    table.add_section()
     table.add_row("all", f"{trained:,}", f"{total:,}", "")
     return table
 
 
 def _memory(plan: RunPlan) -> Table:
     spread, memory, host = plan.spread, plan.memory, plan.host
-    title = f"memory, strategy {spread.name} on {spread.num_ranks} devices, {plan.batch_size} samples at once"
+    devices = "a device" if spread.num_ranks == 1 else f"{spread.num_ranks} devices"
+    title = f"memory, strategy {spread.name} on {devices}, {plan.batch_size} samples at once"
     table = _table(title, "what", "GiB")
     if memory is not None:
         for name, value in (
@@ -84,9 +89,6 @@ def _data(plan: RunPlan) -> Table:
         ("longest", f"{data.longest:,}"),
         ("supervised tokens, mean", f"{data.mean_supervised:,.1f}"),
         ("padding", f"{data.padding:.1%}" if is_known else "unknown"),
-        ("samples of a step", f"{plan.samples_per_step:,}"),
-        ("steps of an epoch", _count(plan.steps_per_epoch)),
-        ("steps of the run", _count(plan.steps)),
     ]
     for row in rows:
         table.add_row(*row)
@@ -96,17 +98,26 @@ def _data(plan: RunPlan) -> Table:
 def _work(plan: RunPlan) -> Table:
     table = _table("work of a sample, TFLOP", "part", "forward", "backward", "again")
     for work in (*plan.work, add_up(plan.work)):
+        if work.part == "all":
+            table.add_section()
         table.add_row(work.part, *(f"{number / 1e12:.3f}" for number in (work.forward, work.backward, work.again)))
-    table.add_section()
-    table.add_row("a step", "", f"{plan.work_per_step / 1e12:,.1f}", "")
+    return table
+
+
+def _steps(plan: RunPlan) -> Table:
     assumed = plan.assumptions
-    label = f"hours at {assumed.mfu:.0%} of {assumed.device_tflops:g} TFLOPS"
-    table.add_row(label, "", "unknown" if plan.hours is None else f"{plan.hours:,.1f}", "")
+    table = _table("steps", "what", "number")
+    table.add_row("samples of a step", f"{plan.samples_per_step:,}")
+    table.add_row("TFLOP of a step", f"{plan.work_per_step / 1e12:,.1f}")
+    table.add_row("steps of an epoch", _count(plan.steps_per_epoch))
+    table.add_row("steps of the run", _count(plan.steps))
+    hours = "unknown" if plan.hours is None else f"{plan.hours:,.1f}"
+    table.add_row(f"hours at {assumed.mfu:.0%} of {assumed.device_tflops:g} TFLOPS a device", hours)
     return table
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title)
+    table = Table(title=title, title_justify="left", min_width=WIDTH)
     for name in columns:
         table.add_column(name, justify="left" if name == columns[0] else "right")
     return table

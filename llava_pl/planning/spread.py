@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleD
 
 from llava_pl.training.strategies import FSDP2Strategy
 from llava_pl.training.zero import ZeroStrategy
+from llava_pl.types import InputError
 
 UNIFIED = {"None": "32-true", "32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 """What short forms of `trainer.precision` mean."""
@@ -62,7 +63,11 @@ class Spread:
 
 
 def read_spread(trainer: Any) -> Spread:  # noqa: ANN401  jsonargparse's namespace, whose keys are Trainer's arguments
-    """Return how a trainer with these settings spreads a run."""
+    """Return how a trainer with these settings spreads a run.
+
+    Raises:
+        InputError: There is no strategy of such a name.
+    """
     nodes, devices = int(trainer.num_nodes), count_devices(trainer.devices)
     shared: dict[str, Any] = {"num_nodes": nodes, "devices_per_node": devices}
     kind, options = _find_strategy(trainer.strategy)
@@ -119,7 +124,8 @@ def _find_strategy(given: Any) -> tuple[type | None, dict[str, Any]]:  # noqa: A
         return None, {}
     if isinstance(given, str):
         if given not in StrategyRegistry:
-            return type(given, (), {}), {}
+            known = "auto, ddp, or a class of configs/strategy/"
+            raise InputError(f"trainer.strategy: expected {known}, found {given!r}; check its spelling")
         entry = StrategyRegistry[given]
         kind, options = entry["strategy"], dict(entry["init_params"])
     else:

@@ -39,7 +39,7 @@ def test_rows():
     print_plan(PLAN, Console(file=out, width=120))
     rows = [re.findall(r"[^│┃]+", line) for line in out.getvalue().splitlines() if line.startswith(("│", "┃"))]
     table = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
-    assert table["all"] == ["3.000", "4.000", "1.000"]  # of the last table; that of parameters has one, too
+    assert table["all"] == ["3.000", "4.000", "1.000"]  # of the table of work; that of parameters has one, too
     assert table["projector"] == ["1,000", "1,000", "float32"]
     memory = {name: table[name][0] for name in ("weights", "gradients", "optimizer states", "whole for a time")}
     assert memory == {"weights": "1.00", "gradients": "2.00", "optimizer states": "3.00", "whole for a time": "4.00"}
@@ -52,8 +52,8 @@ def test_rows():
     ]  # fmt: skip
     assert table["disk for 3 of them"] == ["27.00"]
     assert table["steps of the run"] == ["unknown"]
-    assert table["a step"] == ["", "5,000.0", ""]
-    assert table["hours at 40% of 312 TFLOPS"] == ["", "unknown", ""]
+    assert table["TFLOP of a step"] == ["5,000.0"]
+    assert table["hours at 40% of 312 TFLOPS a device"] == ["unknown"]
     assert "memory, strategy ddp on 8 devices, 16 samples at once" in " ".join(out.getvalue().split())
     text = " ".join(out.getvalue().split())
     assert "all text learned: mix.json: cannot be read [link] contradiction: data.max_length: too long" in text

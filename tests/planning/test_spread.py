@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from llava_pl.planning.spread import Spread, read_spread
+from llava_pl.types import InputError
 
 DDP = "lightning.pytorch.strategies.DDPStrategy"
 
@@ -53,6 +54,11 @@ def test_zero(options, name, places):
     assert not read_spread(trainer(given, precision="32-true")).has_master
 
 
-@pytest.mark.parametrize("name", ["nothing", "fsdp", "deepspeed_stage_3"])
+@pytest.mark.parametrize("name", ["fsdp", "deepspeed_stage_3"])
 def test_a_strategy_of_others_is_said_to_be_so(name):
     assert not read_spread(trainer(name)).is_known
+
+
+def test_a_strategy_that_is_none_is_refused():
+    with pytest.raises(InputError, match=r"^trainer.strategy: expected auto, ddp, or a class .*, found 'nothing'"):
+        read_spread(trainer("nothing"))

@@ -41,7 +41,7 @@ anew by each rank (the dropout of LoRA and of the qformer) is off, and said.
 
 examples
   llava-pl verify invariance --config configs/experiment/finetune_7b.yaml --model.init_from FILE
-  llava-pl verify invariance --config my.yaml --config configs/strategy/ddp.yaml --ranks 2 4 --json invariance.json
+  llava-pl verify invariance --config configs/experiment/align_7b.yaml --config configs/strategy/ddp.yaml --ranks 2 4
 
 Status 0: invariant; 1: a difference is larger than the tolerance, with what differs first; 2: wrong usage.
 """
@@ -91,8 +91,10 @@ def _invariance(words: Sequence[str]) -> int:
             for number, split in enumerate(plan.splits, start=1):
                 _say(f"run {number} of {len(plan.splits)}: {split} ... ")
                 start = time.monotonic()
-                run_dir = run_split(rest, plan, split, workspace)
-                _say(f"{time.monotonic() - start:.0f} s\n")
+                try:
+                    run_dir = run_split(rest, plan, split, workspace)
+                finally:
+                    _say(f"{time.monotonic() - start:.0f} s\n")
                 recorded = read_run(run_dir, split.num_ranks)
                 if reference is None:
                     reference = recorded

@@ -163,6 +163,8 @@ def _share_settings(run: RunSettings, notes: list[str]) -> dict[str, Any]:
     if run.module.model_config.projector == "qformer" and options.get("dropout") != 0:
         notes.append(f"the projector's dropout is 0 here: {because}")
         model["projector_options"] = {**options, "dropout": 0.0}
+    if isinstance(run.config.seed_everything, bool):
+        notes.append("seed_everything is 0 here: each run would draw other weights")
     if run.config.trainer.callbacks:
         notes.append("trainer.callbacks take no part: they may end a run, or write elsewhere")
     trainer = {
@@ -177,7 +179,8 @@ def _share_settings(run: RunSettings, notes: list[str]) -> dict[str, Any]:
         "save_in_background": False,
         "keep_checkpoints": 1,
     }
-    return {**saving, "trainer": trainer, **({"model": model} if model else {})}
+    seed = 0 if isinstance(run.config.seed_everything, bool) else run.config.seed_everything
+    return {**saving, "seed_everything": seed, "trainer": trainer, **({"model": model} if model else {})}
 
 
 def _choose_tolerance(run: RunSettings) -> tuple[float, str]:
@@ -191,5 +194,9 @@ def _choose_tolerance(run: RunSettings) -> tuple[float, str]:
     }
     reasons = {f"trainer.precision {precision}": TOLERANCES.get(precision, max(TOLERANCES.values()))}
     reasons |= {f"{name} {value}": COARSE_TOLERANCES[name] for name, (value, exact) in found.items() if value != exact}
+    strategy = str(getattr(run.config.trainer.strategy, "class_path", run.config.trainer.strategy)).lower()
+    if precision.endswith("-mixed") and ("deepspeed" in strategy or "zero" in strategy):
+        # DeepSpeed has no autocast: its ranks compute all in half precision, one process alone does not.
+        reasons = {f"trainer.precision {precision} under DeepSpeed": TOLERANCES["bf16-true"]}
     reason = max(reasons, key=reasons.__getitem__)
     return reasons[reason], reason

@@ -118,7 +118,9 @@ def split_step(num_micro_batches: int, batch_size: int, ranks: Sequence[int]) ->
 
 
 def count_steps(most: int, num_samples: int, step_size: int) -> int:
-    """Return how many steps to take: whole ones of one epoch, because ranks fill up the last of an epoch.
+    """Return how many steps to take, at least two: in a warm-up the first one moves nothing.
+
+    They are whole ones of one epoch, because ranks fill up the last of an epoch.
 
     Args:
         most: What the user asked for.
@@ -126,12 +128,12 @@ def count_steps(most: int, num_samples: int, step_size: int) -> int:
         step_size: Samples of a step.
 
     Raises:
-        InputError: There is none.
+        InputError: There are fewer.
     """
-    if num_samples < step_size:
+    if num_samples < 2 * step_size:
         raise InputError(
-            f"data: {num_samples} samples to train on, expected at least the {step_size} of a step that ranks share; "
-            "choose a smaller data.batch_size or trainer.accumulate_grad_batches"
+            f"data: {num_samples} samples to train on, expected at least two steps of {step_size}; choose a smaller "
+            "data.batch_size or trainer.accumulate_grad_batches"
         )
     return min(most, num_samples // step_size)
 

@@ -57,6 +57,9 @@ def test_splits_and_validation(config):
             ["--trainer.callbacks", "lightning.pytorch.callbacks.LearningRateMonitor"],
             ["trainer.callbacks take no part: they may end a run, or write elsewhere"],
         ),
+        (["--seed_everything", "true"], ["seed_everything is 0 here: each run would draw other weights"]),
+        (["--seed_everything", "false"], ["seed_everything is 0 here: each run would draw other weights"]),
+        (["--seed_everything", "7"], []),
         (
             ["--model.trainable.decoder", "lora"],
             [
@@ -91,6 +94,11 @@ def test_what_is_not_as_configured_is_said(config, words, notes):
         (["--trainer.precision", "bf16-mixed"], 5e-3, "trainer.precision bf16-mixed"),
         (["--trainer.precision", "bf16-true"], 2e-2, "trainer.precision bf16-true"),
         (["--model.frozen_dtype", "bfloat16"], 5e-3, "model.frozen_dtype bfloat16"),
+        (
+            ["--trainer.strategy", "deepspeed_stage_2", "--trainer.precision", "bf16-mixed"],
+            2e-2,
+            "trainer.precision bf16-mixed under DeepSpeed",
+        ),
         (["--float32_matmul_precision", "high"], 5e-3, "float32_matmul_precision high"),
     ],
 )
@@ -102,8 +110,8 @@ def test_tolerance_is_that_of_the_coarsest_numbers(config, words, tolerance, rea
 
 
 def test_a_step_that_the_data_does_not_have(config):
-    with pytest.raises(InputError, match="data: 40 samples to train on, expected at least the 48 of a step"):
-        plan_invariance([*config, "--data.batch_size", "12"])
+    with pytest.raises(InputError, match="data: 40 samples to train on, expected at least two steps of 24"):
+        plan_invariance([*config, "--data.batch_size", "6"])
 
 
 def test_a_checkpoint_to_go_on_from_is_refused(config, capsys):

@@ -49,13 +49,13 @@ def test_more_ranks_than_gpus(given):
 
 
 def test_steps_are_whole_and_of_one_epoch():
-    assert [count_steps(4, num_samples, 8) for num_samples in (8, 31, 32, 99)] == [1, 3, 4, 4]
+    assert [count_steps(4, num_samples, 8) for num_samples in (16, 31, 32, 99)] == [2, 3, 4, 4]
     expected = (
-        "data: 7 samples to train on, expected at least the 8 of a step that ranks share; "
-        "choose a smaller data.batch_size or trainer.accumulate_grad_batches"
+        "data: 15 samples to train on, expected at least two steps of 8; choose a smaller data.batch_size or "
+        "trainer.accumulate_grad_batches"
     )
     with pytest.raises(InputError) as error:
-        count_steps(4, 7, 8)
+        count_steps(4, 15, 8)
     assert str(error.value) == expected
 
 

@@ -116,6 +116,8 @@ def plan_invariance(
     ranks = choose_ranks(ranks, len(devices) or num_gpus)
     num_micro_batches = count_devices(given.devices, max(1, num_gpus)) * given.num_nodes * given.accumulate_grad_batches
     splits = split_step(num_micro_batches, data.batch_size, ranks)
+    if len(splits) == 1:
+        raise InputError("--ranks: expected more than 1 where data.batch_size is 1, found 1; nothing would be compared")
     if (step_size := splits[0].step_size) > num_micro_batches * data.batch_size:
         notes.append(
             f"a step has {step_size} samples here, {num_micro_batches * data.batch_size} in the configuration: its "

@@ -114,6 +114,12 @@ def test_a_step_that_the_data_does_not_have(config):
         plan_invariance([*config, "--data.batch_size", "6"])
 
 
+def test_one_rank_alone_can_take_smaller_micro_batches(config):
+    assert plan_invariance(config, ranks=[1]).splits == (Split(1, 4, 2), Split(1, 8, 1))
+    with pytest.raises(InputError, match="expected more than 1 where data.batch_size is 1, found 1; nothing would be"):
+        plan_invariance([*config, "--data.batch_size", "1"], ranks=[1])
+
+
 def test_a_checkpoint_to_go_on_from_is_refused(config, capsys):
     assert main(["verify", "invariance", *config, "--ckpt_path", "last"]) == 2
     assert capsys.readouterr().err == (

@@ -10,12 +10,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
-from llava_pl.app.invariance_plan import InvariancePlan
 from llava_pl.app.invariance_splits import Split
 from llava_pl.types import InputError
+
+if TYPE_CHECKING:
+    from llava_pl.app.invariance_plan import InvariancePlan
 
 LAUNCHED = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED")
 """What a launcher or an earlier run may have left in the environment, of which a run would take itself for a part."""

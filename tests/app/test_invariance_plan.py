@@ -116,7 +116,7 @@ def test_a_step_that_the_data_does_not_have(config):
 
 def test_one_rank_alone_can_take_smaller_micro_batches(config):
     assert plan_invariance(config, ranks=[1]).splits == (Split(1, 4, 2), Split(1, 8, 1))
-    with pytest.raises(InputError, match="found 1; nothing would be compared$"):
+    with pytest.raises(InputError, match=r"found 1; nothing would be compared$"):
         plan_invariance([*config, "--data.batch_size", "1"], ranks=[1])
 
 

@@ -1,12 +1,30 @@
-"""A command line comes in; the data module that `llava-pl fit` would train on goes out."""
+"""A command line comes in; what `llava-pl fit` would train, and on what, goes out: no weights are loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from dataclasses import dataclass
+
+from jsonargparse import Namespace
 
 from llava_pl.data.conversation_datamodule import ConversationDataModule
 from llava_pl.lightning_cli import LlavaCLI, run_lightning
+from llava_pl.training.module import LlavaModule
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What a configuration describes.
+
+    Args:
+        config: All settings, as they were given.
+        module: The Lightning module, without layers.
+        data: The data module, which has read nothing yet.
+    """
+
+    config: Namespace
+    module: LlavaModule
+    data: ConversationDataModule
 
 
 class DataCLI(LlavaCLI):
@@ -14,15 +32,12 @@ class DataCLI(LlavaCLI):
 
     The Lightning module is made, because it counts the image tokens that the data module is linked to; its layers are
     not (that is `configure_model`'s work), nor are loggers, callbacks and the strategy.
-
-    Attributes:
-        given_trainer: The `trainer` group as the user gave it.
     """
 
     def before_instantiate_classes(self) -> None:
         """Take out what a trainer alone needs: a logger may want an account."""
+        self.given = self.config[self.config.subcommand].clone()
         trainer = self.config[self.config.subcommand].trainer
-        self.given_trainer = trainer.clone()
         trainer.logger, trainer.strategy = False, "auto"  # a strategy may want a package, or a device
         trainer.callbacks = trainer.plugins = trainer.profiler = None
 
@@ -39,29 +54,23 @@ class DataCLI(LlavaCLI):
         """Leave it at that."""
 
 
+def load_run(words: Sequence[str]) -> RunSettings:
+    """Return what a configuration describes.
+
+    Args:
+        words: Options of `llava-pl fit`.
+
+    Raises:
+        InputError: What the user gave is wrong.
+        SystemExit: As `run_lightning`.
+    """
+    cli = run_lightning(["fit", *words], DataCLI)
+    assert isinstance(cli, DataCLI)
+    assert isinstance(cli.model, LlavaModule)
+    assert isinstance(cli.datamodule, ConversationDataModule)  # the parser takes no other class
+    return RunSettings(cli.given, cli.model, cli.datamodule)
+
+
 def load_data(words: Sequence[str]) -> ConversationDataModule:
-    """Return the data module that a configuration describes.
-
-    Args:
-        words: Options of `llava-pl fit`.
-
-    Raises:
-        InputError: What the user gave is wrong.
-        SystemExit: As `run_lightning`.
-    """
-    data = load_run(words).datamodule
-    assert isinstance(data, ConversationDataModule)  # the parser takes no other class
-    return data
-
-
-def load_run(words: Sequence[str]) -> DataCLI:
-    """Return module and data module that a configuration describes, and the configuration itself.
-
-    Args:
-        words: Options of `llava-pl fit`.
-
-    Raises:
-        InputError: What the user gave is wrong.
-        SystemExit: As `run_lightning`.
-    """
-    return cast("DataCLI", run_lightning(["fit", *words], DataCLI))
+    """Return the data module of a configuration; see `load_run`."""
+    return load_run(words).data

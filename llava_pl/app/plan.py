@@ -48,7 +48,7 @@ def main(words: Sequence[str]) -> int:
     names = ("device_memory_gib", "headroom", "mfu", "device_tflops", "num_samples", "mean_length")
     assumptions = Assumptions(**{name: getattr(options, name) for name in names})
     run = load_run(rest)
-    plan = plan_run(run.model, run.datamodule, run.config.fit, run.given_trainer, assumptions)
+    plan = plan_run(run.module, run.data, run.config, assumptions)
     text = json.dumps(as_plain(plan), indent=1) + "\n"
     if options.json is None:
         print_plan(plan)

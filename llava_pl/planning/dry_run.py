@@ -30,10 +30,12 @@ class DryRun:
     Args:
         forward: On the way from the batch to the loss.
         backward: On the way back, with no gradients at its start.
+        gradients: Of all that learns, at its end.
     """
 
     forward: list[Moment]
     backward: list[Moment]
+    gradients: int
 
     @property
     def forward_peak(self) -> int:
@@ -71,7 +73,8 @@ def run_dry(model: LlavaModel, shape: BatchShape, *, autocast: torch.dtype | Non
         finally:
             tape.close()
             model.zero_grad(set_to_none=True)
-    return DryRun(tape.moments[:middle], tape.moments[middle:])
+        gradients = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    return DryRun(tape.moments[:middle], tape.moments[middle:], gradients)
 
 
 def _forward(model: LlavaModel, batch: Mapping[str, Any]) -> Tensor:

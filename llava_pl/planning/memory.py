@@ -84,7 +84,7 @@ def rank_memory(
     kept = own + states + gathered
     # Lightning lets go of a step's gradients when the next forward pass is done.
     forward = kept + held + copied + run.forward_peak
-    share = held / weights.trained if weights.trained else 0.0
+    share = held / run.gradients  # of finished gradients, how much stays on this device
     keeps = accumulates or (spread.has_buckets and not spread.has_gradient_copy)
     backward = kept + gathered_backward
     if spread.has_gradient_copy:

@@ -18,7 +18,7 @@ from llava_pl.planning.dry_run import run_dry
 from llava_pl.planning.memory import HostMemory, RankMemory, host_memory, rank_memory
 from llava_pl.planning.optimizer_state import measure_optimizer
 from llava_pl.planning.spread import Spread, read_precision
-from llava_pl.planning.weights import build_run_model, weigh
+from llava_pl.planning.weights import build_run_model, gather_half, weigh
 from llava_pl.training.module import LlavaModule
 from llava_pl.training.stages import PartSummary, summarize_parts
 
@@ -62,7 +62,10 @@ class MemoryPlan:
         if spread.has_master:  # DeepSpeed turns it, too, in place of autocast
             self.model, self._autocast = build_run_model(module), None
             self._hold_in(dtype)
-        self.weights = weigh(self.model, decoder)
+        gathers_half = spread.name == "fsdp2" and (bits, mode) == ("bf16", "mixed")
+        self.weights = weigh(self.model, decoder, gathers_half=gathers_half)
+        if gathers_half:
+            gather_half(self.model)
         self._known: dict[BatchShape, RankMemory] = {}
 
     def _hold_in(self, dtype: torch.dtype) -> None:

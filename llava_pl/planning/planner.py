@@ -34,8 +34,7 @@ from llava_pl.types import ImageGrid, InputError
 def plan_run(
     module: LlavaModule,
     data: ConversationDataModule,
-    config: Any,  # noqa: ANN401  a namespace of jsonargparse, as the next one
-    trainer: Any,  # noqa: ANN401
+    config: Any,  # noqa: ANN401  a namespace of jsonargparse
     assumptions: Assumptions,
 ) -> RunPlan:
     """Return the plan of a run.
@@ -43,14 +42,14 @@ def plan_run(
     Args:
         module: Of which `configure_model` was not called.
         data: Of which `setup` was not called.
-        config: The merged configuration of `fit`.
-        trainer: Its group of this name, as the user gave it.
+        config: The merged configuration of `fit`, as the user gave it.
         assumptions: What no configuration says.
 
     Raises:
         InputError: A part of the model has no configuration, or contradicts itself.
     """
-    spread, settings = read_spread(trainer), config.data.init_args
+    trainer, settings = config.trainer, config.data.init_args
+    spread = read_spread(trainer)
     grid = _largest_grid(settings, module)
     one_picture = module.num_image_tokens if grid is None else grid.num_tokens(module.num_image_tokens)
     accumulation = int(trainer.accumulate_grad_batches or 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import cast
 
+import torch
 from torch import nn
 
 from llava_pl.export.build import DecoderConfig
@@ -16,6 +17,7 @@ from llava_pl.export.part_configs import read_decoder_config
 from llava_pl.models.adapters import LEARNED_ROWS, is_adapter
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
+from llava_pl.models.recompute import find_layers
 from llava_pl.training.module import LlavaModule
 from llava_pl.training.rehearsal import sketch_run
 from llava_pl.training.sharding import find_units, find_whole
@@ -85,12 +87,13 @@ def build_run_model(module: LlavaModule) -> LlavaModel:
     return model
 
 
-def weigh(model: LlavaModel, config: DecoderConfig) -> WeightBytes:
+def weigh(model: LlavaModel, config: DecoderConfig, *, gathers_half: bool = False) -> WeightBytes:
     """Return the bytes of the weights of a model.
 
     Args:
         model: From `build_run_model`.
         config: How its decoder is quantized.
+        gathers_half: Whether FSDP2 gathers the decoder's layers in bfloat16; see `shard`.
     """
     quantized = set(_quantized_weights(model, config))
     sizes = {
@@ -99,10 +102,12 @@ def weigh(model: LlavaModel, config: DecoderConfig) -> WeightBytes:
     whole = find_whole(model)
     units = [list(unit.parameters()) for unit in find_units(model)]
     in_units = {parameter for unit in units for parameter in unit}
+    layers = {parameter for layer in _layers(model) for parameter in layer.parameters()} if gathers_half else set()
+    gathered = {parameter: 2 * parameter.numel() if parameter in layers else size for parameter, size in sizes.items()}
     streamed = _streamed_weights(model)
     root = sum(size for parameter, size in sizes.items() if parameter not in in_units | whole)
-    largest = max(sum(sizes[parameter] for parameter in unit) for unit in units)
-    largest_trained = max(sum(sizes[p] for p in unit if p.requires_grad) for unit in units)
+    # A gradient is of the dtype that its weight is gathered in, and is sent in that of the weight's pieces.
+    largest_gradients = max(sum(gathered[p] + sizes[p] for p in unit if p.requires_grad) for unit in units)
     return WeightBytes(
         whole=sum(sizes[parameter] for parameter in whole),
         divisible=sum(size for parameter, size in sizes.items() if parameter not in whole),
@@ -110,12 +115,23 @@ def weigh(model: LlavaModel, config: DecoderConfig) -> WeightBytes:
         num_trained=sum(parameter.numel() for parameter in sizes if parameter.requires_grad),
         num_weights=sum(parameter.numel() for parameter in sizes),
         streamed=sum(size for parameter, size in sizes.items() if parameter in streamed),
-        largest_unit=largest,
-        gathered=root + 2 * largest,
-        gathered_gradients=2 * largest_trained,
+        largest_unit=max(sum(sizes[parameter] for parameter in unit) for unit in units),
+        gathered=root + 2 * max(sum(gathered[parameter] for parameter in unit) for unit in units),
+        gathered_gradients=largest_gradients,
         bucket=cast("CausalDecoder", model.decoder).width ** 2,
         dequantized=max((2 * parameter.numel() for parameter in quantized), default=0),
     )
+
+
+def gather_half(model: LlavaModel) -> None:
+    """Hold the decoder's layers as FSDP2 gathers them under autocast, in bfloat16: so they meet what flows by."""
+    for layer in _layers(model):
+        for parameter in layer.parameters():
+            parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def _layers(model: LlavaModel) -> list[nn.Module]:
+    return find_layers(cast("CausalDecoder", model.decoder).model)
 
 
 def _quantized_weights(model: LlavaModel, config: DecoderConfig) -> list[nn.Parameter]:

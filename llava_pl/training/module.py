@@ -118,7 +118,7 @@ class LlavaModule(LightningModule):
             lora = LoraConfig()  # a checkpoint says how its adapters are used, also where a default has changed since
         generation = GenerationConfig(**generation) if isinstance(generation, dict) else generation
         # Plain values only: a checkpoint with dataclasses inside could not be read with weights_only=True.
-        plain = {
+        plain: dict[str, Any] = {
             "stage": stage,
             "optim": asdict(optim),
             "trainable": None if trainable is None else asdict(trainable),

@@ -16,7 +16,7 @@ WEIGHTS = WeightBytes(
 )  # fmt: skip
 OPTIMIZER = OptimizerBytes(states=8000, update=50)
 # On the way back activations are let go while gradients come.
-RUN = DryRun([Moment(10, 0), Moment(2000, 0)], [Moment(2100, 0), Moment(900, 3000), Moment(20, 4000)])
+RUN = DryRun([Moment(10, 0), Moment(2000, 0)], [Moment(2100, 0), Moment(900, 3000), Moment(20, 4000)], 4000)
 ZERO2 = {"gradients": "pieces", "states": "pieces"}
 PIECES = {"weights": "pieces", "gradients": "pieces", "states": "pieces"}
 
@@ -61,10 +61,9 @@ def test_offload():
     spread = Spread("zero2_offload", 1, 4, **places, has_master=True)
     found = memory(spread)
     assert (found.weights, found.gradients, found.states) == (4100, 0, 0)
-    update = rank_memory(
-        WEIGHTS, OPTIMIZER, DryRun([Moment(1, 0)], [Moment(1, 0)]), Spread("zero2", 1, 4, **ZERO2, has_master=True),
-        accumulates=False, is_fused=True,
-    )  # fmt: skip
+    run = DryRun([Moment(1, 0)], [Moment(1, 0)], 4000)
+    zero2 = Spread("zero2", 1, 4, **ZERO2, has_master=True)
+    update = rank_memory(WEIGHTS, OPTIMIZER, run, zero2, accumulates=False, is_fused=True)
     assert (update.peak_at, update.peak) == (
         "update",
         4100 + 1000 + 3000 + 1000,
@@ -73,7 +72,7 @@ def test_offload():
 
 
 def test_an_update_that_is_not_fused_needs_room():
-    run = DryRun([Moment(1, 0)], [Moment(1, 0)])
+    run = DryRun([Moment(1, 0)], [Moment(1, 0)], 4000)
     for is_fused, expected in ((True, 16101), (False, 16150)):
         found = rank_memory(WEIGHTS, OPTIMIZER, run, Spread("single"), accumulates=False, is_fused=is_fused)
         assert found.peak == expected

@@ -34,7 +34,7 @@ def plan(mid_parts, tmp_path, monkeypatch):
     def plan(*words, **assumptions):
         assumptions = {"device_memory_gib": 0.25} | assumptions  # looking for a micro batch of hundreds takes time
         run = load_run(["--config", "config.yaml", *words])
-        return plan_run(run.model, run.datamodule, run.config.fit, run.given_trainer, Assumptions(**assumptions))
+        return plan_run(run.module, run.data, run.config, Assumptions(**assumptions))
 
     return plan
 

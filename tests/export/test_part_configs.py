@@ -39,6 +39,8 @@ def test_a_sketch_of_an_encoder_is_the_encoder_without_values(tiny_parts, select
     whole = load_vision_encoder(tiny_parts / "encoder", **options)
     assert shapes(sketch) == shapes(whole)
     assert {p.device.type for p in sketch.parameters()} == {"meta"}
+    half = sketch_vision_encoder(tiny_parts / "encoder", **options, dtype=torch.bfloat16)
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     assert (sketch.width, sketch.num_patches) == (whole.width, whole.num_patches)
 
 

@@ -1,11 +1,13 @@
 """Guards: parameters and bytes of the published models, counted from their configurations."""
 
+import sys
+
 import pytest
 
 from llava_pl import LlavaModule
 from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
 from llava_pl.models.adapters import LoraConfig
-from llava_pl.planning.weights import build_run_model, weigh
+from llava_pl.planning.weights import build_run_model, gather_half, weigh
 from llava_pl.training.optim import OptimConfig
 from llava_pl.training.stages import TrainablePlan, summarize_parts
 
@@ -99,6 +101,39 @@ def test_units_are_those_that_fsdp2_gathers(make):
     assert layer > 4 * TABLE["7b"]
     assert weights.gathered == 4 * (PROJECTOR["7b"] + 4096) + 2 * layer
     assert weights.gathered_gradients == 2 * layer
+
+
+def test_layers_are_gathered_in_half_precision(make):
+    module = make()
+    model = build_run_model(module)
+    weights = weigh(model, module.model_config.decoder, gathers_half=True)
+    num_layer = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096
+    assert 2 * num_layer < 4 * TABLE["7b"]  # now the table is the largest that is gathered
+    assert weights.gathered == 4 * (PROJECTOR["7b"] + 4096) + 2 * 4 * TABLE["7b"]
+    assert weights.gathered_gradients == max((2 + 4) * num_layer, (4 + 4) * TABLE["7b"])
+    assert weights.largest_unit == 4 * num_layer  # filled as it is held
+    gather_half(model)
+    dtypes = {name: str(p.dtype) for name, p in model.named_parameters()}
+    assert dtypes["decoder.model.model.layers.0.mlp.up_proj.weight"] == "torch.bfloat16"
+    assert dtypes["decoder.model.model.embed_tokens.weight"] == "torch.float32"
+
+
+def test_all_of_the_decoder_is_streamed_but_adapters_and_tables_with_new_rows(make, tiny_model):
+    module = make(trainable=TrainablePlan(decoder="lora"), lora=LoraConfig(rank=128))
+    assert weigh(build_run_model(module), module.model_config.decoder).streamed == 2 * DECODER["7b"]
+    tiny_model["optim"] = OptimConfig(**tiny_model["optim"])
+    plain, marked = (LlavaModule(**tiny_model, has_image_marks=has_marks) for has_marks in (False, True))
+    model = build_run_model(plain)
+    tables = sum(p.nbytes for part in (model.decoder.embedding, model.decoder.head) for p in part.parameters())
+    plain, marked = (weigh(build_run_model(m), m.model_config.decoder).streamed for m in (plain, marked))
+    assert plain - marked == tables
+
+
+def test_what_a_run_needs_need_not_be_installed(make, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flash_attn", None)
+    monkeypatch.setattr("llava_pl.models.quantization.find_spec", lambda _: None)
+    module = make(stage="align", decoder={"attention": "flash_attention_2", "quantization": "nf4"})
+    assert counts(build_run_model(module))["decoder"][1] == DECODER["7b"] - TABLE["7b"]
 
 
 def test_the_model_is_the_one_that_is_trained(tiny_model):

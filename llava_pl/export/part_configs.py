@@ -175,7 +175,7 @@ def _read_config(path: str | Path, field: str) -> Any:  # noqa: ANN401  any of t
         raise InputError(f"{field}: {path}: expected a model folder or hub name, but there is no such folder")
     try:
         config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers checks what a config.json says, and refuses it in any way
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{field}: {path}: expected a model folder or hub name, but {reason}") from error
     if config.model_type.startswith("llava"):

@@ -122,8 +122,8 @@ def check_lengths(path: str, *, longest: int, is_known: bool, num_image_tokens: 
 def check_steps(num_samples: int | None, samples_per_step: int) -> list[str]:
     """Check that the samples make a step.
 
-    >>> check_steps(100, 256)[0][:65]
-    'data.records: an epoch has 100 samples, fewer than the 256 of a st'
+    >>> check_steps(100, 256)[0].partition(";")[0]
+    'data.records: an epoch has 100 samples, fewer than the 256 of a step'
     """
     if num_samples is None or num_samples >= samples_per_step:
         return []

@@ -66,9 +66,11 @@ def read_spread(trainer: Any) -> Spread:  # noqa: ANN401  jsonargparse's namespa
     """Return how a trainer with these settings spreads a run.
 
     Raises:
-        InputError: There is no strategy of such a name.
+        InputError: There is no strategy of such a name, or no device.
     """
     nodes, devices = int(trainer.num_nodes), count_devices(trainer.devices)
+    if nodes < 1:
+        raise InputError(f"trainer.num_nodes: expected at least 1, found {nodes}")
     shared: dict[str, Any] = {"num_nodes": nodes, "devices_per_node": devices}
     kind, options = _find_strategy(trainer.strategy)
     if kind is None:
@@ -98,6 +100,9 @@ def read_spread(trainer: Any) -> Spread:  # noqa: ANN401  jsonargparse's namespa
 def count_devices(devices: Any) -> int:  # noqa: ANN401  all that Trainer takes
     """Return how many devices of a machine the words of `trainer.devices` mean; 1 where the machine would tell.
 
+    Raises:
+        InputError: They mean nothing.
+
     >>> [count_devices(words) for words in (8, "2", [0, 3], "0,1,4", "auto", -1)]
     [8, 2, 2, 3, 1, 1]
     """
@@ -105,8 +110,11 @@ def count_devices(devices: Any) -> int:  # noqa: ANN401  all that Trainer takes
         return len(devices)
     if isinstance(devices, str) and "," in devices:
         return len([word for word in devices.split(",") if word.strip()])
-    number = int(devices) if isinstance(devices, int) or str(devices).lstrip("-").isdecimal() else 1
-    return max(1, number)
+    if str(devices) in ("auto", "-1"):
+        return 1
+    if not str(devices).isdecimal() or int(devices) < 1:
+        raise InputError(f"trainer.devices: expected a number of devices, their numbers, or auto, found {devices!r}")
+    return int(devices)
 
 
 def read_precision(precision: Any) -> str:  # noqa: ANN401  all that Trainer takes

@@ -73,6 +73,16 @@ def test_a_config_that_no_model_can_be_built_of_is_one_line(parts, part, sketch)
         sketch(parts / part)
 
 
+@pytest.mark.parametrize(("part", "sketch"), [("encoder", sketch_vision), ("decoder", sketch_decoder)])
+def test_a_config_that_transformers_refuses_is_one_line(parts, part, sketch):
+    config = json.loads((parts / part / "config.json").read_text())
+    (parts / part / "config.json").write_text(json.dumps({**config, "hidden_size": "x"}))
+    with pytest.raises(
+        InputError, match=r"^(decoder|vision_encoder).path: .*, but .*'hidden_size' expected int"
+    ):
+        sketch(parts / part)
+
+
 def test_an_attention_that_is_not_installed_is_one_line(tiny_parts, monkeypatch):
     monkeypatch.setitem(sys.modules, "flash_attn", None)
     if torch.cuda.is_available():

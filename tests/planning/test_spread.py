@@ -59,6 +59,19 @@ def test_a_strategy_of_others_is_said_to_be_so(name):
     assert not read_spread(trainer(name)).is_known
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"devices": "x"}, "trainer.devices: expected a number of devices, their numbers, or auto, found 'x'"),
+        ({"devices": 0}, "trainer.devices: expected a number of devices, their numbers, or auto, found 0"),
+        ({"num_nodes": 0}, "trainer.num_nodes: expected at least 1, found 0"),
+    ],
+)
+def test_no_devices_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        read_spread(trainer(**settings))
+
+
 def test_a_strategy_that_is_none_is_refused():
     with pytest.raises(InputError, match=r"^trainer.strategy: expected auto, ddp, or a class .*, found 'nothing'"):
         read_spread(trainer("nothing"))

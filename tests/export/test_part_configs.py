@@ -77,9 +77,7 @@ def test_a_config_that_no_model_can_be_built_of_is_one_line(parts, part, sketch)
 def test_a_config_that_transformers_refuses_is_one_line(parts, part, sketch):
     config = json.loads((parts / part / "config.json").read_text())
     (parts / part / "config.json").write_text(json.dumps({**config, "hidden_size": "x"}))
-    with pytest.raises(
-        InputError, match=r"^(decoder|vision_encoder).path: .*, but .*'hidden_size' expected int"
-    ):
+    with pytest.raises(InputError, match=r"^(decoder|vision_encoder).path: .*, but .*'hidden_size' expected int"):
         sketch(parts / part)
 
 

@@ -60,7 +60,8 @@ def read_shards(folder: Path, read: Callable[[Path], Any]) -> dict[str, Any]:
     Raises:
         InputError: As `find_shards`, and whatever `read` raises.
     """
-    contents = [read(path) for path in (paths := find_shards(folder))]
+    paths = find_shards(folder)
+    contents = [read(path) for path in paths]
     for path, content in zip(paths, contents, strict=True):
         if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
             raise InputError(f"{path}: expected a rank's part of a checkpoint with a 'state_dict', found none")

@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEEPSPEED_STAMP := $(VENV)/.installed-deepspeed
 
 # One lock for CPU and CUDA: pip takes the build of torch that its index offers for this machine.
 $(STAMP): requirements.lock pyproject.toml
@@ -13,7 +14,12 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-.PHONY: install demo test test-slow lint clean
+.PHONY: install demo test test-slow test-deepspeed lint clean
+
+# Without compiled kernels; those that the tests use are compiled when they are first used, in about a minute.
+$(DEEPSPEED_STAMP): $(STAMP) requirements-deepspeed.lock
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-deepspeed.lock
+	@touch $@
 
 install: $(STAMP)
 
@@ -25,6 +31,9 @@ test: $(STAMP)  ## the default tier, under eight minutes on two cores
 
 test-slow: $(STAMP)  ## minutes of work each: the demo over several seeds
 	$(BIN)/python -m pytest -m slow
+
+test-deepspeed: $(DEEPSPEED_STAMP)  ## DeepSpeed's ZeRO between two processes on the CPU; needs g++
+	$(BIN)/python -m pytest -m deepspeed
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -47,6 +47,7 @@ from llava_pl.training.seeding import SeedSteps
 from llava_pl.training.stages import TrainablePlan
 from llava_pl.training.stopping import leave_queue_to_job
 from llava_pl.training.wandb_run import continue_wandb_runs
+from llava_pl.training.zero import require_deepspeed
 from llava_pl.types import InputError
 
 REFUSERS = {"lightning": "trainer", "wandb": "trainer.logger"}
@@ -139,6 +140,8 @@ class LlavaCLI(LightningCLI):
         """Choose the run's folder, before anything expensive is loaded."""
         config = self.config[self.config.subcommand]
         torch.set_float32_matmul_precision(config.float32_matmul_precision)
+        if getattr(config.trainer.strategy, "class_path", "").endswith("ZeroStrategy"):
+            require_deepspeed()  # of an error of the class itself the parser would make a page
         run_dir = config.run_dir or config.trainer.default_root_dir
         is_fit, continued = self.config.subcommand == "fit", None
         given = config.get("ckpt_path")

@@ -240,7 +240,7 @@ class Batch(TypedDict, total=False):
     skipped: list[tuple[int | None, str]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: DeepSpeed asks for the `vars` of what a module returns
 class LossOutput:
     """The loss of a batch, not yet divided.
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -616,3 +617,11 @@ def test_float32_matrices_are_multiplied_as_exactly_as_asked(config):
         assert torch.get_float32_matmul_precision() == "highest"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_deepspeed_is_asked_for_in_one_line(config, monkeypatch, capsys):
+    monkeypatch.setattr("llava_pl.training.zero.find_spec", lambda name: None)
+    overlay = Path(__file__).parents[1] / "configs" / "strategy" / "zero2.yaml"
+    assert main(["fit", "--config", str(config), "--config", str(overlay)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("llava-pl: error")]
+    assert line.startswith("llava-pl: error: trainer.strategy: ZeroStrategy needs DeepSpeed, which is not installed; ")

@@ -20,6 +20,7 @@ from llava_pl.export.streaming import WeightStream
 from llava_pl.export.weights import check_weights, has_weights, read_weights
 from llava_pl.models.adapters import LEARNED_ROWS, LoraConfig, is_adapter, plain_name, plain_table
 from llava_pl.models.decoder import CausalDecoder
+from llava_pl.models.division import whole_shape
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.vocabulary import row_tables, set_rows
 from llava_pl.types import InputError
@@ -244,9 +245,9 @@ def check_shape(where: str, name: str, tensor: Tensor, own: Mapping[str, Tensor]
     is_quantized = isinstance(own[name], nn.Parameter) and not own[name].is_floating_point()
     if own[name].is_floating_point():
         _check_numbers(where, name, tensor)
-    if own[name].shape == tensor.shape and not is_quantized:
+    if whole_shape(own[name]) == tensor.shape and not is_quantized:
         return
-    expected = f"shape {tuple(own[name].shape)}"
+    expected = f"shape {tuple(whole_shape(own[name]))}"
     hint = "check model.projector and the parts that the run was made with"
     if is_adapter(name):
         hint = "set model.lora.rank as in the run that trained it"

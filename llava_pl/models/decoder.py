@@ -10,11 +10,11 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from llava_pl.models.adapters import plain_name, plain_table
 from llava_pl.models.attention import PACKED_SDPA, sequence_ends
+from llava_pl.models.division import is_divided
 from llava_pl.types import InputError
 
 
@@ -189,5 +189,5 @@ class CausalDecoder(nn.Module):
         """
         generate: Any = self.model.generate  # transformers' own type is a tensor or one of many outputs
         # Ranks that gather each layer together take equally many steps, whoever has the longest answer.
-        options["synced_gpus"] = any(isinstance(parameter, DTensor) for parameter in self.model.parameters())
+        options["synced_gpus"] = is_divided(self.model)
         return cast("Tensor", generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **options))

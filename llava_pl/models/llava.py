@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from llava_pl.models.anyres import merge_tiles
 from llava_pl.models.decoder import Decoder
+from llava_pl.models.division import is_gathered_by_call
 from llava_pl.models.loss import supervised_loss
 from llava_pl.models.projector import count_image_tokens
 from llava_pl.models.splice import splice
@@ -18,7 +19,7 @@ from llava_pl.models.vision_encoder import VisionEncoder
 from llava_pl.types import IMAGE_TOKEN_INDEX, ImageGrid, InputError, LossOutput
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: DeepSpeed asks for the `vars` of what a module returns
 class LlavaOutput:
     """What a forward pass returns.
 
@@ -98,15 +99,19 @@ class LlavaModel(nn.Module):
     def embed(self, input_ids: Tensor, pixel_values: Tensor | None, grids: Sequence[ImageGrid] = ()) -> Tensor:
         """Return the embeddings ``(B, T, D)`` of words and pictures.
 
-        A batch without pictures runs neither encoder nor projector.
+        A batch without pictures runs neither encoder nor projector, unless their weights are gathered when they are
+        called: other ranks would wait for this one. A blank picture is then encoded, and none of it used.
         """
         is_image = input_ids == IMAGE_TOKEN_INDEX
         inputs_embeds = self.decoder.embed(input_ids.masked_fill(is_image, 0))
-        if pixel_values is None or len(pixel_values) == 0:
+        if pixel_values is not None and len(pixel_values):
+            image_features = self.encode_images(pixel_values, grids)
+        elif is_gathered_by_call(self):
+            pixel_values, grids = self._blank_picture(inputs_embeds)
+            image_features = self.encode_images(pixel_values, grids)[:0]
+        else:
             pixel_values = None
             image_features = inputs_embeds.new_empty(0, self.num_image_tokens, inputs_embeds.shape[-1])
-        else:
-            image_features = self.encode_images(pixel_values, grids)
         inputs_embeds = splice(inputs_embeds, image_features, is_image)
         # A zero gradient, not None: Adam's momentum goes on moving the projector as in the original, and DDP does not
         # wait forever for a rank without pictures.
@@ -114,6 +119,14 @@ class LlavaModel(nn.Module):
         if idle and self.training:
             inputs_embeds = inputs_embeds + 0.0 * sum(p.sum() for p in idle)
         return inputs_embeds
+
+    def _blank_picture(self, like: Tensor) -> tuple[Tensor, tuple[ImageGrid, ...]]:
+        """Return a picture that reaches every weight which pictures reach, on the device of a tensor."""
+        config = self.vision_encoder.model.config
+        grids = () if self.image_newline is None else (ImageGrid(rows=1, columns=1, height=1, width=1),)
+        num_tiles = sum(grid.num_tiles for grid in grids) or 1
+        side = cast("int", config.image_size)
+        return like.new_zeros(num_tiles, config.num_channels, side, side), grids
 
     def _idle_parameters(self, *, has_pictures: bool, has_tiles: bool) -> list[nn.Parameter]:
         """Return the trained parameters that a batch does not reach, for want of pictures or of tiles."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from llava_pl.export.initial_weights import check_shape, places
@@ -13,7 +13,7 @@ from llava_pl.types import InputError
 
 
 def keep_own(
-    state_dict: dict[str, Any], model: LlavaModel, prefix: str, *, replaced: Collection[str] = ()
+    state_dict: Mapping[str, Any], model: LlavaModel, prefix: str, *, replaced: Collection[str] = ()
 ) -> dict[str, Any]:
     """Return the entries of a state dict that no base model holds, and the rows of new tokens in tables that one does.
 
@@ -23,11 +23,27 @@ def keep_own(
         prefix: How the model's names begin in the state dict.
         replaced: Names in the model of further parameters that are not what the base models hold.
     """
+    return cut_rows(find_own(state_dict, model, prefix, replaced=replaced), model)
+
+
+def find_own(
+    state_dict: Mapping[str, Any], model: LlavaModel, prefix: str, *, replaced: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return what `keep_own` does, but under the name of rows of new tokens the table that they are in.
+
+    Of a model that is divided among devices they can be cut out only once the table is whole.
+    """
     names = {prefix + name for name in _own_names(model, replaced)}
-    kept = {name: value for name, value in state_dict.items() if name in names}
+    own = {name: value for name, value in state_dict.items() if name in names}
     for name in sorted(name for name in names if name.endswith(NEW_ROWS)):
-        kept[name] = state_dict[name.removesuffix(NEW_ROWS)][list(model.new_token_ids)]
-    return kept
+        own[name] = state_dict[name.removesuffix(NEW_ROWS)]
+    return own
+
+
+def cut_rows(own: Mapping[str, Any], model: LlavaModel) -> dict[str, Any]:
+    """Return the same with the rows of new tokens in place of their tables."""
+    ids = list(model.new_token_ids)
+    return {name: value[ids] if name.endswith(NEW_ROWS) else value for name, value in own.items()}
 
 
 def check_kept(

@@ -9,7 +9,6 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from torch.optim import Optimizer
 
 from llava_pl.evaluation.generation import GenerationConfig, generate_answers
 from llava_pl.evaluation.parsing import Parser
@@ -18,28 +17,21 @@ from llava_pl.export.build import DecoderConfig, ModelConfig, VisionEncoderConfi
 from llava_pl.export.initial_weights import check_lora, load_initial_weights
 from llava_pl.export.streaming import WeightStream
 from llava_pl.models.adapters import LoraConfig
+from llava_pl.models.division import is_divided
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.vocabulary import check_vocabulary
 from llava_pl.training.answering import ScoreQuestions
 from llava_pl.training.base_watch import BaseModels
 from llava_pl.training.carried import describe_run
-from llava_pl.training.checkpoint import check_kept, keep_own, take_rows
+from llava_pl.training.checkpoint import check_kept, find_own, keep_own, take_rows
 from llava_pl.training.loss_watch import LossWatch
 from llava_pl.training.normalization import LossNormalization, normalize_loss
 from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule, check_rates
 from llava_pl.training.rehearsal import check_run
 from llava_pl.training.resplit import resplit
 from llava_pl.training.schedule import count_optimizer_steps, is_step_complete
-from llava_pl.training.sharding import check_shardable, shard
-from llava_pl.training.stages import (
-    PLANS,
-    Stage,
-    TrainablePlan,
-    add_planned_adapters,
-    apply_plan,
-    check_plan,
-    raise_trained,
-)
+from llava_pl.training.stages import PLANS, Stage, TrainablePlan, check_plan, prepare
+from llava_pl.training.step_log import StepLog
 from llava_pl.types import Batch, InputError, LossOutput
 
 
@@ -126,19 +118,15 @@ class LlavaModule(LightningModule):
             lora = LoraConfig()  # a checkpoint says how its adapters are used, also where a default has changed since
         generation = GenerationConfig(**generation) if isinstance(generation, dict) else generation
         # Plain values only: a checkpoint with dataclasses inside could not be read with weights_only=True.
-        self.save_hyperparameters(
-            {
-                **asdict(model_config),
-                "stage": stage,
-                "optim": asdict(optim),
-                "trainable": None if trainable is None else asdict(trainable),
-                "lora": None if lora is None else asdict(lora),
-                "init_from": init_from,
-                "loss_normalization": loss_normalization,
-                "generation": asdict(generation),
-                "parser": parser,
-            }
-        )
+        plain: dict[str, Any] = {
+            "stage": stage,
+            "optim": asdict(optim),
+            "trainable": None if trainable is None else asdict(trainable),
+            "lora": None if lora is None else asdict(lora),
+            "generation": asdict(generation),
+        }
+        plain |= {"init_from": init_from, "loss_normalization": loss_normalization, "parser": parser}
+        self.save_hyperparameters(asdict(model_config) | plain)
         self.stage: Stage = stage
         self.model_config = model_config
         self.optim_config = optim
@@ -166,24 +154,18 @@ class LlavaModule(LightningModule):
         """Build the layers, once: under a sharding strategy Lightning calls this where memory is already divided."""
         if self.model is not None:
             return
-        if self.device_mesh is not None:
-            check_shardable(self.model_config.decoder.quantization, self.optim_config.optimizer)
-        device = "cpu" if self._trainer is None else self._trainer.strategy.root_device
+        strategy = None if self._trainer is None else self._trainer.strategy
         # Of a divided model no device ever holds all weights, not even for a moment.
-        stream = None if self.device_mesh is None else WeightStream()
-        model = build_model(self.model_config, device=device, stream=stream)
-        add_planned_adapters(model, self.plan, self.lora)
-        if stream is not None:
-            stream.measure_dora(model)
-        apply_plan(model, self.plan, lora_bias="none" if self.lora is None else self.lora.bias)
-        raise_trained(model)
+        stream = WeightStream() if getattr(strategy, "divides_weights", False) else None
+        model = build_model(self.model_config, device=strategy.root_device if strategy else "cpu", stream=stream)
+        prepare(model, self.plan, self.lora, stream)
         if (tokenizer := getattr(getattr(self._trainer, "datamodule", None), "tokenizer", None)) is not None:
             check_vocabulary(model, len(tokenizer), self.model_config.decoder.path)
         self.model = model
         if not self.expects_checkpoint:
             self._load_initial_weights(stream)
-        if self.device_mesh is not None and stream is not None:
-            shard(model, self.device_mesh["data_parallel"], stream)
+        if (divide := getattr(strategy, "divide", None)) is not None:
+            divide(model, stream)
         if self._trainer is not None and self.local_rank == 0:
             self._bases.start()
 
@@ -215,13 +197,13 @@ class LlavaModule(LightningModule):
         return loss
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return what checks the base models, and what scores answers; Lightning adds them to the trainer's.
+        """Return what checks base models, logs steps and scores answers; Lightning adds them to the trainer's.
 
         It asks for them before data is prepared and weights are read: settings that cannot work end the run here.
         """
         if self.model is None:
             check_run(self.trainer, self.model_config, self.plan, lora=self.lora, optim=self.optim_config)
-        return [self._bases, ScoreQuestions(self.parser)]
+        return [self._bases, StepLog(), ScoreQuestions(self.parser)]
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[str]] | None:
         """Answer a batch of questions, or add a batch of records to the mean loss."""
@@ -246,7 +228,12 @@ class LlavaModule(LightningModule):
     def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's own union of many forms
         """Return the optimizer and its schedule, one step of it for each optimizer step."""
         # Lightning cannot clip what a fused update unscales by itself.
-        optimizer = build_optimizer(self.model, self.optim_config, allows_fused=self.trainer.precision != "16-mixed")
+        optimizer = build_optimizer(
+            self.model,
+            self.optim_config,
+            allows_fused=self.trainer.precision != "16-mixed",
+            is_on_host=getattr(self.trainer.strategy, "updates_on_host", False),
+        )
         num_steps = count_optimizer_steps(self.trainer)
         schedule = build_schedule(optimizer, num_steps=num_steps, warmup_share=self.optim_config.warmup_share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -260,18 +247,17 @@ class LlavaModule(LightningModule):
         """Start adding up the loss of the first step."""
         self._step_loss = torch.zeros((), device=self.device)
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the gradient norm before clipping, and the learning rates."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
-        self.log_dict({f"lr/{group['name']}": float(group["lr"]) for group in optimizer.param_groups})
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the base models do not hold, which models these are, and how the model is to be asked."""
         bases = self._bases.describe() if self.local_rank == 0 else {}
         learned = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
         checkpoint["carried"] = describe_run(getattr(self._trainer, "datamodule", None), bases, learned)
-        checkpoint["state_dict"] = keep_own(checkpoint["state_dict"], self.model, "model.", replaced=self._replaced)
+        if not getattr(self.trainer.strategy, "deals_tensors", False):  # then a rank has got its share of them
+            checkpoint["state_dict"] = keep_own(checkpoint["state_dict"], self.model, "model.", replaced=self._replaced)
+
+    def find_own(self) -> dict[str, Tensor]:
+        """Return the tensors of `keep_own` as this rank holds them, for a strategy that gathers them."""
+        return find_own(self.state_dict(keep_vars=True), self.model, "model.", replaced=self._replaced)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the weights fit before Lightning copies them; a run may go on with other ranks."""
@@ -280,13 +266,19 @@ class LlavaModule(LightningModule):
             self.expects_checkpoint = True
             self.configure_model()
         if bases is None and self.expects_checkpoint:  # of an older version, without what init_from brought
+            if self.init_from is not None and is_divided(self.model):
+                raise InputError(
+                    "checkpoint: of an older version, which needs model.init_from beside it, found a strategy that has "
+                    "divided the model by now; go on with configs/strategy/ddp.yaml or single.yaml until the next one"
+                )
             self._load_initial_weights()
         is_resumed = self._trainer is not None and self._trainer.state.fn == "fit"
         if self.lora is not None:
             check_lora(checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}), self.lora, where="checkpoint")
         needs = self._replaced if bases is not None else None
         check_kept(state, self.model, "model.", is_resumed=is_resumed, replaced=needs)
-        take_rows(state, self.model, "model.")
+        if not is_divided(self.model):  # of one that is, the strategy fills each piece
+            take_rows(state, self.model, "model.")
         self._replaced |= {name.removeprefix("model.") for name in state}
         if bases is not None and self.local_rank == 0:
             self._bases.expect(bases, waits=self._trainer is None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from math import ceil, cos, pi
 from typing import Any
@@ -143,13 +144,17 @@ def build_parameter_groups(model: LlavaModel, config: OptimConfig) -> list[dict[
     return [groups[key] for key in order if key in groups]
 
 
-def build_optimizer(model: LlavaModel, config: OptimConfig, *, allows_fused: bool = True) -> Optimizer:
+def build_optimizer(
+    model: LlavaModel, config: OptimConfig, *, allows_fused: bool = True, is_on_host: bool = False
+) -> Optimizer:
     """Return the optimizer over the trainable parameters.
 
     Args:
         model: What learns.
         config: Class and settings; `betas` and `eps` go to classes that take them.
         allows_fused: Whether the update may be a single kernel where weights lie on a GPU.
+        is_on_host: Whether weights are updated in host memory while they lie on a GPU (DeepSpeed's offloading), which
+            it has a kernel of its own for.
 
     Raises:
         InputError: There is no such class, or it does not take the settings.
@@ -161,7 +166,11 @@ def build_optimizer(model: LlavaModel, config: OptimConfig, *, allows_fused: boo
     groups = build_parameter_groups(model, config)
     if "weight_decay" not in takes and any(group["weight_decay"] for group in groups):
         raise InputError(f"model.optim.weight_decay: {config.optimizer} knows no weight decay; set it to 0")
-    if allows_fused and make in (Adam, AdamW) and all(p.is_cuda for group in groups for p in group["params"]):
+    if is_on_host and make in (Adam, AdamW):
+        from deepspeed.ops.adam import DeepSpeedCPUAdam  # an extra, whose import takes seconds
+
+        make = partial(DeepSpeedCPUAdam, adamw_mode=make is AdamW)
+    elif allows_fused and make in (Adam, AdamW) and all(p.is_cuda for group in groups for p in group["params"]):
         shared["fused"] = True
     try:
         optimizer: Optimizer = make(groups, **{"lr": config.learning_rate, **shared, **config.options})

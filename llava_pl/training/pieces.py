@@ -6,12 +6,35 @@ were filled from whole tensors. This is the one way from a divided model to a ch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+def gather(
+    sizes: Mapping[Key, int], make_whole: Callable[[Key, bool], Value], rank: int, num_ranks: int
+) -> dict[Key, Value]:
+    """Return the whole values that a rank is given, made one after the other; all ranks take part in each.
+
+    Args:
+        sizes: Bytes of each, the same ones in the same order on all ranks.
+        make_whole: Makes one; told whether this rank keeps it, and need return nothing otherwise.
+        rank: This one.
+        num_ranks: R, all of them.
+    """
+    kept = {}
+    for key, owner in zip(sizes, _deal(list(sizes.values()), num_ranks), strict=True):
+        value = make_whole(key, owner == rank)
+        if owner == rank:
+            kept[key] = value
+    return kept
 
 
 def gather_weights(pieces: Mapping[str, Tensor], rank: int, num_ranks: int) -> dict[str, Tensor]:
@@ -22,13 +45,8 @@ def gather_weights(pieces: Mapping[str, Tensor], rank: int, num_ranks: int) -> d
         rank: This one.
         num_ranks: R, all of them.
     """
-    owners = _deal([piece.nbytes for piece in pieces.values()], num_ranks)
-    kept = {}
-    for (name, piece), owner in zip(pieces.items(), owners, strict=True):
-        whole = _whole(piece)
-        if owner == rank:
-            kept[name] = whole.detach().cpu()
-    return kept
+    sizes = {name: piece.nbytes for name, piece in pieces.items()}
+    return gather(sizes, lambda name, is_kept: _whole(pieces[name], is_kept=is_kept), rank, num_ranks)
 
 
 def gather_optimizer(state_dict: Mapping[str, Any], rank: int, num_ranks: int) -> dict[str, Any]:
@@ -40,13 +58,15 @@ def gather_optimizer(state_dict: Mapping[str, Any], rank: int, num_ranks: int) -
         num_ranks: R, all of them.
     """
     states = state_dict["state"]
-    sizes = [sum(v.nbytes for v in state.values() if isinstance(v, Tensor)) for state in states.values()]
-    kept: dict[int, dict[str, Any]] = {}
-    for (number, state), owner in zip(states.items(), _deal(sizes, num_ranks), strict=True):
-        wholes = {name: _whole(value) if isinstance(value, Tensor) else value for name, value in state.items()}
-        if owner == rank:
-            kept[number] = {n: v.detach().cpu() if isinstance(v, Tensor) else v for n, v in wholes.items()}
-    return {**state_dict, "state": kept}
+    sizes = {n: sum(v.nbytes for v in state.values() if isinstance(v, Tensor)) for n, state in states.items()}
+
+    def make_whole(number: int, is_kept: bool) -> dict[str, Any]:
+        return {
+            name: _whole(value, is_kept=is_kept) if isinstance(value, Tensor) else value
+            for name, value in states[number].items()
+        }
+
+    return {**state_dict, "state": gather(sizes, make_whole, rank, num_ranks)}
 
 
 def fill(piece: Tensor, whole: Tensor) -> None:
@@ -56,6 +76,15 @@ def fill(piece: Tensor, whole: Tensor) -> None:
             piece.to_local().copy_(_cut(whole, piece))
         else:
             piece.copy_(whole)
+
+
+def fill_rows(table: Tensor, token_ids: Sequence[int], rows: Tensor) -> None:
+    """Copy those of some rows ``(n, D)`` that lie in this rank's piece of a table; no rank waits for another."""
+    local, first = (table.to_local(), _first_row(table)) if isinstance(table, DTensor) else (table, 0)
+    with torch.no_grad():
+        for token_id, row in zip(token_ids, rows, strict=True):
+            if first <= token_id < first + len(local):
+                local[token_id - first].copy_(row)
 
 
 def divide_optimizer(state_dict: Mapping[str, Any], parameters: list[Tensor]) -> dict[str, Any]:
@@ -95,8 +124,19 @@ def _deal(sizes: list[int], num_ranks: int) -> list[int]:
     return owners
 
 
-def _whole(piece: Tensor) -> Tensor:
-    return piece.full_tensor() if isinstance(piece, DTensor) else piece
+def _whole(piece: Tensor, *, is_kept: bool) -> Tensor:
+    whole = piece.full_tensor() if isinstance(piece, DTensor) else piece
+    return to_host(whole, is_kept=is_kept)
+
+
+def to_host(whole: Tensor, *, is_kept: bool) -> Tensor:
+    """Return a tensor in host memory, or an empty one where it is not kept."""
+    return whole.detach().cpu() if is_kept else whole.new_empty(0)
+
+
+def _first_row(piece: DTensor) -> int:
+    """Return which row of the whole a piece begins with, as `torch.chunk` divides."""
+    return ceil(len(piece) / piece.device_mesh.size()) * piece.device_mesh.get_local_rank()
 
 
 def _cut(whole: Tensor, like: DTensor) -> Tensor:

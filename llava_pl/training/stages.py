@@ -12,9 +12,10 @@ from typing import Literal, cast, get_args
 import torch
 from torch import nn
 
-from llava_pl.export.streaming import convert
+from llava_pl.export.streaming import WeightStream, convert
 from llava_pl.models.adapters import LoraBias, LoraConfig, add_adapters, learned_rows, lora_parameters
 from llava_pl.models.decoder import CausalDecoder
+from llava_pl.models.division import whole_shape
 from llava_pl.models.llava import LlavaModel
 from llava_pl.types import InputError
 
@@ -173,6 +174,24 @@ def apply_plan(model: LlavaModel, plan: TrainablePlan, *, lora_bias: LoraBias = 
             parameter.requires_grad_(False)
 
 
+def prepare(
+    model: LlavaModel, plan: TrainablePlan, lora: LoraConfig | None, stream: WeightStream | None = None
+) -> None:
+    """Make a model that was just built ready for training: its adapters, what learns, and in which dtype.
+
+    Args:
+        model: Changed in place.
+        plan: How each part is trained.
+        lora: The adapters of the parts that are trained by LoRA.
+        stream: What will fill the model's stand-ins, if it has any.
+    """
+    add_planned_adapters(model, plan, lora)
+    if stream is not None:
+        stream.measure_dora(model)
+    apply_plan(model, plan, lora_bias="none" if lora is None else lora.bias)
+    raise_trained(model)
+
+
 def raise_trained(model: LlavaModel) -> None:
     """Hold what learns in float32: weights of half precision would round small updates away.
 
@@ -205,7 +224,7 @@ def summarize_parts(model: LlavaModel) -> list[PartSummary]:
         rows.append(
             PartSummary(
                 part=part,
-                num_trainable=sum(p.numel() for p in parameters if p.requires_grad),
+                num_trainable=sum(_count(p) for p in parameters if p.requires_grad),
                 num_parameters=sum(_count(p) for p in parameters),
                 dtypes=", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters})) or "-",
             )
@@ -216,4 +235,4 @@ def summarize_parts(model: LlavaModel) -> list[PartSummary]:
 def _count(parameter: nn.Parameter) -> int:
     """Return how many weights a parameter holds, 4-bit ones among them, of which two share a byte."""
     state = getattr(parameter, "quant_state", None)
-    return parameter.numel() if state is None else int(state.shape.numel())
+    return whole_shape(parameter).numel() if state is None else int(state.shape.numel())

@@ -23,8 +23,9 @@ from transformers import (
 
 from llava_pl.export.artifact import write_artifact
 from llava_pl.export.parts import load_decoder
-from llava_pl.export.streaming import WeightStream, raise_trained
-from llava_pl.export.weights import find_weights
+from llava_pl.export.streaming import WeightStream
+from llava_pl.export.weights import fetch_weights
+from llava_pl.training.stages import raise_trained
 from llava_pl.types import InputError
 
 SIZES = {
@@ -152,14 +153,14 @@ def test_a_name_of_the_hub(tmp_path, monkeypatch):
     (tmp_path / "models--someone--tiny" / "refs" / "main").write_text("0123")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert find_weights("someone/tiny") == snapshot
+    assert fetch_weights("someone/tiny") == snapshot
     check_equal("someone/tiny")
 
 
 def test_a_name_without_weights_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError, match=r"someone/tiny: no weights found; expected a model with model.safetensors, "):
-        find_weights("someone/tiny")
+        fetch_weights("someone/tiny")
 
 
 def test_a_folder_of_the_original(golden_llava):

@@ -73,3 +73,60 @@ def fit(tmp_path, tiny_model, monkeypatch):
         return tmp_path / "run" / "checkpoints" / "last.ckpt"
 
     return fit
+
+
+SECONDS = 240
+"""A run of six steps takes about 15 on two cores, or 80 on busy ones; one that hangs until here."""
+
+
+def _zero(stage: int, *, offload: bool = False) -> dict:
+    options = {"stage": stage, "offload": offload, "process_group_backend": "gloo", "timeout_minutes": 1.0}
+    return {"class_path": "cpu_deepspeed.CPUZeroStrategy", "init_args": options}
+
+
+STRATEGIES = {
+    "single": "auto",
+    "ddp": "ddp",
+    "fsdp2": {"class_path": "llava_pl.training.strategies.FSDP2Strategy"},
+    "zero2": _zero(2),
+    "zero3": _zero(3),
+    "zero3_offload": _zero(3, offload=True),
+}
+
+
+def _execute(words: list[str], *, cwd: Path, seconds: int = SECONDS) -> str:
+    """Run a command and all processes that it starts, at most for the time limit, and return what it said."""
+    strange = ("RANK", "MASTER_PORT", "PL_GLOBAL_SEED")
+    environment = {name: value for name, value in os.environ.items() if not any(word in name for word in strange)}
+    here, package = Path(__file__).parent, Path(__file__).parents[2]
+    environment |= {
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "DS_ACCELERATOR": "cpu",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # ninja
+        "PYTHONPATH": os.pathsep.join([str(package), str(here), os.environ.get("PYTHONPATH", "")]),
+    }
+    with (cwd / "output.txt").open("w+") as file:
+        process = subprocess.Popen(
+            [sys.executable, *words], cwd=cwd, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
+        try:
+            process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its own session: the other rank too
+            pytest.fail(f"still running after {seconds} seconds:\n{(cwd / 'output.txt').read_text()[-3000:]}")
+        output = (cwd / "output.txt").read_text()
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+@pytest.fixture(scope="session")
+def execute():
+    """Run a command of Python in a process of its own, where DeepSpeed finds a CPU."""
+    return _execute
+
+
+@pytest.fixture(scope="session")
+def strategies() -> dict:
+    """What `trainer.strategy` is, by short names."""
+    return STRATEGIES

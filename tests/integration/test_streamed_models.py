@@ -15,6 +15,7 @@ SCRIPT = '''
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
@@ -25,11 +26,15 @@ from llava_pl import LlavaModule
 from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.training.optim import OptimConfig
+from llava_pl.training.sharding import shard
 from llava_pl.training.stages import TrainablePlan
 
 parts, folder, rank, world_size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 dist.init_process_group("gloo", f"file://{folder}/store{world_size}", rank=rank, world_size=world_size)
-mesh = {"data_parallel": init_device_mesh("cpu", (world_size,))}
+mesh = init_device_mesh("cpu", (world_size,))
+strategy = SimpleNamespace(
+    root_device="cpu", divides_weights=True, divide=lambda model, stream: shard(model, mesh, stream)
+)
 
 
 def build(*, is_divided, decoder="decoder", **settings):
@@ -40,7 +45,8 @@ def build(*, is_divided, decoder="decoder", **settings):
         optim=OptimConfig(learning_rate=1e-3),
         **{"stage": "finetune", **settings},
     )
-    module._device_mesh = mesh if is_divided else None
+    if is_divided:
+        module._trainer = SimpleNamespace(strategy=strategy, datamodule=None, local_rank=1)
     module.configure_model()
     return module
 

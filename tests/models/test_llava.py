@@ -246,3 +246,24 @@ def test_identity_projector_trains_on_text(tiny_parts):
     model.projector = torch.nn.Identity()
     model(**batch([1])).loss.backward()
     assert all(p.grad is not None for p in model.decoder.parameters())
+
+
+def test_weights_that_are_gathered_by_calls_are_called_without_pictures(model):
+    """As under ZeRO-3, where the ranks with pictures would wait for the others."""
+    model.train()
+    text = batch([1])
+    expected, gradients = loss_and_gradients(model, **text)
+    called = []
+    model.vision_encoder.register_forward_hook(lambda *_: called.append("encoder"))
+    model.projector.register_forward_hook(lambda *_: called.append("projector"))
+    assert loss_and_gradients(model, **text)[0].total == expected.total
+    assert called == []
+    next(model.projector.parameters()).ds_shape = torch.Size((32, 16))
+    found, found_gradients = loss_and_gradients(model, **text)
+    assert called == ["encoder", "projector"]
+    assert found.total == expected.total
+    assert_same_gradients(found_gradients, gradients)
+    assert all(not found_gradients[f"projector.{name}"].any() for name, _ in model.projector.named_parameters())
+    with torch.no_grad():
+        model.eval().generate(text["input_ids"], text["pixel_values"], max_new_tokens=1, do_sample=False)
+    assert called == ["encoder", "projector"] * 2

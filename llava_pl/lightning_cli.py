@@ -179,7 +179,8 @@ class LlavaCLI(LightningCLI):
             continue_wandb_runs(loggers, self.run_dir, is_continued=self.is_continued)
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         callbacks: list[Callback] = [callback for callback in given if callback is not None]
-        callbacks += [PlanTable(), ScoreTable(), Throughput(), DataCount(self.run_dir), MeetRanks(), NameLostRank()]
+        callbacks += [PlanTable(), ScoreTable(), Throughput(), DataCount(self.run_dir)]
+        callbacks += [MeetRanks(run.get("ckpt_path")), NameLostRank()]
         if is_fit:
             callbacks += [SeedSteps(int(run.seed_everything or 0)), Ledger(self.run_dir)]
         writer = DurableCheckpointIO(is_unsafe=run.unsafe)

@@ -23,7 +23,13 @@ class MeetRanks(Callback):
 
     Each node looks for itself. Where they find something else, ranks would wait for each other forever, or learn from
     samples that others learn from, too.
+
+    Args:
+        ckpt_path: The checkpoint that this rank has found, None for a run that begins.
     """
+
+    def __init__(self, ckpt_path: str | None) -> None:
+        self._checkpoint = "none" if ckpt_path is None else Path(ckpt_path).resolve().name
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Compare.
@@ -34,7 +40,7 @@ class MeetRanks(Callback):
         if trainer.world_size == 1:
             return
         found: list[dict[str, str]] = [{}] * trainer.world_size
-        torch.distributed.all_gather_object(found, _describe(trainer))
+        torch.distributed.all_gather_object(found, {"checkpoint": self._checkpoint, **_describe_data(trainer)})
         for rank, mine in enumerate(found):
             for what, value in mine.items():
                 if value != found[0][what]:
@@ -64,12 +70,9 @@ class MeetRanks(Callback):
             ) from exception
 
 
-def _describe(trainer: Trainer) -> dict[str, str]:
-    """Return what must be the same on all ranks."""
-    checkpoint: Any = trainer.ckpt_path
-    found = {"checkpoint": Path(checkpoint).resolve().name if checkpoint else "none"}
-    if trainer.state.fn == "fit":
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        found["training data"] = str(data.train_data.content)
-        found["order"] = name_order(data.grouping, data.seed)
-    return found
+def _describe_data(trainer: Trainer) -> dict[str, str]:
+    """Return what must be the same on all ranks that train."""
+    if trainer.state.fn != "fit":
+        return {}
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    return {"training data": str(data.train_data.content), "order": name_order(data.grouping, data.seed)}

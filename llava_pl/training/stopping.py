@@ -11,7 +11,7 @@ import threading
 from typing import Any, NoReturn
 
 from lightning import Trainer
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What a cluster sends before it kills; SLURM lets the user choose the second."""

@@ -19,6 +19,7 @@ import threading
 import time
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
@@ -94,7 +95,10 @@ def run_rank(way: str, held: str, folder: Path, rank: int, num_ranks: int) -> di
     peak, start = Peak(), time.perf_counter()
     peak.start()
     if way == "streamed":
-        module._device_mesh = {"data_parallel": mesh}
+        strategy = SimpleNamespace(
+            root_device="cpu", divides_weights=True, divide=lambda *args: shard(args[0], mesh, args[1])
+        )
+        module._trainer = SimpleNamespace(strategy=strategy, datamodule=None, local_rank=1)  # type: ignore[assignment]
     module.configure_model()
     if way != "streamed":
         shard(module.model, mesh)

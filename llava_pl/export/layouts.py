@@ -14,6 +14,7 @@ from llava_pl.export.original import is_original
 from llava_pl.export.original_folder import is_projector, read_original
 from llava_pl.export.pretrained import Pretrained
 from llava_pl.export.run_checkpoint import read_checkpoint
+from llava_pl.export.shards import is_sharded
 from llava_pl.types import InputError
 
 
@@ -30,7 +31,7 @@ def load_pretrained(
 
     Args:
         path: A folder that `llava-pl import` or `llava-pl export` wrote, one of llava-hf, one in the original LLaVA's
-            layout, or a checkpoint of a run.
+            layout, a checkpoint of a run, or the folder of a run, which stands for its last checkpoint.
         vision_encoder: The encoder's folder or hub name, for folders in the original's layout that name one which is
             elsewhere, and for checkpoints whose encoder has moved.
         base: The language model of a folder that holds a projector or a LoRA alone, or of a checkpoint, if it has
@@ -43,8 +44,8 @@ def load_pretrained(
     Raises:
         InputError: It is no LLaVA model, or a part is missing or does not fit.
     """
-    path = Path(path).resolve()  # "." has no name to look beside
-    if path.is_file():
+    path = find_last(Path(path)).resolve()  # "." has no name to look beside
+    if path.is_file() or is_sharded(path):
         return read_checkpoint(
             path, base=base, vision_encoder=vision_encoder, dtype=dtype, traces=traces, unsafe=unsafe
         )
@@ -65,6 +66,17 @@ def load_pretrained(
     )
 
 
+def find_last(path: Path) -> Path:
+    """Return the last checkpoint of the run whose folder is at a path, or else the path itself."""
+    last = path / "checkpoints" / "last.ckpt"
+    return last if last.exists() else path
+
+
 def needs_base(path: Path) -> bool:
     """Whether what is at a path is no model without the language model that it belongs to."""
-    return path.is_file() or (path.is_dir() and (is_lora(path) or (is_original(path) and is_projector(path))))
+    path = find_last(path)
+    return (
+        path.is_file()
+        or is_sharded(path)
+        or (path.is_dir() and (is_lora(path) or (is_original(path) and is_projector(path))))
+    )

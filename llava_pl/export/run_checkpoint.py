@@ -1,8 +1,8 @@
 """A training checkpoint of this project to the model that was trained: bases from disk, trained weights from the file.
 
-In: a `.ckpt` file, whose `hyper_parameters` say how the model was built and whose `carried` entry what its data was
-like. Out: a `Pretrained` whose adapters, if it has any, are part of its weights; a quantized decoder is read as it was
-before, because weights that are merged into 4 bits answer otherwise.
+In: a `.ckpt` file or folder, whose `hyper_parameters` say how the model was built and whose `carried` entry what its
+data was like. Out: a `Pretrained` whose adapters, if it has any, are part of its weights; a quantized decoder is read
+as it was before, because weights that are merged into 4 bits answer otherwise.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def read_checkpoint(
     """Return the model that a checkpoint was saved of.
 
     Args:
-        path: The file.
+        path: The file, or the folder with those of several ranks.
         base: Where its language model is now; by default where the run found it.
         vision_encoder: Where its encoder is now.
         dtype: Of the weights; that of the run when None: trained ones float32, frozen ones as `frozen_dtype` says.

@@ -42,7 +42,20 @@ class BackgroundCheckpointIO(DurableCheckpointIO):
             InputError: The one before could not be written.
         """
         self.wait()
-        content = self._copy.take(checkpoint)
+        self._begin(self._copy.take(checkpoint), path, storage_options)
+
+    def save_gathered(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
+        """Begin to write a checkpoint whose weights and optimizer states were gathered for it, and are not copied.
+
+        Raises:
+            InputError: The one before could not be written.
+        """
+        self.wait()
+        gathered = ("state_dict", "optimizer_states")
+        rest = {name: value for name, value in checkpoint.items() if name not in gathered}
+        self._begin(checkpoint | self._copy.take(rest), path, storage_options)
+
+    def _begin(self, content: dict[str, Any], path: str | Path, storage_options: Any) -> None:  # noqa: ANN401
         self._thread = self._thread or ThreadPoolExecutor(1, "checkpoint")
         self._pending = self._thread.submit(super().save_checkpoint, content, path, storage_options)
 

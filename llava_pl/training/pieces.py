@@ -38,7 +38,7 @@ def gather(
 
 
 def gather_weights(pieces: Mapping[str, Tensor], rank: int, num_ranks: int) -> dict[str, Tensor]:
-    """Return the whole tensors that a rank is given, in host memory; all ranks take part.
+    """Return the whole tensors that a rank is given, in host memory of their own; all ranks take part.
 
     Args:
         pieces: By name, the same names in the same order on all ranks.
@@ -125,8 +125,10 @@ def _deal(sizes: list[int], num_ranks: int) -> list[int]:
 
 
 def _whole(piece: Tensor, *, is_kept: bool) -> Tensor:
-    whole = piece.full_tensor() if isinstance(piece, DTensor) else piece
-    return to_host(whole, is_kept=is_kept)
+    local, whole = (piece.to_local(), piece.full_tensor()) if isinstance(piece, DTensor) else (piece, piece)
+    own = to_host(whole, is_kept=is_kept)
+    # The next step must not change what is being written.
+    return own.clone() if own.data_ptr() == local.data_ptr() else own
 
 
 def to_host(whole: Tensor, *, is_kept: bool) -> Tensor:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from functools import partial
 from typing import cast
 
+import torch
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from llava_pl.export.streaming import WeightStream
 from llava_pl.models.decoder import CausalDecoder
@@ -41,7 +42,7 @@ def check_shardable(quantization: str, optimizer: str) -> None:
         )
 
 
-def shard(model: LlavaModel, mesh: DeviceMesh, stream: WeightStream | None = None) -> None:
+def shard(model: LlavaModel, mesh: DeviceMesh, stream: WeightStream | None = None, *, is_half: bool = False) -> None:
     """Divide a model: each layer of the decoder, its table and its head are gathered alone, the rest together.
 
     A vision encoder that does not learn is left whole on each device: it is small beside the decoder, and gathering it
@@ -53,17 +54,22 @@ def shard(model: LlavaModel, mesh: DeviceMesh, stream: WeightStream | None = Non
         mesh: One dimension, the devices.
         stream: Fills one layer after the other with this device's part of its weights, just before it is divided; None
             if the model holds them already.
+        is_half: Gather layers in bfloat16, for a run whose autocast would round their weights to it anyway: half the
+            traffic, and no copy of all weights that learn, which autocast would keep until the forward pass is over.
     """
     decoder = cast("CausalDecoder", model.decoder)
-    units = find_layers(decoder.model)
+    layers = find_layers(decoder.model)
+    units = [*layers]
     # Tied ones are gathered with the rest, once; where rows of new tokens learn, both have peft's layers around them.
     if set(decoder.head.parameters()).isdisjoint(decoder.embedding.parameters()):
         units += [decoder.embedding, decoder.head]
     stream = stream or WeightStream()  # which has nothing to fill
     fill = partial(stream.fill, rank=mesh.get_local_rank(), num_ranks=mesh.size(), device=mesh.device_type)
+    # Not inputs: what flows between layers stays as on one device, in float32.
+    half = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for unit in units:
         fill(unit.parameters())
-        fully_shard(unit, mesh=mesh)
+        fully_shard(unit, mesh=mesh, mp_policy=half if is_half and unit in layers else MixedPrecisionPolicy())
     encoder = set(model.vision_encoder.parameters())
     is_frozen = not any(parameter.requires_grad for parameter in encoder)
     fill(model.parameters())

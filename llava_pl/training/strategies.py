@@ -75,10 +75,11 @@ class WholeTensorCheckpoints(ParallelStrategy):
         folder = Path(self.broadcast(filepath))
         if not self.is_global_zero:
             checkpoint = {name: checkpoint[name] for name in ("state_dict", "optimizer_states") if name in checkpoint}
-        self.checkpoint_io.save_checkpoint(checkpoint, shard_path(folder, self.global_rank), storage_options)
+        writer = self.checkpoint_io
+        save = writer.save_gathered if isinstance(writer, BackgroundCheckpointIO) else writer.save_checkpoint
+        save(checkpoint, shard_path(folder, self.global_rank), storage_options)
         if self.is_global_zero:
             finish = partial(finish_folder, folder, self.world_size)
-            writer = self.checkpoint_io
             writer.afterwards(finish) if isinstance(writer, BackgroundCheckpointIO) else finish()
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
@@ -116,7 +117,7 @@ class FSDP2Strategy(WholeTensorCheckpoints, ModelParallelStrategy):
 
     def divide(self, model: LlavaModel, stream: WeightStream | None) -> None:
         """Divide a built model among the devices, and fill it; see `shard`."""
-        shard(model, self.device_mesh["data_parallel"], stream)
+        shard(model, self.device_mesh["data_parallel"], stream, is_half=self.precision_plugin.precision == "bf16-mixed")
 
     def gather(self, pieces: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """As the base class."""

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,11 @@ from PIL import Image
 from llava_pl.cli import main
 from llava_pl.run_folder import RUN_DIR_VARIABLE
 
-SECONDS = 120
-"""A run takes about fifteen, or forty on a busy machine; one that hangs takes until here."""
+SECONDS = 240
+"""A run takes about fifteen on two cores, or 80 on busy ones; one that hangs takes until here."""
 
 
-def _run(*words: object) -> str:
+def _run(*words: object, cwd: Path | None = None, seconds: int = SECONDS) -> str:
     """Run Python with some words and all processes that this starts, at most for the time limit; return what it said.
 
     A test fails if the status is not 0.
@@ -26,20 +27,28 @@ def _run(*words: object) -> str:
     # The last: with a seed in the environment, as an earlier run in this process leaves it, DDP seeds once more.
     strange = ("RANK", "MASTER_PORT", "PL_GLOBAL_SEED")
     environment = {name: value for name, value in os.environ.items() if not any(word in name for word in strange)}
-    process = subprocess.Popen(
-        [sys.executable, *map(str, words)],
-        env={**environment, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # its own session: the other rank too
-        output, _ = process.communicate()
-        pytest.fail(f"still running after {SECONDS} seconds:\n{output[-3000:]}")
+    environment |= {
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "DS_ACCELERATOR": "cpu",  # where DeepSpeed is asked for, it finds this, a strategy for it, and ninja
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(
+            [*(str(Path(__file__).parents[n]) for n in (2, 0)), os.environ.get("PYTHONPATH", "")]
+        ),
+    }
+    with tempfile.TemporaryFile("w+") as file:  # a pipe would stay open as long as any process that inherited it
+        process = subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            cwd=cwd, env=environment, stdout=file, stderr=file, start_new_session=True,
+        )  # fmt: skip
+        try:
+            process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its own session: the other rank too
+        file.seek(0)
+        output = file.read()
+    if process.returncode is None:
+        pytest.fail(f"still running after {seconds} seconds:\n{output[-3000:]}")
     assert process.returncode == 0, output[-3000:]
     return output
 
@@ -75,10 +84,6 @@ def fit(tmp_path, tiny_model, monkeypatch):
     return fit
 
 
-SECONDS = 240
-"""A run of six steps takes about 15 on two cores, or 80 on busy ones; one that hangs until here."""
-
-
 def _zero(stage: int, *, offload: bool = False) -> dict:
     options = {"stage": stage, "offload": offload, "process_group_backend": "gloo", "timeout_minutes": 1.0}
     return {"class_path": "cpu_deepspeed.CPUZeroStrategy", "init_args": options}
@@ -92,38 +97,6 @@ STRATEGIES = {
     "zero3": _zero(3),
     "zero3_offload": _zero(3, offload=True),
 }
-
-
-def _execute(words: list[str], *, cwd: Path, seconds: int = SECONDS) -> str:
-    """Run a command and all processes that it starts, at most for the time limit, and return what it said."""
-    strange = ("RANK", "MASTER_PORT", "PL_GLOBAL_SEED")
-    environment = {name: value for name, value in os.environ.items() if not any(word in name for word in strange)}
-    here, package = Path(__file__).parent, Path(__file__).parents[2]
-    environment |= {
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "DS_ACCELERATOR": "cpu",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # ninja
-        "PYTHONPATH": os.pathsep.join([str(package), str(here), os.environ.get("PYTHONPATH", "")]),
-    }
-    with (cwd / "output.txt").open("w+") as file:
-        process = subprocess.Popen(
-            [sys.executable, *words], cwd=cwd, env=environment, stdout=file, stderr=file, start_new_session=True
-        )
-        try:
-            process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # its own session: the other rank too
-            pytest.fail(f"still running after {seconds} seconds:\n{(cwd / 'output.txt').read_text()[-3000:]}")
-        output = (cwd / "output.txt").read_text()
-    assert process.returncode == 0, output[-3000:]
-    return output
-
-
-@pytest.fixture(scope="session")
-def execute():
-    """Run a command of Python in a process of its own, where DeepSpeed finds a CPU."""
-    return _execute
 
 
 @pytest.fixture(scope="session")

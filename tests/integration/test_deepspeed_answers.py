@@ -46,7 +46,7 @@ def decoder(tiny_parts, tmp_path_factory):
     return folder
 
 
-def test_answers_are_those_of_one_process(root, tiny_parts, decoder, tmp_path, execute, strategies):
+def test_answers_are_those_of_one_process(root, tiny_parts, decoder, tmp_path, run, strategies):
     answers = {}
     for name, ranks in (("single", 1), ("zero2", 2), ("zero3", 2)):
         settings = {
@@ -70,7 +70,7 @@ def test_answers_are_those_of_one_process(root, tiny_parts, decoder, tmp_path, e
             },
         }  # fmt: skip
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(settings))
-        execute(["-m", "llava_pl", "validate", "--config", f"{name}.yaml", "--run_dir", name], cwd=tmp_path)
+        run("-m", "llava_pl", "validate", "--config", f"{name}.yaml", "--run_dir", name, cwd=tmp_path)
         (path,) = (tmp_path / name / "predictions").glob("*.jsonl")
         answers[name] = read_answers(path)
     assert [row["question_id"] for row in answers["single"]] == [str(number) for number in range(7)]

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 from llava_pl.cli import main
 from llava_pl.export.shards import find_shards, read_shards
@@ -144,3 +145,32 @@ def test_ranks_write_about_as_much_each(runs, request):
     largest = max(tensor.nbytes for shard in shards for tensor in shard["state_dict"].values())
     assert abs(sizes[0] - sizes[1]) <= largest
     assert min(sizes) > 0
+
+
+def test_the_folder_of_a_run_is_exported(runs, request):
+    """Its last checkpoint, whatever the number of its files."""
+    merge = ["--merge-lora"] * (request.node.callspec.params["runs"] == "lora")
+    found = {}
+    for name in ("one", "two"):
+        target = runs / f"{name}-hf"
+        assert main(["export", str(runs / name), str(target), "--format", "hf", *merge]) == 0
+        found[name] = load_file(target / "model.safetensors")
+    assert found["two"].keys() == found["one"].keys()
+    for name, tensor in found["one"].items():
+        torch.testing.assert_close(found["two"][name], tensor, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_bfloat16_is_that_of_one_device(tiny_parts, tmp_path, run):
+    """Layers are gathered in it, where autocast would round each weight when it is used."""
+    write_config(tmp_path, tiny_parts, "finetune")
+    config = ["-m", "llava_pl", "fit", "--config", tmp_path / "config.yaml", "--trainer.precision", "bf16-mixed"]
+    two = ["--config", STRATEGY, "--trainer.devices", 2, "--trainer.accumulate_grad_batches", 1]
+    run(*config, "--run_dir", tmp_path / "one")
+    run(*config, *two, "--run_dir", tmp_path / "two")
+    for name in ("train/loss", "val/loss"):
+        expected = read_metrics(tmp_path / "one", name)
+        # Measured: 7e-5. One step of bfloat16 is 2**-8.
+        assert read_metrics(tmp_path / "two", name) == pytest.approx(expected, rel=5e-4)
+    weights = read_checkpoint(tmp_path / "two", 6)["state_dict"].values()
+    assert {weight.dtype for weight in weights} == {torch.float32}

@@ -127,6 +127,19 @@ def test_what_is_written_is_what_was_when_it_was_asked_for(writer, gate, tmp_pat
         assert (tmp_path / f"a.ckpt{ending}").read_bytes() == (tmp_path / f"b.ckpt{ending}").read_bytes()
 
 
+def test_what_was_gathered_for_a_save_is_not_copied(writer, gate, tmp_path):
+    original = content()
+    writer.save_gathered(original, tmp_path / "a.ckpt")
+    original["state_dict"]["half"].fill_(7)  # which nobody else has
+    original["others"][2][0].data += 1
+    gate.set()
+    writer.wait()
+    written = torch.load(tmp_path / "a.ckpt", weights_only=False)
+    assert written["state_dict"]["half"].tolist() == [7.0] * 5
+    assert written["others"][2][0].tolist() == [0.0, 0.0]
+    assert written.keys() == original.keys()
+
+
 def test_a_save_waits_for_the_one_before(writer, gate, tmp_path):
     writer.save_checkpoint(content(1), tmp_path / "1.ckpt")
     second = threading.Thread(target=writer.save_checkpoint, args=(content(2), tmp_path / "2.ckpt"))

@@ -8,7 +8,7 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from llava_pl.training.pieces import divide_optimizer, fill, gather_optimizer, gather_weights
+from llava_pl.training.pieces import divide_optimizer, fill, fill_rows, gather_optimizer, gather_weights
 
 
 @pytest.fixture(params=[0, 1, 2])
@@ -40,6 +40,15 @@ def test_what_is_gathered_learns_no_more():
     assert not weight.requires_grad
 
 
+def test_what_is_gathered_stays_while_the_run_goes_on():
+    weight, state = torch.ones(2), {"step": torch.tensor(1.0), "exp_avg": torch.ones(2)}
+    [kept] = gather_weights({"a": weight}, 0, 1).values()
+    [states] = gather_optimizer({"state": {0: state}, "param_groups": []}, 0, 1)["state"].values()
+    for tensor in (weight, *state.values()):
+        tensor += 1
+    assert [kept.tolist(), states["step"].item(), states["exp_avg"].tolist()] == [[1.0, 1.0], 1.0, [1.0, 1.0]]
+
+
 def test_states_of_a_parameter_stay_together():
     states = {number: {"step": torch.tensor(5.0), "exp_avg": torch.ones(number + 1)} for number in range(3)}
     state_dict = {"state": {**states, 3: {}}, "param_groups": [{"lr": 0.1, "params": [0, 1, 2, 3]}]}
@@ -49,6 +58,26 @@ def test_states_of_a_parameter_stay_together():
     assert first["param_groups"] == second["param_groups"] == state_dict["param_groups"]
     assert first["state"][2]["step"] == 5
     assert first["state"][2]["exp_avg"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_rank_takes_those_rows_of_tokens_that_it_has(mesh):
+    table = DTensor.from_local(
+        torch.zeros(len(ROWS[5][mesh.get_local_rank()]), 2),
+        mesh,
+        [Shard(0)],
+        run_check=False,
+        shape=(5, 2),
+        stride=(2, 1),
+    )
+    fill_rows(table, [3, 4, 0], torch.tensor([[3.0, 3.0], [4.0, 4.0], [9.0, 9.0]]))
+    expected = {0: [9.0, 0.0], 1: [0.0, 3.0], 2: [4.0]}[mesh.get_local_rank()]
+    assert table.to_local()[:, 1].tolist() == expected
+
+
+def test_rows_of_a_table_that_is_whole():
+    table = torch.zeros(3, 1)
+    fill_rows(table, [2, 0], torch.tensor([[2.0], [1.0]]))
+    assert table.tolist() == [[1.0], [0.0], [2.0]]
 
 
 # Rows of each rank: three parts of 2, 2 and 1, as torch.chunk makes them; of two rows, the last rank has none.

@@ -50,6 +50,19 @@ def test_each_layer_is_gathered_alone_and_a_frozen_encoder_never(model, mesh, st
             assert parameter.requires_grad == (stage == "finetune" or name.startswith("projector."))
 
 
+@pytest.mark.parametrize("is_half", [True, False])
+def test_layers_are_gathered_in_bfloat16_and_nothing_else_is(model, mesh, is_half):
+    apply_plan(model, PLANS["finetune"])
+    shard(model, mesh, is_half=is_half)
+    layer = model.decoder.model.model.layers[0]
+    for unit in (layer, model.decoder.embedding, model.decoder.head, model):
+        unit.unshard()
+        dtypes = {parameter.dtype for parameter in unit.parameters() if not isinstance(parameter, DTensor)}
+        assert dtypes == {torch.bfloat16 if is_half and unit is layer else torch.float32}
+        unit.reshard()
+    assert {parameter.dtype for parameter in layer.parameters()} == {torch.float32}
+
+
 def test_an_encoder_that_learns_is_gathered_with_the_rest(model, mesh):
     apply_plan(model, TrainablePlan(vision_encoder="full"))
     shard(model, mesh)

@@ -7,22 +7,20 @@ one process that was never stopped.
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
 
 from llava_pl.cli import main
 from llava_pl.ledger_file import verify_ledger
 from llava_pl.run_folder import RUN_DIR_VARIABLE
+from llava_pl.training.checkpoint_io import DurableCheckpointIO
 
 pytestmark = pytest.mark.slow
 
@@ -34,12 +32,14 @@ HOOKS = '''
 """Strikes a process of a run, and counts builds of stores."""
 
 import os
+import threading
 import time
 from pathlib import Path
 
 from lightning.pytorch.callbacks import Callback
 
 from llava_pl.data import store_cache
+from llava_pl.training import checkpoint_io
 
 write_records = store_cache.write_records
 
@@ -54,11 +54,25 @@ def write_slowly(*words, **settings):
 store_cache.write_records = write_slowly
 
 
-class Strike(Callback):
-    """Gives a rank, or the process that started it, a signal within a step; only the first start of a run."""
+class Stuck(checkpoint_io._HashingFile):
+    def write(self, data):
+        if "step=4" in self._file.name:
+            threading.Event().wait()
+        return super().write(data)
 
-    def __init__(self, rank: int, number: int, is_for_parent: bool = False):
-        self.rank, self.number, self.is_for_parent = rank, number, is_for_parent
+
+class Strike(Callback):
+    """Gives a rank, or the process that started it, a signal within a step; only the first start of a run.
+
+    A rank that is stuck never ends writing its part of the checkpoint before that.
+    """
+
+    def __init__(self, rank: int, number: int, is_for_parent: bool, is_stuck: bool):
+        self.rank, self.number, self.is_for_parent, self.is_stuck = rank, number, is_for_parent, is_stuck
+
+    def on_train_start(self, trainer, pl_module):
+        if self.is_stuck and trainer.global_rank == self.rank and not Path("struck").exists():
+            checkpoint_io._HashingFile = Stuck
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.global_step == 5 and trainer.global_rank == self.rank and not Path("struck").exists():
@@ -66,107 +80,9 @@ class Strike(Callback):
             os.kill(os.getppid() if self.is_for_parent else os.getpid(), self.number)
 '''
 
-SRUN = """#!/bin/bash
-# Starts a task on each node and returns the highest status, as srun does.
-[[ $1 == --kill-on-bad-exit=1 ]] && shift
-export SLURM_NTASKS=2 SLURM_NTASKS_PER_NODE=1 SLURM_NNODES=2 SLURM_LOCALID=0
-for node in 0 1; do SLURM_PROCID=$node SLURM_NODEID=$node on_node $node "$@" & done
-highest=0
-for job in $(jobs -p); do wait $job; status=$?; (( status > highest )) && highest=$status; done
-exit $highest
-"""
-
-
-class Cluster:
-    """Two nodes on this machine; in its folder lies what both see."""
-
-    def __init__(self, folder: Path, namespaces: list[str]) -> None:
-        self.folder = folder
-        self.addresses = ["10.77.0.1", "10.77.0.2"] if namespaces else ["127.0.0.1", "127.0.0.2"]
-        self._prefixes = [["ip", "netns", "exec", name] for name in namespaces] or [[], []]
-        programs = {
-            "llava-pl": f'#!/bin/bash\nexec {sys.executable} -m llava_pl "$@"\n',
-            "on_node": '#!/bin/bash\ncase $1 in 0) shift; exec {} "$@" ;; 1) shift; exec {} "$@" ;; esac\n'.format(
-                *(" ".join(prefix) for prefix in self._prefixes)
-            ),
-            "srun": SRUN,
-            "scontrol": '#!/bin/bash\necho "$@" >> requeued.txt\n',
-            # It gets what it is to run as one line for a shell.
-            "ssh": "#!/bin/bash\n[[ $1 == -tt ]] && shift\n"
-            f'case $1 in {self.addresses[0]}) node=0 ;; *) node=1 ;; esac\nexec on_node $node bash -c "$2"\n',
-        }
-        (folder / "bin").mkdir()
-        for name, text in programs.items():
-            (folder / "bin" / name).write_text(text)
-            (folder / "bin" / name).chmod(0o755)
-        strange = ("RANK", "MASTER", "PL_GLOBAL_SEED", "SLURM", RUN_DIR_VARIABLE)
-        kept = {name: value for name, value in os.environ.items() if not any(word in name for word in strange)}
-        self.environment = {
-            **kept,
-            "PATH": f"{folder / 'bin'}:{kept['PATH']}",
-            "PYTHONPATH": f"{REPOSITORY}:{folder}",
-            "OMP_NUM_THREADS": "1",
-            "LLAVA_PL_CACHE": str(folder / "cache"),
-            **({"GLOO_SOCKET_IFNAME": "veth0"} if namespaces else {}),
-        }
-        self._processes: list[subprocess.Popen] = []
-
-    def start(self, *words: object, node: int = 0, **variables: object) -> subprocess.Popen:
-        """Start a program on a node, in a process group of its own; its words go to a file."""
-        output = (self.folder / f"output-{len(self._processes)}.txt").open("w+")
-        process = subprocess.Popen(
-            [*self._prefixes[node], *map(str, words)],
-            env={**self.environment, **{name: str(value) for name, value in variables.items()}},
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        process.output = Path(output.name)
-        self._processes.append(process)
-        return process
-
-    def wait(self, *processes: subprocess.Popen, seconds: float = 120) -> list[int]:
-        """Return the statuses of processes, all of which must end in time."""
-        end = time.monotonic() + seconds
-        try:
-            return [process.wait(timeout=max(end - time.monotonic(), 0.01)) for process in processes]
-        except subprocess.TimeoutExpired:
-            self.kill()
-            said = "\n".join(process.output.read_text()[-2000:] for process in processes)
-            pytest.fail(f"still running after {seconds} seconds:\n{said}")
-
-    def kill(self) -> None:
-        """End what still runs."""
-        for process in self._processes:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
 
 @pytest.fixture
-def namespaces():
-    """Two network namespaces joined by a cable; none where this machine does not allow that."""
-    names = [f"llava-{os.getpid()}-{node}" for node in range(2)]
-    cable = f"link add veth0 netns {names[0]} type veth peer name veth0 netns {names[1]}"
-    lines = [f"netns add {name}" for name in names] + [cable]
-    for node, name in enumerate(names):
-        lines += [f"-n {name} addr add 10.77.0.{node + 1}/24 dev veth0"]
-        lines += [f"-n {name} link set {device} up" for device in ("veth0", "lo")]
-    try:
-        for line in lines:
-            subprocess.run(["ip", *line.split()], check=True, capture_output=True)
-        yield names
-    except (OSError, subprocess.CalledProcessError):
-        yield []
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
-
-
-@pytest.fixture
-def cluster(tmp_path, tiny_parts, namespaces, monkeypatch):
+def cluster(make_cluster, tmp_path, tiny_parts, monkeypatch):
     """Two nodes, and data and a configuration for them."""
     rng, records = np.random.default_rng(0), []
     for number in range(NUM_RECORDS):
@@ -202,14 +118,12 @@ def cluster(tmp_path, tiny_parts, namespaces, monkeypatch):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(RUN_DIR_VARIABLE, "")
-    cluster = Cluster(tmp_path, namespaces)
-    yield cluster
-    cluster.kill()
+    return make_cluster(tmp_path)
 
 
-def strike(rank: int, number: int, *, is_for_parent: bool = False) -> list[str]:
+def strike(rank: int, number: int, *, is_for_parent: bool = False, is_stuck: bool = False) -> list[str]:
     """Return the words by which a run is struck in its sixth step."""
-    settings = {"rank": rank, "number": int(number), "is_for_parent": is_for_parent}
+    settings = {"rank": rank, "number": int(number), "is_for_parent": is_for_parent, "is_stuck": is_stuck}
     callback = {"class_path": "hooks.Strike", "init_args": settings}
     Path("strike.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
     return ["--config", "config.yaml", "--config", "strike.yaml"]
@@ -234,18 +148,20 @@ def assert_is_one_run(run: Path) -> None:
     assert [(r.num_seen, r.num_padding, r.is_whole, r.is_good) for r in reports] == [(NUM_RECORDS, 0, True, True)] * 2
     names = {"checkpoints", "config.yaml", "data.json", "hparams.yaml", "ledger", "metrics.csv"}
     assert {path.name for path in run.iterdir()} == names
-    last, one = (torch.load(path / "checkpoints" / "last.ckpt", weights_only=True) for path in (run, Path("one")))
+    last, one = (
+        DurableCheckpointIO().load_checkpoint(path / "checkpoints" / "last.ckpt") for path in (run, Path("one"))
+    )
     assert last["global_step"] == 8
     for name, weight in one["state_dict"].items():
         assert (last["state_dict"][name] - weight).norm() <= 1e-5 * weight.norm(), name
 
 
-def start_torchrun(cluster: Cluster, *words: str) -> list[subprocess.Popen]:
+def start_torchrun(cluster, *words: str) -> list[subprocess.Popen]:
     """Start torchrun on both nodes, as docs/cluster.md says."""
     return [
         cluster.start(
             sys.executable, "-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 1, "--node-rank", node,
-            "--master-addr", cluster.addresses[0], "--master-port", 29571, "--no-python",
+            "--master-addr", cluster.addresses[0], "--master-port", 29571, "--shutdown-timeout", 60, "--no-python",
             "llava-pl", "fit", *words, "--trainer.num_nodes", 2, "--run_dir", "run", "--ckpt_path", "auto", node=node,
         )
         for node in range(2)
@@ -265,7 +181,7 @@ def test_torchrun_of_a_node_is_told_to_stop(cluster):
     assert_is_one_run(Path("run"))
 
 
-def start_job(cluster: Cluster, *words: str) -> subprocess.Popen:
+def start_job(cluster, *words: str) -> subprocess.Popen:
     """Start a job's script as SLURM does; one signal reaches one task."""
     variables = {"SLURM_JOB_ID": 74711, "SLURM_JOB_NAME": "tiny", "SLURM_JOB_NUM_NODES": 2}
     variables["SLURM_NODELIST"] = cluster.addresses[0]
@@ -287,18 +203,23 @@ def test_a_slurm_job_is_queued_again_and_goes_on(cluster, number):
     assert_is_one_run(Path("runs/tiny/74711"))
 
 
-def start_ssh(cluster: Cluster, *words: str) -> subprocess.Popen:
+def start_ssh(cluster, *words: str) -> subprocess.Popen:
     """Start a run over ssh."""
     words = (*words, "--run_dir", "run", "--ckpt_path", "auto")
     nodes = " ".join(cluster.addresses)
     return cluster.start("bash", CLUSTER / "ssh.sh", *words, NODES=nodes, MASTER_PORT=29572)
 
 
-def test_a_node_dies_of_a_run_over_ssh(cluster):
-    words = strike(1, signal.SIGKILL)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_a_node_dies_of_a_run_over_ssh(cluster, strategy):
+    """Under FSDP2 before its part of a checkpoint is written, for which the first one would wait for half an hour."""
+    words = strike(1, signal.SIGKILL, is_stuck=strategy == "fsdp2")
+    words += ["--config", str(REPOSITORY / "configs" / "strategy" / f"{strategy}.yaml")]
     first = start_ssh(cluster, *words)
     assert cluster.wait(first) != [0]
     assert "rank 0 of 2: another rank has ended or does not answer, at step 5, samples " in first.output.read_text()
+    last = Path("run/checkpoints/last.ckpt").resolve().name
+    assert last == {"ddp": "step=4.ckpt", "fsdp2": "step=2.ckpt"}[strategy]
     again = start_ssh(cluster, *words)
     assert cluster.wait(again) == [0], again.output.read_text()
     assert_is_one_run(Path("run"))

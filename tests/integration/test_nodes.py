@@ -56,7 +56,7 @@ store_cache.write_records = write_slowly
 
 class Stuck(checkpoint_io._HashingFile):
     def write(self, data):
-        if "step=4" in self._file.name:
+        if "step=6" in self._file.name:
             threading.Event().wait()
         return super().write(data)
 
@@ -75,7 +75,8 @@ class Strike(Callback):
             checkpoint_io._HashingFile = Stuck
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == 5 and trainer.global_rank == self.rank and not Path("struck").exists():
+        is_it = trainer.global_rank == self.rank and trainer.global_step == (6 if self.is_stuck else 5)
+        if is_it and not Path("struck").exists():
             Path("struck").touch()
             os.kill(os.getppid() if self.is_for_parent else os.getpid(), self.number)
 '''
@@ -217,9 +218,9 @@ def test_a_node_dies_of_a_run_over_ssh(cluster, strategy):
     words += ["--config", str(REPOSITORY / "configs" / "strategy" / f"{strategy}.yaml")]
     first = start_ssh(cluster, *words)
     assert cluster.wait(first) != [0]
-    assert "rank 0 of 2: another rank has ended or does not answer, at step 5, samples " in first.output.read_text()
-    last = Path("run/checkpoints/last.ckpt").resolve().name
-    assert last == {"ddp": "step=4.ckpt", "fsdp2": "step=2.ckpt"}[strategy]
+    step = {"ddp": 5, "fsdp2": 6}[strategy]
+    assert f"rank 0 of 2: another rank has ended or does not answer, at step {step}, sam" in first.output.read_text()
+    assert Path("run/checkpoints/last.ckpt").resolve().name == "step=4.ckpt"
     again = start_ssh(cluster, *words)
     assert cluster.wait(again) == [0], again.output.read_text()
     assert_is_one_run(Path("run"))
@@ -242,7 +243,7 @@ def test_each_disk_gets_its_stores_once_and_nobody_s_patience_ends(cluster, cach
     # Two sources, records and val.
     assert len(Path("builds.txt").read_text().split()) == 2 * builders
     is_waited_for = ["waiting for another process that builds" in process.output.read_text() for process in processes]
-    assert sum(is_waited_for) == (1 if builders == 1 else 0)
+    assert any(is_waited_for) == (builders == 1)
 
 
 def test_nodes_that_find_other_checkpoints_do_not_begin(cluster):

@@ -14,7 +14,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-.PHONY: install demo test test-slow test-deepspeed lint clean
+.PHONY: install demo test test-slow test-deepspeed test-gpu lint clean
 
 # Without compiled kernels; those that the tests use are compiled when they are first used, in about a minute.
 $(DEEPSPEED_STAMP): $(STAMP) requirements-deepspeed.lock
@@ -34,6 +34,9 @@ test-slow: $(STAMP)  ## minutes of work each: the demo over several seeds, two n
 
 test-deepspeed: $(DEEPSPEED_STAMP)  ## DeepSpeed's ZeRO between two processes on the CPU; needs g++
 	$(BIN)/python -m pytest -m deepspeed
+
+test-gpu: $(DEEPSPEED_STAMP)  ## what needs a CUDA device; docs/gpu-runs.md says where it was run
+	$(BIN)/python -m pytest -m gpu
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from llava_pl.types import InputError, RecordError
 
 FIT_COMMANDS = ("fit", "validate", "test", "predict")
 CARRY_COMMANDS = ("import", "export", "certify")
-COMMANDS = (*FIT_COMMANDS, *CARRY_COMMANDS, "data", "demo")
+COMMANDS = (*FIT_COMMANDS, *CARRY_COMMANDS, "data", "verify", "demo")
 
 HELP = """usage: llava-pl COMMAND [options]
 
@@ -31,6 +31,7 @@ commands
   export     write a model as transformers, servers or the original's code read it
   certify    ask two forms of a model the same questions
   data       look at a record as training sees it, check all of them, prove what a run has seen
+  verify     prove that a run's numbers do not depend on ranks or accumulation
   demo       the whole recipe in small: draw data, train both stages, evaluate, show pictures
 
 examples
@@ -95,6 +96,10 @@ def _run(words: list[str]) -> int:
         from llava_pl.app.data_commands import main as run_data
 
         return run_data(words[1:])
+    if words[0] == "verify":
+        from llava_pl.app.verify_commands import main as run_verify
+
+        return run_verify(words[1:])
     if words[0] in CARRY_COMMANDS:
         from llava_pl.app.carry_commands import main as run_carry
 

@@ -103,7 +103,7 @@ def _carry(options: argparse.Namespace, layout: str, *, merge_lora: bool) -> int
         unsafe=options.unsafe,
     )
     dtype = None if options.dtype is None else TORCH_DTYPES[options.dtype]
-    with _orderly_end():
+    with orderly_end():
         rows = carry(pretrained, options.target, layout, dtype=dtype, merge_lora=merge_lora, say=_say)  # type: ignore[arg-type]
     for row in rows:
         _say(str(row))
@@ -112,7 +112,7 @@ def _carry(options: argparse.Namespace, layout: str, *, merge_lora: bool) -> int
 
 
 @contextmanager
-def _orderly_end() -> Iterator[None]:
+def orderly_end() -> Iterator[None]:
     """Let SIGTERM end the process as an exception does, so that no half-written folder stays."""
 
     def stop(number: int, _: object) -> NoReturn:

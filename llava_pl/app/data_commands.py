@@ -128,7 +128,7 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _check_place(path: Path | None, option: str) -> None:
+def check_place(path: Path | None, option: str) -> None:
     """Check that a file can be written, before the work of which it is the result."""
     if path is not None and (path.is_dir() or not path.parent.is_dir()):
         found = "a folder" if path.is_dir() else f"no folder {path.parent}"
@@ -136,7 +136,7 @@ def _check_place(path: Path | None, option: str) -> None:
 
 
 def _check_page_place(path: Path | None) -> None:
-    _check_place(path, "--html")
+    check_place(path, "--html")
     if path is not None and path.exists() and path.suffix.lower() not in (".html", ".htm"):
         raise InputError(
             f"--html: {path}: expected a new file or a page (.html), found another file; choose another name"
@@ -146,7 +146,7 @@ def _check_page_place(path: Path | None) -> None:
 def _check_quarantine_place(path: Path | None) -> None:
     from llava_pl.data.quarantine import is_quarantine
 
-    _check_place(path, "--quarantine")
+    check_place(path, "--quarantine")
     if path is not None and path.exists() and not is_quarantine(path):
         raise InputError(
             f"--quarantine: {path}: expected a new file or a quarantine, found another file; choose another name"

@@ -1,11 +1,30 @@
-"""A command line comes in; the data module that `llava-pl fit` would train on goes out."""
+"""A command line comes in; what `llava-pl fit` would train, and on what, goes out: no weights are loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jsonargparse import Namespace
 
 from llava_pl.data.conversation_datamodule import ConversationDataModule
 from llava_pl.lightning_cli import LlavaCLI, run_lightning
+from llava_pl.training.module import LlavaModule
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What a configuration describes.
+
+    Args:
+        config: All settings, as they were given.
+        module: The Lightning module, without layers.
+        data: The data module, which has read nothing yet.
+    """
+
+    config: Namespace
+    module: LlavaModule
+    data: ConversationDataModule
 
 
 class DataCLI(LlavaCLI):
@@ -17,6 +36,7 @@ class DataCLI(LlavaCLI):
 
     def before_instantiate_classes(self) -> None:
         """Take out what a trainer alone needs: a logger may want an account."""
+        self.given = self.config[self.config.subcommand].clone()
         trainer = self.config[self.config.subcommand].trainer
         trainer.logger = False
         trainer.callbacks = trainer.plugins = trainer.profiler = None
@@ -34,8 +54,8 @@ class DataCLI(LlavaCLI):
         """Leave it at that."""
 
 
-def load_data(words: Sequence[str]) -> ConversationDataModule:
-    """Return the data module that a configuration describes.
+def load_run(words: Sequence[str]) -> RunSettings:
+    """Return what a configuration describes.
 
     Args:
         words: Options of `llava-pl fit`.
@@ -44,6 +64,13 @@ def load_data(words: Sequence[str]) -> ConversationDataModule:
         InputError: What the user gave is wrong.
         SystemExit: As `run_lightning`.
     """
-    data = run_lightning(["fit", *words], DataCLI).datamodule
-    assert isinstance(data, ConversationDataModule)  # the parser takes no other class
-    return data
+    cli = run_lightning(["fit", *words], DataCLI)
+    assert isinstance(cli, DataCLI)
+    assert isinstance(cli.model, LlavaModule)
+    assert isinstance(cli.datamodule, ConversationDataModule)  # the parser takes no other class
+    return RunSettings(cli.given, cli.model, cli.datamodule)
+
+
+def load_data(words: Sequence[str]) -> ConversationDataModule:
+    """Return the data module of a configuration; see `load_run`."""
+    return load_run(words).data

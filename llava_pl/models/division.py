@@ -20,11 +20,6 @@ def whole_shape(parameter: Tensor) -> torch.Size:
     return shape
 
 
-def is_gathered_by_call(module: nn.Module) -> bool:
-    """Whether each layer of a module is made whole when it is called (ZeRO-3), so that all ranks must call it."""
-    return any(hasattr(parameter, "ds_shape") for parameter in module.parameters())
-
-
 def is_divided(module: nn.Module) -> bool:
     """Whether parameters of a module lie in pieces, so that ranks must run it equally often."""
-    return is_gathered_by_call(module) or any(isinstance(parameter, DTensor) for parameter in module.parameters())
+    return any(isinstance(parameter, DTensor) or hasattr(parameter, "ds_shape") for parameter in module.parameters())

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from llava_pl.models.anyres import merge_tiles
 from llava_pl.models.decoder import Decoder
-from llava_pl.models.division import is_gathered_by_call
 from llava_pl.models.loss import supervised_loss
 from llava_pl.models.projector import count_image_tokens
 from llava_pl.models.splice import splice
@@ -46,6 +45,11 @@ class LlavaModel(nn.Module):
         decoder: Embeddings to hidden states and logits; a module such as `CausalDecoder`.
         image_newline: Embedding ``(D,)`` that ends each row of a tiled picture; None in a model without tiles.
         new_token_ids: Ids whose word embeddings were made for this model, and came with no decoder.
+
+    Attributes:
+        encodes_blanks: Encode a blank picture for a batch without any. DeepSpeed asks for it: under ZeRO-3 a rank's
+            weights are gathered when they are used, by all ranks; under ZeRO-2 gradients are summed up in the order in
+            which they become known, which must be the same on all ranks.
     """
 
     image_newline: nn.Parameter | None
@@ -64,6 +68,7 @@ class LlavaModel(nn.Module):
         self.decoder = decoder
         self.register_parameter("image_newline", image_newline)
         self.new_token_ids = tuple(new_token_ids)
+        self.encodes_blanks = False
 
     @property
     def num_image_tokens(self) -> int:
@@ -99,14 +104,14 @@ class LlavaModel(nn.Module):
     def embed(self, input_ids: Tensor, pixel_values: Tensor | None, grids: Sequence[ImageGrid] = ()) -> Tensor:
         """Return the embeddings ``(B, T, D)`` of words and pictures.
 
-        A batch without pictures runs neither encoder nor projector, unless their weights are gathered when they are
-        called: other ranks would wait for this one. A blank picture is then encoded, and none of it used.
+        A batch without pictures runs neither encoder nor projector, unless the model encodes blanks; nothing of them is
+        used.
         """
         is_image = input_ids == IMAGE_TOKEN_INDEX
         inputs_embeds = self.decoder.embed(input_ids.masked_fill(is_image, 0))
         if pixel_values is not None and len(pixel_values):
             image_features = self.encode_images(pixel_values, grids)
-        elif is_gathered_by_call(self):
+        elif self.encodes_blanks:
             pixel_values, grids = self._blank_picture(inputs_embeds)
             image_features = self.encode_images(pixel_values, grids)[:0]
         else:

@@ -22,6 +22,7 @@ from llava_pl.export.initial_weights import places
 from llava_pl.export.shards import shard_path
 from llava_pl.export.streaming import WeightStream
 from llava_pl.models.adapters import learned_rows, plain_table
+from llava_pl.models.division import whole_shape
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.vocabulary import row_tables
 from llava_pl.training.background import BackgroundCheckpointIO
@@ -30,6 +31,7 @@ from llava_pl.training.module import LlavaModule
 from llava_pl.training.pieces import divide_optimizer, fill, fill_rows, gather_optimizer, gather_weights
 from llava_pl.training.shard_writing import finish_folder
 from llava_pl.training.sharding import check_shardable, shard
+from llava_pl.types import InputError
 
 
 class WholeTensorCheckpoints(ParallelStrategy):
@@ -53,9 +55,21 @@ class WholeTensorCheckpoints(ParallelStrategy):
         raise NotImplementedError
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Return the tensors that this rank brings to a checkpoint."""
+        """Return the tensors that this rank brings to a checkpoint.
+
+        Raises:
+            InputError: One was not gathered whole.
+        """
         module = cast("LlavaModule", self.lightning_module)
-        return cut_rows(self.gather(module.find_own()), module.model)
+        pieces = module.find_own()
+        gathered = self.gather(pieces)
+        for name, whole in gathered.items():
+            if whole.shape != (shape := whole_shape(pieces[name])):
+                raise InputError(
+                    f"checkpoint: {name}: expected shape {tuple(shape)} from all ranks together, found "
+                    f"{tuple(whole.shape)}; nothing was written, older checkpoints are as they were"
+                )
+        return cut_rows(gathered, module.model)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Fill the pieces of this rank; that names and shapes fit, the module has checked."""

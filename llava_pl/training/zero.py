@@ -135,6 +135,7 @@ class ZeroStrategy(WholeTensorCheckpoints, DeepSpeedStrategy):
             stream: Fills one layer after the other with its weights, just before it is divided; None if the model holds
                 them already.
         """
+        model.encodes_blanks = True
         config, decoder = cast("dict[str, Any]", self.config), cast("CausalDecoder", model.decoder)
         # LLaVA: "auto" in its files; transformers' integration puts these in.
         config["zero_optimization"]["reduce_bucket_size"] = decoder.width**2

@@ -17,6 +17,7 @@ from jsonargparse import Namespace
 
 from llava_pl.app.data_commands import HELP as DATA_HELP
 from llava_pl.app.load_data import DataCLI
+from llava_pl.app.verify_commands import EPILOG as VERIFY_HELP
 from llava_pl.cli import HELP, main
 from llava_pl.lightning_cli import LlavaCLI, run_lightning
 from llava_pl.types import InputError
@@ -401,8 +402,29 @@ def test_data_command_in_documentation_parses(line, monkeypatch, capsys):
     assert capsys.readouterr().err == "llava-pl: error: parsed playground/data/llava_v1_5_mix665k.json\n"
 
 
+VERIFY_COMMANDS = [
+    line
+    for text in ((CONFIGS / "README.md").read_text(), VERIFY_HELP)
+    for line in re.findall(r"^ *(llava-pl verify invariance --config .+)$", text, re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize("line", VERIFY_COMMANDS)
+def test_verify_command_in_documentation_parses(line, monkeypatch, capsys):
+    """As far as the data module, whose files are not here."""
+
+    def stop(cli):
+        raise InputError(f"parsed {cli.config.fit.trainer.devices} devices")
+
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(DataCLI, "instantiate_classes", stop)
+    assert main(shlex.split(line)[1:]) == 2
+    assert capsys.readouterr().err == "llava-pl: error: parsed 8 devices\n"
+
+
 def test_commands_of_the_readme_are_found():
     assert len(SHOWN) >= 12
+    assert len(VERIFY_COMMANDS) == 3
     assert len(DATA_COMMANDS) == 2
 
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -31,7 +32,8 @@ def _run(*words: object, cwd: Path | None = None, seconds: int = SECONDS) -> str
     environment |= {
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
-        "DS_ACCELERATOR": "cpu",  # where DeepSpeed is asked for, it finds this, a strategy for it, and ninja
+        # Where DeepSpeed is asked for, it finds these: a device, ninja, and a strategy for CPUs.
+        "DS_ACCELERATOR": "cuda" if torch.cuda.is_available() else "cpu",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join(
             [*(str(Path(__file__).parents[n]) for n in (2, 0)), os.environ.get("PYTHONPATH", "")]

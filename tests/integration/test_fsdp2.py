@@ -19,7 +19,7 @@ from llava_pl.cli import main
 from llava_pl.export.shards import find_shards, read_shards
 from llava_pl.run_folder import RUN_DIR_VARIABLE
 
-STRATEGY = Path(__file__).parents[2] / "configs" / "strategy" / "fsdp2.yaml"
+FSDP2, DDP = (Path(__file__).parents[2] / "configs" / "strategy" / f"{name}.yaml" for name in ("fsdp2", "ddp"))
 
 KINDS = {
     "align": {"stage": "align"},
@@ -79,7 +79,7 @@ def runs(tiny_parts, tmp_path_factory, request, run) -> Path:
     folder = tmp_path_factory.mktemp(request.param)
     write_config(folder, tiny_parts, request.param)
     config = ["fit", "--config", str(folder / "config.yaml")]
-    two = ["-m", "llava_pl", *config, "--config", STRATEGY, "--trainer.devices", 2]
+    two = ["-m", "llava_pl", *config, "--config", FSDP2, "--trainer.devices", 2]
     two += ["--trainer.accumulate_grad_batches", 1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(RUN_DIR_VARIABLE, "")
@@ -88,6 +88,8 @@ def runs(tiny_parts, tmp_path_factory, request, run) -> Path:
         run(*two, "--run_dir", folder / "one-two", "--ckpt_path", folder / "one" / "checkpoints" / "step=3.ckpt")
         checkpoint = str(folder / "two" / "checkpoints" / "step=3.ckpt")
         assert main([*config, "--run_dir", str(folder / "two-one"), "--ckpt_path", checkpoint]) == 0
+        ddp = [DDP if word == FSDP2 else word for word in two]
+        run(*ddp, "--run_dir", folder / "two-ddp", "--ckpt_path", checkpoint)
     return folder
 
 
@@ -103,7 +105,7 @@ def test_every_run_learns_the_same(runs, name):
     assert expected[0] != expected[-1]
     # Measured: 2e-7. The mean of the ranks' own means would differ by more than 1e-2.
     assert read_metrics(runs / "two", name) == pytest.approx(expected, rel=1e-6)
-    for other in ("one-two", "two-one"):
+    for other in ("one-two", "two-one", "two-ddp"):
         found = read_metrics(runs / other, name)
         assert found == pytest.approx(expected[len(expected) - len(found) :], rel=1e-6)
         assert len(found) == (2 if name == "val/loss" else 3)
@@ -117,7 +119,7 @@ def read_checkpoint(run_dir: Path, step: int) -> dict:
     return read_shards(path, read) if path.is_dir() else read(path)
 
 
-@pytest.mark.parametrize("other", ["two", "one-two", "two-one"])
+@pytest.mark.parametrize("other", ["two", "one-two", "two-one", "two-ddp"])
 def test_every_checkpoint_holds_the_same(runs, other, request):
     one, found = read_checkpoint(runs / "one", 6), read_checkpoint(runs / other, 6)
     assert found.keys() == one.keys()
@@ -151,13 +153,14 @@ def test_the_folder_of_a_run_is_exported(runs, request):
     """Its last checkpoint, whatever the number of its files."""
     merge = ["--merge-lora"] * (request.node.callspec.params["runs"] == "lora")
     found = {}
-    for name in ("one", "two"):
+    for name in ("one", "two", "two-ddp"):
         target = runs / f"{name}-hf"
         assert main(["export", str(runs / name), str(target), "--format", "hf", *merge]) == 0
         found[name] = load_file(target / "model.safetensors")
-    assert found["two"].keys() == found["one"].keys()
     for name, tensor in found["one"].items():
-        torch.testing.assert_close(found["two"][name], tensor, rtol=1e-4, atol=2e-5)
+        for other in ("two", "two-ddp"):
+            assert found[other].keys() == found["one"].keys()
+            torch.testing.assert_close(found[other][name], tensor, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.slow
@@ -165,7 +168,7 @@ def test_bfloat16_is_that_of_one_device(tiny_parts, tmp_path, run):
     """Layers are gathered in it, where autocast would round each weight when it is used."""
     write_config(tmp_path, tiny_parts, "finetune")
     config = ["-m", "llava_pl", "fit", "--config", tmp_path / "config.yaml", "--trainer.precision", "bf16-mixed"]
-    two = ["--config", STRATEGY, "--trainer.devices", 2, "--trainer.accumulate_grad_batches", 1]
+    two = ["--config", FSDP2, "--trainer.devices", 2, "--trainer.accumulate_grad_batches", 1]
     run(*config, "--run_dir", tmp_path / "one")
     run(*config, *two, "--run_dir", tmp_path / "two")
     for name in ("train/loss", "val/loss"):

@@ -10,7 +10,9 @@ import torch
 
 from llava_pl.cli import main
 from llava_pl.export.shards import find_shards, read_shards
+from llava_pl.training import strategies
 from llava_pl.training.checksum import find_damage
+from llava_pl.training.pieces import gather_weights
 from llava_pl.training.strategies import FSDP2Strategy
 
 
@@ -18,14 +20,20 @@ def test_timeout():
     assert FSDP2Strategy(timeout_minutes=2.5)._timeout == timedelta(seconds=150)
 
 
-@pytest.mark.parametrize("in_background", ["true", "false"])
-def test_one_device(zoo, monkeypatch, in_background):
-    """A run of one rank, which needs no second process: its folder is whole, and it goes on from it."""
+@pytest.fixture
+def words(zoo, monkeypatch):
+    """Options of a run of one rank, which needs no second process."""
     monkeypatch.chdir(zoo)
     words = ["--config", "config.yaml", "--data.bad_records", "quarantine", "--data.quarantine", "bad.json"]
     assert main(["data", "check", "--config", "config.yaml", "--quarantine", "bad.json"]) == 1
     words += ["--trainer.strategy.class_path", "llava_pl.training.strategies.FSDP2Strategy"]
-    words += ["--trainer.devices", "1", "--save_in_background", in_background, "--run_dir", "run"]
+    return [*words, "--trainer.devices", "1", "--run_dir", "run"]
+
+
+@pytest.mark.parametrize("in_background", ["true", "false"])
+def test_one_device(words, zoo, in_background):
+    """Its folder is whole, and it goes on from it."""
+    words += ["--save_in_background", in_background]
     assert main(["fit", *words, "--trainer.max_steps", "1"]) == 0
     last = zoo / "run" / "checkpoints" / "last.ckpt"
     assert find_damage(last) is None
@@ -37,3 +45,14 @@ def test_one_device(zoo, monkeypatch, in_background):
     [shard] = find_shards(last)
     shard.write_bytes(shard.read_bytes()[:-1])
     assert find_damage(last) == "found another or an incomplete file"
+
+
+def test_a_tensor_that_was_not_gathered_whole_is_not_written(words, zoo, monkeypatch, capsys):
+    def lose(pieces, *ranks):
+        return {name: tensor.new_empty(0) for name, tensor in gather_weights(pieces, *ranks).items()}
+
+    monkeypatch.setattr(strategies, "gather_weights", lose)
+    assert main(["fit", *words, "--trainer.max_steps", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "checkpoint: model.projector.0.weight: expected shape (32, 16) from all ranks together, found (0,)" in error
+    assert not list((zoo / "run" / "checkpoints").glob("*"))

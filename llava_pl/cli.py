@@ -6,6 +6,7 @@ alone take seconds.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -78,6 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"llava-pl: error: {message}{hint if is_hinted else ''}\n")
         return 2
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = error.filename or "the folder of the run"  # a write names no file
+            sys.stderr.write(f"llava-pl: error: {what}: {error.strerror}; make room, and start again\n")
+            return 2
         if error.filename is None:  # about no file that the user could have named
             raise
         sys.stderr.write(f"llava-pl: error: {error.filename}: {error.strerror}; check the path, or choose another\n")

@@ -39,11 +39,13 @@ from llava_pl.training.checkpoint_io import DurableCheckpointIO
 from llava_pl.training.data_count import DataCount
 from llava_pl.training.ledger import Ledger
 from llava_pl.training.lost_rank import NameLostRank
+from llava_pl.training.meeting import MeetRanks
 from llava_pl.training.metrics_log import MetricsLog
 from llava_pl.training.module import LlavaModule
 from llava_pl.training.saving import RunCheckpoint
 from llava_pl.training.seeding import SeedSteps
 from llava_pl.training.stages import TrainablePlan
+from llava_pl.training.stopping import leave_queue_to_job
 from llava_pl.training.wandb_run import continue_wandb_runs
 from llava_pl.training.zero import require_deepspeed
 from llava_pl.types import InputError
@@ -157,7 +159,7 @@ class LlavaCLI(LightningCLI):
         if "verbose" in config:
             config.verbose = False  # ScoreTable shows the same numbers in a form that fits the screen
         self.is_continued = continued is not None
-        self.run_dir = continued or choose_run_dir(run_dir, config.name)
+        self.run_dir = continued or choose_run_dir(run_dir, config.name, config.trainer.num_nodes)
         if is_fit and not self.is_continued:
             refuse_old_checkpoints(self.run_dir)
 
@@ -177,7 +179,8 @@ class LlavaCLI(LightningCLI):
             continue_wandb_runs(loggers, self.run_dir, is_continued=self.is_continued)
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         callbacks: list[Callback] = [callback for callback in given if callback is not None]
-        callbacks += [PlanTable(), ScoreTable(), Throughput(), DataCount(self.run_dir), NameLostRank()]
+        callbacks += [PlanTable(), ScoreTable(), Throughput(), DataCount(self.run_dir)]
+        callbacks += [MeetRanks(run.get("ckpt_path")), NameLostRank()]
         if is_fit:
             callbacks += [SeedSteps(int(run.seed_everything or 0)), Ledger(self.run_dir)]
         writer = DurableCheckpointIO(is_unsafe=run.unsafe)
@@ -200,6 +203,7 @@ class LlavaCLI(LightningCLI):
             kwargs["enable_checkpointing"] = False
         config.callbacks = callbacks
         trainer = super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
+        leave_queue_to_job(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # nothing else was configured
             trainer.strategy.checkpoint_io = writer
         return trainer

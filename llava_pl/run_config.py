@@ -32,12 +32,19 @@ def check_settings(config: Namespace) -> None:
     """Check settings that Lightning would take as they are, or understand in its own way.
 
     Raises:
-        InputError: A number is too small, or the precision is none that this project has.
+        InputError: A number is too small, or precision or strategy is none that this project has.
     """
     for key, least in LEAST.items():
         value = config.get(key)
         if value is not None and value is not False and value < least:
             raise InputError(f"{key}: expected at least {least}, found {value}")
+    strategy = config.get("trainer.strategy")
+    name = str(strategy.get("class_path") if isinstance(strategy, Namespace) else strategy).rpartition(".")[2]
+    if name.startswith(("fsdp", "FSDPStrategy")):
+        raise InputError(
+            f"trainer.strategy: found {name}, Lightning's FSDP1, which cannot clip gradients by their norm; choose "
+            "configs/strategy/fsdp2.yaml, which divides the same"
+        )
     precision = config.trainer.precision
     if str(precision).startswith("transformer-engine"):
         # Lightning would ask for that package, then put its layers in the place of each part's own.

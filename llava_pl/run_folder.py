@@ -15,6 +15,7 @@ from pathlib import Path
 
 from llava_pl.training.checksum import find_damage
 from llava_pl.training.metrics_log import free_name
+from llava_pl.training.processes import is_first_process, is_started_beside_others
 from llava_pl.types import InputError
 
 RUNS = Path("runs")
@@ -23,15 +24,16 @@ MAX_NAME_BYTES = 255
 """What file systems take for the name of a file or folder."""
 
 
-def choose_run_dir(given: str | None, name: str) -> Path:
+def choose_run_dir(given: str | None, name: str, num_nodes: int = 1) -> Path:
     """Return the folder of a new run; processes that a strategy starts again inherit it through the environment.
 
     Args:
         given: A folder that the user chose; None for ``runs/NAME/TIME``.
         name: Name of the run.
+        num_nodes: Of the trainer.
 
     Raises:
-        InputError: The folder is a file, or the name is none of a folder.
+        InputError: The folder is a file, the name is none of a folder, or processes would choose different folders.
     """
     if given is not None:
         try:
@@ -44,6 +46,11 @@ def choose_run_dir(given: str | None, name: str) -> Path:
     _check_name(name)
     if RUN_DIR_VARIABLE in os.environ and "LOCAL_RANK" in os.environ:
         return Path(os.environ[RUN_DIR_VARIABLE])
+    if is_started_beside_others(num_nodes):
+        raise InputError(
+            "run_dir: expected the folder of the run where torchrun, srun or several nodes start its processes, found "
+            "none; give --run_dir, the same to all of them, on a disk that they share"
+        )
     stamp = RUNS / name / time.strftime("%Y-%m-%d_%H-%M-%S")
     run_dir, number = stamp, 1
     while run_dir.exists():
@@ -106,7 +113,7 @@ def find_or_begin(run_dir: str | None, name: str) -> str | None:
     found = None
     if _newest_checkpoints(Path(run_dir) / "checkpoints"):
         found = find_checkpoint("last", run_dir=run_dir, name=name)
-    if _is_first_process():
+    if is_first_process():
         what = f"going on with {found}" if found else f"no checkpoint in {run_dir}, starting from the beginning"
         sys.stderr.write(f"llava-pl: ckpt_path: auto: {what}\n")
     return found
@@ -206,16 +213,11 @@ def check_checkpoint(path: Path, option: str) -> None:
 
 def keep_old_logs(run_dir: Path, *, with_ledger: bool) -> None:
     """Move aside what an earlier run logged in a folder that another one starts in."""
-    if not _is_first_process():
+    if not is_first_process():
         return
     for name in ("metrics.csv", "ledger", "data.json") if with_ledger else ("metrics.csv",):
         if (run_dir / name).exists():
             (run_dir / name).rename(free_name(run_dir / name))
-
-
-def _is_first_process() -> bool:
-    """Return whether this is the process that tidies up and speaks; Lightning, torchrun and srun number them."""
-    return not any(int(os.environ.get(name, 0)) > 0 for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
 
 
 def _check_name(name: str) -> None:

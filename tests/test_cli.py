@@ -110,6 +110,17 @@ def test_a_path_that_cannot_be_used_is_one_line(monkeypatch, capsys, error, said
     assert capsys.readouterr().err == f"llava-pl: error: {said}; check the path, or choose another\n"
 
 
+def test_a_full_disk_is_one_line(monkeypatch, capsys):
+    def fail(words):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write says it, without a file
+
+    monkeypatch.setattr(llava_pl.cli, "_run", fail)
+    assert main(["fit"]) == 2
+    assert capsys.readouterr().err == (
+        "llava-pl: error: the folder of the run: No space left on device; make room, and start again\n"
+    )
+
+
 def test_an_error_of_the_system_that_names_no_file_keeps_its_traceback(monkeypatch):
     def fail(words):
         raise OSError(errno.EBADF, "Bad file descriptor")

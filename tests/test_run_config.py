@@ -58,3 +58,15 @@ def test_a_file_that_cannot_be_read_stays(save, tmp_path):
 def test_layers_of_another_package_are_no_precision(precision):
     with pytest.raises(InputError, match=rf"^trainer.precision: expected one of 32-true, .*, found {precision}$"):
         check_settings(Namespace(trainer=Namespace(precision=precision)))
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    ["fsdp", "fsdp_cpu_offload", Namespace(class_path="lightning.pytorch.strategies.FSDPStrategy")],
+)
+def test_the_older_fsdp_is_refused(strategy):
+    config = Namespace(trainer=Namespace(precision="32-true", strategy=strategy))
+    with pytest.raises(InputError, match=r"^trainer.strategy: found .*, Lightning's FSDP1, which cannot clip"):
+        check_settings(config)
+    config.trainer.strategy = Namespace(class_path="llava_pl.training.strategies.FSDP2Strategy")
+    check_settings(config)

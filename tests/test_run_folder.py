@@ -16,6 +16,7 @@ from llava_pl.run_folder import (
     keep_old_logs,
     resume_command,
 )
+from llava_pl.training.processes import RANK_VARIABLES
 from llava_pl.types import InputError
 
 
@@ -23,7 +24,7 @@ from llava_pl.types import InputError
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
-    for variable in ("LOCAL_RANK", "RANK", "SLURM_PROCID"):
+    for variable in (*RANK_VARIABLES, "WORLD_SIZE", "SLURM_NTASKS"):
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -52,6 +53,13 @@ def test_a_process_that_a_strategy_started_inherits_the_folder(monkeypatch):
     first.mkdir(parents=True)
     assert choose_run_dir(None, "x") == first
     assert os.environ[RUN_DIR_VARIABLE] == str(first)
+
+
+def test_processes_that_nothing_starts_together_are_given_one(monkeypatch):
+    assert refused(choose_run_dir, None, "x", 2).startswith("run_dir: expected the folder of the run where torchrun,")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert refused(choose_run_dir, None, "x").endswith("the same to all of them, on a disk that they share")
+    assert choose_run_dir("here", "x", 2).name == "here"
 
 
 def test_a_given_folder(tmp_path):
@@ -153,7 +161,7 @@ def test_auto_says_nothing_of_a_folder_that_is_none(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("variable", ["LOCAL_RANK", "RANK", "SLURM_PROCID"])
+@pytest.mark.parametrize("variable", RANK_VARIABLES)
 def test_one_process_speaks_and_tidies(tmp_path, monkeypatch, capsys, variable):
     (tmp_path / "metrics.csv").touch()
     monkeypatch.setenv(variable, "1")

@@ -198,7 +198,8 @@ class ConversationDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Do what `setup` does once in one process: what it reads and counts, the others then find in the cache."""
-        self.setup(str(self.trainer.state.fn) if self.trainer else "fit")
+        fn = self.trainer.state.fn if self.trainer else None
+        self.setup("fit" if fn is None else fn.value)  # `str` of it is another word
 
     def open_train_data(self) -> None:
         """Read and count the sources, unless that is done, and say what they hold.

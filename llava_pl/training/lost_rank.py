@@ -13,6 +13,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.distributed import DistError
 
+from llava_pl.training.shard_writing import RANK_IS_LOST
 from llava_pl.types import Batch, InputError
 
 
@@ -21,6 +22,10 @@ class NameLostRank(Callback):
 
     def __init__(self) -> None:
         self._ids: list[str] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier run of this process."""
+        RANK_IS_LOST.clear()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         """Remember what this rank is at."""
@@ -34,6 +39,7 @@ class NameLostRank(Callback):
         """
         if trainer.world_size == 1 or not is_lost_rank(exception):
             return
+        RANK_IS_LOST.set()  # otherwise the thread that waits for its file would keep this process for half an hour
         at = f"at step {trainer.global_step}" + (f", samples {', '.join(self._ids)}" if self._ids else "")
         raise InputError(
             f"rank {trainer.global_rank} of {trainer.world_size}: another rank has ended or does not answer, {at}; its "

@@ -85,6 +85,11 @@ class RunCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             self._folder.tidy(is_continued=self._is_continued)
 
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to signals: at SIGTERM Lightning would have ranks wait for each other within whatever they do."""
+        if not getattr(trainer, "fast_dev_run", False):
+            self._stop.listen(trainer)
+
     def on_train_batch_end(
         self,
         trainer: Trainer,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from llava_pl.types import InputError
 
 MOST_SECONDS = 1800
 
+RANK_IS_LOST = threading.Event()
+"""Set where a rank has ended: whatever it has not written will not come."""
+
 
 def finish_folder(folder: Path, num_ranks: int, *, most_seconds: float = MOST_SECONDS) -> None:
     """Wait until the files of all ranks are whole, and write the index.
@@ -23,7 +27,7 @@ def finish_folder(folder: Path, num_ranks: int, *, most_seconds: float = MOST_SE
     What is looked at are files, so that a thread can wait while ranks go on training.
 
     Raises:
-        InputError: A rank did not write its file in time, or the folder is not one that all ranks share.
+        InputError: A rank has ended or did not write its file in time, or the folder is not one that all ranks share.
     """
     end = time.monotonic() + most_seconds
     waiting = [shard_path(folder, rank) for rank in range(num_ranks)]
@@ -33,7 +37,8 @@ def finish_folder(folder: Path, num_ranks: int, *, most_seconds: float = MOST_SE
                 f"checkpoint: {folder}: {waiting[0].name} was not written within {most_seconds:.0f} seconds; all "
                 "devices must see the folder of the run under the same path"
             )
-        time.sleep(0.05)
+        if RANK_IS_LOST.wait(0.05):
+            raise InputError(f"checkpoint: {folder}: {waiting[0].name} is not whole, and a rank has ended")
     index = folder / INDEX_FILE
     with temporary_path(index).open("w") as file:
         json.dump({"num_files": num_ranks}, file)

@@ -11,6 +11,7 @@ import threading
 from typing import Any, NoReturn
 
 from lightning import Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What a cluster sends before it kills; SLURM lets the user choose the second."""
@@ -64,3 +65,13 @@ class StopRequest:
         """Show the command."""
         if self._resume_command:
             sys.stderr.write(f"llava-pl: resume with: {self._resume_command}\n")
+
+
+def leave_queue_to_job(trainer: Trainer) -> None:
+    """Keep Lightning from requeueing a SLURM job at SIGUSR1: the job's script does it, by the run's status.
+
+    Lightning would save within a micro batch, into a file that it prefers to any other ever after, and train on.
+    """
+    environment = trainer._accelerator_connector.cluster_environment
+    if isinstance(environment, SLURMEnvironment):
+        environment.auto_requeue = False

@@ -1,4 +1,4 @@
-"""One run of Weights & Biases for one run of ours, however often that is stopped and continued.
+"""One run of Weights & Biases for one run of ours, however often that is stopped and continued, on however many nodes.
 
 In: the loggers of a run. Out: the same ones, which go on where wandb knows the run already.
 """
@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+
+from llava_pl.training.processes import is_first_process
 
 
-@rank_zero_only
 def continue_wandb_runs(loggers: Iterable[Logger], run_dir: Path, *, is_continued: bool) -> None:
     """Give wandb's loggers the id that is kept in ``wandb_id`` in a run's folder; an id that the user chose stays.
 
@@ -25,7 +25,7 @@ def continue_wandb_runs(loggers: Iterable[Logger], run_dir: Path, *, is_continue
         is_continued: The run goes on; a new one gets a new id.
     """
     mine = [each for each in loggers if isinstance(each, WandbLogger) and each.version is None]
-    if not mine or "WANDB_RUN_ID" in os.environ:
+    if not mine or "WANDB_RUN_ID" in os.environ or not is_first_process():
         return
     path = run_dir / "wandb_id"
     given = path.read_bytes() if is_continued and path.is_file() else b""

@@ -3,7 +3,10 @@
 What its loaders do is tested through the data modules that files make, in `test_datamodule.py`.
 """
 
+from types import SimpleNamespace
+
 import pytest
+from lightning.pytorch.trainer.states import TrainerFn
 
 from llava_pl.data.anyres import Tiling, default_pinpoints
 from llava_pl.data.conversation_datamodule import ConversationDataModule
@@ -48,6 +51,17 @@ def test_records_are_those_that_it_is_given(tiny_parts, tmp_path):
     assert data.open_entries() == {"records": data.train_records}
     assert data.count_train_batches(1) == 2
     assert sorted(name for batch in data.train_dataloader() for name in batch["ids"]) == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize(("fn", "stage"), [(None, "fit"), (TrainerFn.FITTING, "fit"), (TrainerFn.TESTING, "test")])
+def test_what_a_run_needs_is_prepared_before_ranks_wait_for_each_other(tiny_parts, tmp_path, monkeypatch, fn, stage):
+    data = make(tiny_parts, tmp_path)
+    if fn is not None:
+        data.trainer = SimpleNamespace(state=SimpleNamespace(fn=fn))
+    stages = []
+    monkeypatch.setattr(data, "setup", stages.append)
+    data.prepare_data()
+    assert stages == [stage]
 
 
 def test_without_records_there_is_nothing_to_train_on(tiny_parts, tmp_path):

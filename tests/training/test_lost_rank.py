@@ -6,9 +6,16 @@ import pytest
 from torch.distributed import DistBackendError
 
 from llava_pl.training.lost_rank import NameLostRank, is_lost_rank
+from llava_pl.training.shard_writing import RANK_IS_LOST
 from llava_pl.types import InputError
 
 TRAINER = SimpleNamespace(world_size=2, global_rank=1, global_step=7)
+
+
+@pytest.fixture(autouse=True)
+def _no_rank_stays_lost():
+    yield
+    RANK_IS_LOST.clear()
 
 
 def test_one_line_names_rank_step_and_samples():
@@ -19,6 +26,9 @@ def test_one_line_names_rank_step_and_samples():
         match=r"^rank 1 of 2: another rank has ended or does not answer, at step 7, samples a, b; its own message",
     ):
         callback.on_exception(TRAINER, None, DistBackendError("NCCL error"))
+    assert RANK_IS_LOST.is_set()
+    callback.setup(TRAINER, None, "fit")
+    assert not RANK_IS_LOST.is_set()
 
 
 def test_before_the_first_batch():

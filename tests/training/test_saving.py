@@ -16,6 +16,7 @@ from llava_pl.training import checkpoint_io
 from llava_pl.training.background import BackgroundCheckpointIO
 from llava_pl.training.checkpoint_io import DurableCheckpointIO
 from llava_pl.training.saving import RunCheckpoint
+from llava_pl.training.stopping import STOP_SIGNALS, StopRequest
 from llava_pl.types import InputError
 
 
@@ -102,6 +103,18 @@ def test_a_stop_waits_for_the_step_to_end(fit, tmp_path, capsys, is_only_for_sto
     )
     state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] == 2
+
+
+def test_signals_are_heard_before_the_first_step(tmp_path):
+    """Lightning's own answer to SIGTERM has ranks wait for each other, in the midst of the sanity check."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        RunCheckpoint(tmp_path).on_sanity_check_start(SimpleNamespace(received_sigterm=False), None)
+        handlers = {signal.getsignal(number) for number in STOP_SIGNALS}
+        assert [type(handler.__self__) for handler in handlers] == [StopRequest]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_another_callback_saves(fit, tmp_path):

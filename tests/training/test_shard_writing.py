@@ -6,7 +6,7 @@ import pytest
 
 from llava_pl.export.shards import find_shards, is_sharded, shard_path
 from llava_pl.training.checksum import write_checksum
-from llava_pl.training.shard_writing import finish_folder
+from llava_pl.training.shard_writing import RANK_IS_LOST, finish_folder
 from llava_pl.types import InputError
 
 
@@ -38,3 +38,16 @@ def test_a_rank_that_never_writes(tmp_path):
     ):
         finish_folder(tmp_path, 2, most_seconds=0.1)
     assert not is_sharded(tmp_path)
+
+
+def test_nobody_waits_for_a_rank_that_has_ended(tmp_path):
+    write(tmp_path, 0)
+    RANK_IS_LOST.set()
+    try:
+        with pytest.raises(InputError, match=r"00001\.pt is not whole, and a rank has ended"):
+            finish_folder(tmp_path, 2)
+        write(tmp_path, 1)
+        finish_folder(tmp_path, 2)  # what is there is taken
+    finally:
+        RANK_IS_LOST.clear()
+    assert is_sharded(tmp_path)

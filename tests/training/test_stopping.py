@@ -4,8 +4,9 @@ import signal
 from types import SimpleNamespace
 
 import pytest
+from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 
-from llava_pl.training.stopping import STOP_SIGNALS, StopRequest
+from llava_pl.training.stopping import STOP_SIGNALS, StopRequest, leave_queue_to_job
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +54,9 @@ def test_other_ranks_are_quiet(capsys):
         StopRequest("GO").obey(trainer(rank=1))
     assert stop.value.code == 143
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("environment", [SLURMEnvironment(), LightningEnvironment()])
+def test_lightning_queues_no_job_again(environment):
+    leave_queue_to_job(SimpleNamespace(_accelerator_connector=SimpleNamespace(cluster_environment=environment)))
+    assert getattr(environment, "auto_requeue", False) is False

@@ -5,12 +5,14 @@ import re
 import pytest
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
+from llava_pl.training.processes import RANK_VARIABLES
 from llava_pl.training.wandb_run import continue_wandb_runs
 
 
 @pytest.fixture(autouse=True)
-def _no_id_of_the_environment(monkeypatch):
-    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+def _nothing_of_the_environment(monkeypatch):
+    for name in ("WANDB_RUN_ID", *RANK_VARIABLES):
+        monkeypatch.delenv(name, raising=False)
 
 
 def given_id(tmp_path, *, is_continued, **settings):
@@ -49,4 +51,10 @@ def test_the_users_own_id_wins(tmp_path, monkeypatch):
 
 def test_without_wandb_nothing_is_written(tmp_path):
     continue_wandb_runs([CSVLogger(tmp_path)], tmp_path / "run", is_continued=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_first_process_of_all_nodes_keeps_the_id(tmp_path, monkeypatch):
+    monkeypatch.setenv("NODE_RANK", "1")  # Lightning takes this process for the first until a trainer is made
+    continue_wandb_runs([WandbLogger(save_dir=tmp_path)], tmp_path / "run", is_continued=False)
     assert not (tmp_path / "run").exists()

@@ -1,0 +1,30 @@
+"""Which of a run's processes this one is, before Lightning has counted them.
+
+In: the variables that torchrun, srun, Lightning or a user set. Out: who tidies up and speaks, and whether processes can
+agree on anything by themselves.
+"""
+
+from __future__ import annotations
+
+import os
+
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+"""What numbers processes or nodes; the first process of a run has 0 in all that are set."""
+
+
+def is_first_process() -> bool:
+    """Return whether this is the process of all nodes that tidies up and speaks."""
+    return not any(int(os.environ.get(name, 0)) > 0 for name in RANK_VARIABLES)
+
+
+def is_started_beside_others(num_nodes: int) -> bool:
+    """Return whether other processes of this run were started as this one, so that none inherits from another.
+
+    Lightning starts those of its own node itself; torchrun, srun and a user on several nodes start them side by side.
+
+    Args:
+        num_nodes: Of the trainer.
+    """
+    is_shell = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")  # which Lightning takes for no srun
+    num_tasks = 1 if is_shell else int(os.environ.get("SLURM_NTASKS", 1))
+    return num_nodes > 1 or num_tasks > 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1

@@ -1,0 +1,37 @@
+"""Guards: several processes that tidy up the same folder, or each choose one of their own."""
+
+import pytest
+
+from llava_pl.training.processes import RANK_VARIABLES, is_first_process, is_started_beside_others
+
+
+@pytest.fixture(autouse=True)
+def _no_others(monkeypatch):
+    for name in (*RANK_VARIABLES, "WORLD_SIZE", "SLURM_NTASKS", "SLURM_JOB_NAME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("variable", RANK_VARIABLES)
+def test_the_first_of_each_kind_is_the_first_of_all(monkeypatch, variable):
+    assert is_first_process()
+    monkeypatch.setenv(variable, "0")
+    assert is_first_process()
+    monkeypatch.setenv(variable, "1")
+    assert not is_first_process()
+
+
+@pytest.mark.parametrize(
+    ("variables", "num_nodes", "is_beside_others"),
+    [
+        ({}, 1, False),
+        ({}, 2, True),  # a user, on each node
+        ({"WORLD_SIZE": "2", "RANK": "0"}, 1, True),  # torchrun
+        ({"WORLD_SIZE": "1", "RANK": "0"}, 1, False),
+        ({"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "align"}, 1, True),
+        ({"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "bash"}, 1, False),
+    ],
+)
+def test_who_starts_processes(monkeypatch, variables, num_nodes, is_beside_others):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_started_beside_others(num_nodes) == is_beside_others

@@ -97,21 +97,25 @@ def read_spread(trainer: Any) -> Spread:  # noqa: ANN401  jsonargparse's namespa
     return Spread(name, has_buckets=is_ddp, has_gradient_copy=is_ddp and not has_view, is_known=is_ddp, **shared)
 
 
-def count_devices(devices: Any) -> int:  # noqa: ANN401  all that Trainer takes
-    """Return how many devices of a machine the words of `trainer.devices` mean; 1 where the machine would tell.
+def count_devices(devices: Any, available: int = 1) -> int:  # noqa: ANN401  all that Trainer takes
+    """Return how many devices of a machine the words of `trainer.devices` mean.
+
+    Args:
+        devices: The words.
+        available: Those of the machine, which it would take for "auto" and -1.
 
     Raises:
         InputError: They mean nothing.
 
-    >>> [count_devices(words) for words in (8, "2", [0, 3], "0,1,4", "auto", -1)]
-    [8, 2, 2, 3, 1, 1]
+    >>> [count_devices(words, available=4) for words in (8, "2", [0, 3], "0,1,4", "auto", -1)]
+    [8, 2, 2, 3, 4, 4]
     """
     if isinstance(devices, list | tuple):
         return len(devices)
     if isinstance(devices, str) and "," in devices:
         return len([word for word in devices.split(",") if word.strip()])
     if str(devices) in ("auto", "-1"):
-        return 1
+        return available
     if not str(devices).isdecimal() or int(devices) < 1:
         raise InputError(f"trainer.devices: expected a number of devices, their numbers, or auto, found {devices!r}")
     return int(devices)

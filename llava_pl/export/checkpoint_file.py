@@ -39,7 +39,7 @@ def read_checkpoint_file(path: Path, *, unsafe: bool = False) -> dict[str, Any]:
     Raises:
         InputError: It cannot be read, or is of another form.
     """
-    read = partial(read_torch_file, unsafe=unsafe)
+    read = partial(read_torch_file, unsafe=unsafe, is_mapped=True)  # a run gives each its name when it is whole
     content = read_shards(path, read) if path.is_dir() else read(path)
     if not isinstance(content, dict) or not content.get("state_dict"):
         raise InputError(f"{path}: expected a Lightning checkpoint with a 'state_dict', found none")

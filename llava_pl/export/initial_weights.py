@@ -74,7 +74,7 @@ def load_initial_weights(
     elif is_artifact(path):
         weights = read_projector(path)
     else:
-        content = read_weights(path)
+        content = read_weights(path, is_mapped=stream is not None)
         weights = {f"projector.{name}": tensor for name, tensor in projector_weights(content, path).items()}
         if (newline := find_newline(content)) is not None:
             weights["image_newline"] = newline

@@ -14,7 +14,7 @@ from llava_pl.export.original import is_original
 from llava_pl.export.original_folder import is_projector, read_original
 from llava_pl.export.pretrained import Pretrained
 from llava_pl.export.run_checkpoint import read_checkpoint
-from llava_pl.export.shards import is_sharded
+from llava_pl.export.shards import is_sharded, shard_path
 from llava_pl.types import InputError
 
 
@@ -45,7 +45,7 @@ def load_pretrained(
         InputError: It is no LLaVA model, or a part is missing or does not fit.
     """
     path = find_last(Path(path)).resolve()  # "." has no name to look beside
-    if path.is_file() or is_sharded(path):
+    if path.is_file() or is_sharded(path) or shard_path(path, 0).is_file():
         return read_checkpoint(
             path, base=base, vision_encoder=vision_encoder, dtype=dtype, traces=traces, unsafe=unsafe
         )

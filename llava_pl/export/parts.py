@@ -83,14 +83,18 @@ def load_decoder(
     if quantization is not None:
         options |= {"quantization_config": quantization, "device_map": {"": device}}
     if is_original(Path(path)):
-        return build_original_decoder(Path(path), read_weights(path), stream=stream, **options)
+        return build_original_decoder(
+            Path(path), read_weights(path, is_mapped=stream is not None), stream=stream, **options
+        )
     if is_artifact(Path(path)):
         weights = read_part(Path(path), "decoder.model.", is_checked=stream is None)
         return _build_decoder(weights, f"decoder.path: {path}", stream, config=config, **options)
     if stream is None:
         return CausalDecoder(_from_pretrained(AutoModelForCausalLM, path, "decoder.path", **options))
     _in_field("decoder.path", weight_files, folder := fetch_weights(path))
-    decoder = _build_decoder(read_weights(folder), f"decoder.path: {path}", stream, config=config, **options)
+    decoder = _build_decoder(
+        read_weights(folder, is_mapped=True), f"decoder.path: {path}", stream, config=config, **options
+    )
     decoder.model.config.name_or_path = str(path)
     with suppress(OSError):  # without a file of its own it is as the configuration says
         decoder.model.generation_config = GenerationConfig.from_pretrained(path)

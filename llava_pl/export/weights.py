@@ -38,14 +38,13 @@ WEIGHT_FILES = (
 MAX_SHARD_BYTES = 5_000_000_000
 
 
-def read_weights(path: str | Path, *, prefix: str = "") -> dict[str, Tensor]:
+def read_weights(path: str | Path, *, prefix: str = "", is_mapped: bool = False) -> dict[str, Tensor]:
     """Return the tensors of a weights file or of the weights files in a folder.
-
-    They are mapped: what is never looked at is never read, and the rest takes memory only in the system's file cache.
 
     Args:
         path: The file or folder.
         prefix: How the names begin of those that are wanted; of safetensors files no more is read.
+        is_mapped: As `read_torch_file`; those of safetensors always are.
 
     Raises:
         InputError: Nothing to read, a shard is missing or lies outside the folder, or a file is broken or holds
@@ -53,11 +52,11 @@ def read_weights(path: str | Path, *, prefix: str = "") -> dict[str, Tensor]:
     """
     path = Path(path)
     if path.is_file():
-        return _read_file(path, prefix)
+        return _read_file(path, prefix, is_mapped)
     files, names = _find_weights(path)
     weights: dict[str, Tensor] = {}
     for file in files:
-        weights |= _read_file(file, prefix)
+        weights |= _read_file(file, prefix, is_mapped)
     if missing := sorted(name for name in names if name.startswith(prefix) and name not in weights):
         raise InputError(f"{path}: {len(missing)} tensors of its index are in no shard, such as {missing[0]!r}")
     return weights
@@ -96,20 +95,20 @@ def fetch_weights(path: str | Path) -> Path:
     raise InputError(f"{path}: no weights found; expected a model with {', '.join(WEIGHT_FILES)}")
 
 
-def read_torch_file(path: Path, *, unsafe: bool = False) -> Any:  # noqa: ANN401  nested containers of plain values
+def read_torch_file(path: Path, *, unsafe: bool = False, is_mapped: bool = False) -> Any:  # noqa: ANN401  nested containers of plain values
     """Return the content of a torch file, read with ``weights_only=True``: tensors, plain and NumPy's values.
-
-    Tensors are mapped where the file allows that.
 
     Args:
         path: The file.
         unsafe: Let the file run what code it wants; only ever because the user has said so.
+        is_mapped: Map tensors into memory where the file allows that: what is never looked at is never read, and the
+            rest takes memory in the system's file cache alone. For files that nobody writes to while they are used.
 
     Raises:
         InputError: The file is broken, or wants to run code.
     """
     try:
-        is_mapped = is_zipfile(path)
+        is_mapped = is_mapped and is_zipfile(path)
         if unsafe:
             return torch.load(path, map_location="cpu", weights_only=False, mmap=is_mapped)
         with numpy_is_taken():
@@ -221,11 +220,11 @@ def _open_safetensors(path: Path) -> Any:  # noqa: ANN401  safetensors tells no 
         raise InputError(f"{path}: broken safetensors file ({error}); fetch it again") from error
 
 
-def _read_file(path: Path, prefix: str) -> dict[str, Tensor]:
+def _read_file(path: Path, prefix: str, is_mapped: bool) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         with _open_safetensors(path) as file:
             return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
-    content = read_torch_file(path)
+    content = read_torch_file(path, is_mapped=is_mapped)
     is_named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
     if not is_named or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{path}: expected a dictionary of tensors, found {type(content).__name__} of other things")

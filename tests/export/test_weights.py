@@ -246,3 +246,12 @@ def test_a_hub_name_stands_for_what_the_cache_has(tmp_path, monkeypatch):
     (model / "snapshots" / "abc").mkdir(parents=True)
     save_file(TENSORS, model / "snapshots" / "abc" / "model.safetensors")
     assert hash_weights("somebody/words") == hash_of(model / "snapshots" / "abc" / "model.safetensors")
+
+
+def test_a_file_may_be_written_again_while_its_tensors_are_used(tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"w": torch.ones(3000)}, path)
+    weights, mapped = read_weights(path), read_weights(path, is_mapped=True)
+    assert torch.equal(mapped["w"], weights["w"])
+    torch.save({"w": torch.zeros(3000)}, path)
+    assert weights["w"].sum() == 3000

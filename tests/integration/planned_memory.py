@@ -18,10 +18,8 @@ from llava_pl.planning.spread import read_spread
 from llava_pl.training.optim import OptimConfig
 from llava_pl.training.strategies import FSDP2Strategy
 
-folder, strategy, recomputation, precision, trainable = Path(sys.argv[1]), *sys.argv[2:]
 
-
-def make() -> LlavaModule:
+def make(folder: Path, recomputation: str, trainable: str) -> LlavaModule:
     """Return what is trained, and planned."""
     return LlavaModule(
         stage="finetune",
@@ -32,18 +30,22 @@ def make() -> LlavaModule:
     )
 
 
-torch.set_num_threads(1)
-data = LlavaDataModule(
-    records=folder / "records.json", image_folder=folder, tokenizer=str(folder / "decoder"),
-    image_processor=str(folder / "encoder"), num_image_tokens=64, batch_size=4, num_workers=0,
-)  # fmt: skip
-trainer = Trainer(
-    accelerator="cpu", devices=2, strategy=FSDP2Strategy() if strategy == "fsdp2" else strategy, precision=precision,
-    max_steps=4, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-)  # fmt: skip
-with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-    trainer.fit(make(), datamodule=data)
-if trainer.global_rank == 0:
+def main(folder: Path, strategy: str, recomputation: str, precision: str, trainable: str) -> None:
+    """Train, and print the planned and the measured peak of the first rank."""
+    torch.set_num_threads(1)
+    data = LlavaDataModule(
+        records=folder / "records.json", image_folder=folder, tokenizer=str(folder / "decoder"),
+        image_processor=str(folder / "encoder"), num_image_tokens=64, batch_size=4, num_workers=0,
+    )  # fmt: skip
+    trainer = Trainer(
+        accelerator="cpu", devices=2, strategy=FSDP2Strategy() if strategy == "fsdp2" else strategy,
+        precision=precision, max_steps=4, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        trainer.fit(make(folder, recomputation, trainable), datamodule=data)
+    if trainer.global_rank != 0:
+        return
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     alive = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -54,6 +56,10 @@ if trainer.global_rank == 0:
         accelerator="cpu", precision=precision, accumulate_grad_batches=1, devices=2, num_nodes=1, strategy=given
     )
     facts = read_facts(data, max_length=2048, num_image_tokens=64, num_ranks=2, num_micro_batches=1)
-    plan = MemoryPlan(make(), read_spread(settings), settings)
+    plan = MemoryPlan(make(folder, recomputation, trainable), read_spread(settings), settings)
     planned = plan.of(BatchShape(4, facts.batch_length, facts.batch_supervised)).peak
     sys.stdout.write(f"PEAKS {planned} {peak}\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])

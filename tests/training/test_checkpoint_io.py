@@ -30,6 +30,13 @@ def test_round_trip(io, tmp_path):
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.ckpt", "a.ckpt.json"]
 
 
+def test_in_place_of_an_older_one_in_several_files(io, tmp_path):
+    (tmp_path / "a.ckpt").mkdir()
+    (tmp_path / "a.ckpt" / "00000.pt").touch()
+    io.save_checkpoint(CONTENT, tmp_path / "a.ckpt")
+    assert io.load_checkpoint(tmp_path / "a.ckpt")["global_step"] == 3
+
+
 def test_hash_is_that_of_the_file(io, tmp_path):
     io.save_checkpoint(CONTENT, tmp_path / "a.ckpt")
     data = (tmp_path / "a.ckpt").read_bytes()

@@ -95,7 +95,8 @@ class WholeTensorCheckpoints(ParallelStrategy):
             shutil.rmtree(temporary_path(Path(filepath)), ignore_errors=True)  # of a save that was killed
         folder = Path(self.broadcast(filepath))
         if not self.is_global_zero:
-            checkpoint = {name: checkpoint[name] for name in ("state_dict", "optimizer_states") if name in checkpoint}
+            names = ("state_dict", "optimizer_states", "global_step")  # the last one tells files of two saves apart
+            checkpoint = {name: checkpoint[name] for name in names if name in checkpoint}
         save = writer.save_gathered if isinstance(writer, BackgroundCheckpointIO) else writer.save_checkpoint
         save(checkpoint, shard_path(temporary_path(folder), self.global_rank), storage_options)
         if self.is_global_zero:

@@ -56,7 +56,18 @@ def shard(model: LlavaModel, mesh: DeviceMesh, stream: WeightStream | None = Non
             if the model holds them already.
         is_half: Gather layers in bfloat16, for a run whose autocast would round their weights to it anyway: half the
             traffic, and no copy of all weights that learn, which autocast would keep until the forward pass is over.
+
+    Raises:
+        InputError: A parameter, perhaps of a projector from outside, has no dimension to be divided along.
     """
+    encoder = set(model.vision_encoder.parameters())
+    is_frozen = not any(parameter.requires_grad for parameter in encoder)
+    whole = encoder if is_frozen else set()
+    if scalars := [n for n, parameter in model.named_parameters() if not parameter.ndim and parameter not in whole]:
+        raise InputError(
+            f"trainer.strategy: {scalars[0]}: expected a dimension to divide it along, found a scalar; make it a tensor "
+            "of shape (1,), or use configs/strategy/ddp.yaml"
+        )
     decoder = cast("CausalDecoder", model.decoder)
     layers = find_layers(decoder.model)
     units = [*layers]
@@ -70,8 +81,6 @@ def shard(model: LlavaModel, mesh: DeviceMesh, stream: WeightStream | None = Non
     for unit in units:
         fill(unit.parameters())
         fully_shard(unit, mesh=mesh, mp_policy=half if is_half and unit in layers else MixedPrecisionPolicy())
-    encoder = set(model.vision_encoder.parameters())
-    is_frozen = not any(parameter.requires_grad for parameter in encoder)
     fill(model.parameters())
-    fully_shard(model, mesh=mesh, ignored_params=encoder if is_frozen else set())
+    fully_shard(model, mesh=mesh, ignored_params=whole)
     register_fsdp_forward_method(model, "generate")

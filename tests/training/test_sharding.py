@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
@@ -68,6 +69,17 @@ def test_an_encoder_that_learns_is_gathered_with_the_rest(model, mesh):
     shard(model, mesh)
     assert not [name for name in units(model) if name.startswith("vision_encoder")]
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def test_a_scalar_cannot_be_divided(model, mesh):
+    """As a projector from outside may have; in an encoder that is left whole it is none of our business."""
+    model.vision_encoder.scale = nn.Parameter(torch.ones(()), requires_grad=False)
+    apply_plan(model, PLANS["align"])
+    model.projector.gate = nn.Parameter(torch.ones(()))
+    with pytest.raises(InputError, match=r"^trainer\.strategy: projector\.gate: expected a dimension to divide it along"):
+        shard(model, mesh)
+    del model.projector.gate
+    shard(model, mesh)
 
 
 def test_a_head_that_is_the_table_is_gathered_with_the_rest(model, mesh):

@@ -65,8 +65,8 @@ def shard(model: LlavaModel, mesh: DeviceMesh, stream: WeightStream | None = Non
     whole = encoder if is_frozen else set()
     if scalars := [n for n, parameter in model.named_parameters() if not parameter.ndim and parameter not in whole]:
         raise InputError(
-            f"trainer.strategy: {scalars[0]}: expected a dimension to divide it along, found a scalar; make it a tensor "
-            "of shape (1,), or use configs/strategy/ddp.yaml"
+            f"trainer.strategy: {scalars[0]}: expected a dimension to divide it along, found a scalar; make it "
+            "a tensor of shape (1,), or use configs/strategy/ddp.yaml"
         )
     decoder = cast("CausalDecoder", model.decoder)
     layers = find_layers(decoder.model)

@@ -65,7 +65,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 num_bytes=hashing.num_bytes,
                 step=checkpoint.get("global_step"),
             )
-            sync_folder(path.parent)
+            with suppress(FileNotFoundError):  # the last of several files: the folder may have got its name by now
+                sync_folder(path.parent)
         except (OSError, RuntimeError) as error:
             # Leaving torch's archive after an error raises another one about its own books.
             cause = error if isinstance(error, OSError) else error.__context__

@@ -54,6 +54,7 @@ def finish_folder(folder: Path, num_ranks: int, *, most_seconds: float = MOST_SE
             json.dump({"num_files": num_ranks}, file)
             file.flush()
             os.fsync(file.fileno())
+        sync_folder(temporary)
         if folder.is_dir():
             shutil.rmtree(folder)
         else:

@@ -35,6 +35,11 @@ def check_shardable(quantization: str, optimizer: str) -> None:
             f"model.decoder.quantization: found {quantization}, whose packed weights cannot be divided among devices; "
             "choose none, or a strategy with a whole model on each device (ddp)"
         )
+    if optimizer in ("torch.optim.Adafactor", "torch.optim.Rprop"):  # torch 2.13 has no such operations on pieces
+        raise InputError(
+            f"model.optim.optimizer: found {optimizer}, which cannot work on pieces of weights; choose "
+            "torch.optim.AdamW, or a strategy with a whole model on each device (ddp)"
+        )
     if optimizer.partition(".")[0] == "bitsandbytes":
         raise InputError(
             f"model.optim.optimizer: found {optimizer}, whose packed state cannot be divided among devices; choose "

@@ -121,6 +121,7 @@ def test_a_rank_holds_its_part_of_what_the_files_hold(model, mesh, tiny_parts):
     [
         ("nf4", "torch.optim.AdamW", "model.decoder.quantization: found nf4, whose packed weights cannot be divided"),
         ("none", "bitsandbytes.optim.AdamW8bit", "model.optim.optimizer: found bitsandbytes.optim.AdamW8bit, whose"),
+        ("none", "torch.optim.Adafactor", "model.optim.optimizer: found torch.optim.Adafactor, which cannot work on"),
     ],
 )
 def test_what_cannot_be_divided(quantization, optimizer, message):

@@ -16,7 +16,7 @@ from llava_pl.types import InputError, RecordError
 
 FIT_COMMANDS = ("fit", "validate", "test", "predict")
 CARRY_COMMANDS = ("import", "export", "certify")
-COMMANDS = (*FIT_COMMANDS, *CARRY_COMMANDS, "data", "verify", "demo")
+COMMANDS = (*FIT_COMMANDS, *CARRY_COMMANDS, "plan", "data", "verify", "demo")
 
 HELP = """usage: llava-pl COMMAND [options]
 
@@ -30,6 +30,7 @@ commands
   import     make any form of a model one folder: the original's, llava-hf's, a checkpoint of a run
   export     write a model as transformers, servers or the original's code read it
   certify    ask two forms of a model the same questions
+  plan       say what a run needs: memory, disk, work and hours, without a GPU
   data       look at a record as training sees it, check all of them, prove what a run has seen
   verify     prove that a run's numbers do not depend on ranks or accumulation
   demo       the whole recipe in small: draw data, train both stages, evaluate, show pictures
@@ -104,6 +105,10 @@ def _run(words: list[str]) -> int:
         from llava_pl.app.carry_commands import main as run_carry
 
         return run_carry(words[0], words[1:])
+    if words[0] == "plan":
+        from llava_pl.app.plan import main as run_plan
+
+        return run_plan(words[1:])
     if words[0] == "demo":
         # Before torch is imported: by default its threads wait by spinning, which on two cores beside any other
         # process is twenty times slower (7 pictures a second, with this 40; on a quiet machine 137 and 113).

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,43 @@ def tiny_parts(tmp_path_factory) -> Path:
         num_key_value_heads=2, bos_token_id=1, eos_token_id=2, pad_token_id=0, max_position_embeddings=1024,
     )  # fmt: skip
     LlamaForCausalLM(language).save_pretrained(folder / "decoder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mid_parts(tmp_path_factory, tiny_parts):
+    """`encoder/` and `decoder/` whose activations outweigh what a run has beside them, with `records.json`."""
+    import torch
+    from PIL import Image
+    from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    folder = tmp_path_factory.mktemp("mid")
+    torch.manual_seed(0)
+    shutil.copytree(tiny_parts / "decoder", folder / "decoder")
+    vision = CLIPVisionConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=2, image_size=64, patch_size=8
+    )
+    CLIPVisionModel(vision).save_pretrained(folder / "encoder")
+    CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}).save_pretrained(
+        folder / "encoder"
+    )
+    language = LlamaConfig(
+        vocab_size=1000, hidden_size=128, intermediate_size=344, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, bos_token_id=1, eos_token_id=2, pad_token_id=0, max_position_embeddings=1024,
+    )  # fmt: skip
+    LlamaForCausalLM(language).save_pretrained(folder / "decoder")
+    Image.new("RGB", (64, 64), (200, 40, 40)).save(folder / "red.png")
+    question = {"from": "human", "value": "<image>\nWhat is it that you see?"}
+    records = [
+        {
+            "id": index,
+            "image": "red.png",
+            "conversations": [question, {"from": "gpt", "value": "red " * (20 + index % 4)}],
+        }
+        for index in range(16)
+    ]
+    (folder / "records.json").write_text(json.dumps(records))
     return folder
 
 

@@ -17,12 +17,12 @@ from llava_pl.app.invariance_splits import (
     Split,
     Validation,
     choose_ranks,
-    count_devices,
     count_steps,
     split_step,
     split_validation,
 )
 from llava_pl.app.load_data import RunSettings, load_run
+from llava_pl.planning.spread import count_devices
 from llava_pl.types import InputError
 
 TOLERANCES = {"64-true": 1e-6, "32-true": 1e-5, "bf16-mixed": 5e-3, "16-mixed": 5e-3, "bf16-true": 2e-2}

@@ -64,19 +64,6 @@ class Validation:
         return self.num_batches // num_ranks
 
 
-def count_devices(given: int | str | list[int], available: int) -> int:
-    """Return how many devices the trainer's `devices` means.
-
-    >>> [count_devices(given, 8) for given in (4, "4", "auto", -1, [0, 3], "0,3")]
-    [4, 4, 8, 8, 2, 2]
-    """
-    if isinstance(given, list):
-        return len(given)
-    if str(given) in ("auto", "-1"):
-        return available
-    return len([word for word in str(given).split(",") if word.strip()]) if "," in str(given) else int(given)
-
-
 def choose_ranks(given: Sequence[int] | None, num_gpus: int) -> list[int]:
     """Return the numbers of ranks to compare with one, the smallest first.
 

@@ -31,14 +31,14 @@ class DataCLI(LlavaCLI):
     """`fit` as far as its data: parser, links and checks are the same, and nothing is trained.
 
     The Lightning module is made, because it counts the image tokens that the data module is linked to; its layers are
-    not (that is `configure_model`'s work), nor are loggers and callbacks.
+    not (that is `configure_model`'s work), nor are loggers, callbacks and the strategy.
     """
 
     def before_instantiate_classes(self) -> None:
         """Take out what a trainer alone needs: a logger may want an account."""
         self.given = self.config[self.config.subcommand].clone()
         trainer = self.config[self.config.subcommand].trainer
-        trainer.logger = False
+        trainer.logger, trainer.strategy = False, "auto"  # a strategy may want a package, or a device
         trainer.callbacks = trainer.plugins = trainer.profiler = None
 
     def instantiate_classes(self) -> None:

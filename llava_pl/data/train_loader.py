@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.data import Dataset
 
 from llava_pl.data.collate import collate
 from llava_pl.data.dataset import PackedDataset, RecordDataset
@@ -52,15 +53,16 @@ def make_train_loader(
     Raises:
         InputError: A micro batch is larger than the budget.
     """
-    sampler = (PackedSampler if is_packed else ResumableSampler)(
+    sampler = make_sampler(
         dataset,
+        data,
         num_replicas=trainer.world_size if trainer else 1,
         rank=trainer.global_rank if trainer else 0,
-        seed=seed,
-        grouping="balanced" if is_packed else grouping,
-        micro_batch_size=batch_size,
+        batch_size=batch_size,
         num_micro_batches=trainer.accumulate_grad_batches if trainer else 1,
-        lengths=partial(measure_samples, data, grouping),
+        seed=seed,
+        grouping=grouping,
+        is_packed=is_packed,
     )
     if token_budget is not None:
         num_epochs = count_epochs(trainer.max_epochs, trainer.max_steps, sampler) if trainer else 1
@@ -77,6 +79,43 @@ def make_train_loader(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),
+    )
+
+
+def make_sampler(
+    dataset: Dataset[Any],
+    data: TrainingData | GivenRecords,
+    *,
+    num_replicas: int,
+    rank: int,
+    batch_size: int,
+    num_micro_batches: int,
+    seed: int,
+    grouping: Grouping,
+    is_packed: bool,
+) -> ResumableSampler:
+    """Return the training order of one rank.
+
+    Args:
+        dataset: The samples of an epoch, of which only the number counts.
+        data: What knows their lengths.
+        num_replicas: All ranks.
+        rank: This one.
+        batch_size: As for `make_train_loader`, as are the others.
+        num_micro_batches: Micro batches of a step.
+        seed: Of the order.
+        grouping: How samples are ordered.
+        is_packed: Whether they share rows.
+    """
+    return (PackedSampler if is_packed else ResumableSampler)(
+        dataset,
+        num_replicas=num_replicas,
+        rank=rank,
+        seed=seed,
+        grouping="balanced" if is_packed else grouping,
+        micro_batch_size=batch_size,
+        num_micro_batches=num_micro_batches,
+        lengths=partial(measure_samples, data, grouping),
     )
 
 

@@ -155,6 +155,11 @@ class TrainingData:
         """The words of each sample of an epoch, negative without a picture."""
         return self.mixture.gather([encoded.num_words for encoded in self._encoded])
 
+    @cached_property
+    def num_supervised(self) -> NDArray[np.int32]:
+        """The supervised tokens of each sample of an epoch."""
+        return self.mixture.gather([encoded.num_supervised for encoded in self._encoded])
+
     def count_sources(self, indices: Sequence[int]) -> list[int]:
         """Return how many of some samples of an epoch are from each source."""
         return [int(count) for count in self.mixture.count_sources(indices)]

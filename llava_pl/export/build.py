@@ -163,19 +163,22 @@ def build_model(
 
 
 def sketch_model(config: ModelConfig) -> LlavaModel:
-    """Return the model that `build_model` would, without weights, on torch's `meta` device.
+    """Return the model that `build_model` would, without weights, on torch's `meta` device, and without quantizing.
 
     Whatever the settings ask for that these parts do not have is so found in seconds, before gigabytes are read.
 
     Raises:
         InputError: As of `build_model`, but for what is wrong with weights.
     """
-    vision_encoder, decoder = config.vision_encoder, config.decoder
+    vision_encoder, decoder, frozen_dtype = config.vision_encoder, config.decoder, DTYPES[config.frozen_dtype]
     _quantization_config(decoder)  # which refuses where bitsandbytes is not installed
     encoder = sketch_vision_encoder(
-        vision_encoder.path, select_layer=vision_encoder.select_layer, select_feature=vision_encoder.select_feature
+        vision_encoder.path,
+        select_layer=vision_encoder.select_layer,
+        select_feature=vision_encoder.select_feature,
+        dtype=frozen_dtype,
     )
-    language = sketch_decoder(decoder.path, dtype=DTYPES[config.frozen_dtype], attention=decoder.attention)
+    language = sketch_decoder(decoder.path, dtype=frozen_dtype, attention=decoder.attention)
     with torch.device("meta"):
         return _compose(config, encoder, language)
 

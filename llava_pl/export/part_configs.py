@@ -124,14 +124,16 @@ def read_decoder_config(path: str | Path, *, attention: str | None = None) -> An
     return config
 
 
-def sketch_vision_encoder(path: str | Path, *, select_layer: int, select_feature: SelectFeature) -> VisionEncoder:
+def sketch_vision_encoder(
+    path: str | Path, *, select_layer: int, select_feature: SelectFeature, dtype: torch.dtype = torch.float32
+) -> VisionEncoder:
     """Return the encoder that `load_vision_encoder` would, without weights.
 
     Raises:
         InputError: There is none.
     """
     config = cut_vision_config(path, select_layer, select_feature)
-    model = _sketch(lambda: vision_class(config)(config), f"vision_encoder.path: {path}")
+    model = _sketch(lambda: vision_class(config)._from_config(config, dtype=dtype), f"vision_encoder.path: {path}")
     return VisionEncoder(cast("VisionModel", model), select_feature)
 
 
@@ -173,7 +175,7 @@ def _read_config(path: str | Path, field: str) -> Any:  # noqa: ANN401  any of t
         raise InputError(f"{field}: {path}: expected a model folder or hub name, but there is no such folder")
     try:
         config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers checks what a config.json says, and refuses it in any way
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{field}: {path}: expected a model folder or hub name, but {reason}") from error
     if config.model_type.startswith("llava"):

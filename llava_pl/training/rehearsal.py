@@ -1,6 +1,7 @@
 """A run without weights, before the run: settings that cannot work are found in seconds, before gigabytes are read.
 
-In: the settings of a run. Out: nothing, or one line that says what is wrong.
+In: the settings of a run. Out: nothing, or one line that says what is wrong; and for whoever counts what a run needs
+(`llava_pl.planning`) its model, every shape and no weight.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from lightning import Trainer
 from llava_pl.export.build import DTYPES, ModelConfig, sketch_model
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.models.decoder import CausalDecoder
+from llava_pl.models.llava import LlavaModel
 from llava_pl.training.optim import OptimConfig, build_optimizer
-from llava_pl.training.stages import TrainablePlan, add_planned_adapters, apply_plan
+from llava_pl.training.stages import TrainablePlan, prepare
 from llava_pl.types import InputError
 
 FROZEN_DTYPES = {
@@ -46,9 +48,7 @@ def check_run(
     """
     is_training = trainer.state.fn == "fit"
     precision = str(trainer.precision)  # on a CPU that is bf16-mixed for a 16-mixed
-    check_precision(precision, config.frozen_dtype, is_training=is_training)
-    if precision == "32-true" and config.frozen_dtype != "float32":
-        _check_unmixed(config, plan, lora)
+    check_dtypes(precision, config, plan, lora, is_training=is_training)
     is_packed = is_training and getattr(trainer.datamodule, "is_packed", False)  # type: ignore[attr-defined]
     rehearse(config, plan, lora=lora, optim=optim if is_training else None, is_packed=is_packed)
 
@@ -73,19 +73,53 @@ def rehearse(
     Raises:
         InputError: A part is not there, or does not have what is asked of it.
     """
-    with torch.random.fork_rng(devices=[]):  # the run draws the numbers that it would have drawn
-        with torch.device("meta"):  # adapters are made here as empty as their part
-            model = sketch_model(config)
-            add_planned_adapters(model, plan, lora)
-        apply_plan(model, plan, lora_bias="none" if lora is None else lora.bias)
-        if is_packed:
-            cast("CausalDecoder", model.decoder).check_packing()
-        if optim is not None:
-            build_optimizer(model, optim, allows_fused=False)
-        size = cast("int", model.vision_encoder.model.config.image_size)
-        # A projector of somebody's own may look at values, which are not there; it is asked again by the first batch.
-        with torch.no_grad(), suppress(RuntimeError):
-            model.encode_images(torch.empty(1, 3, size, size, device="meta"))
+    model = sketch_run(config, plan, lora)
+    if is_packed:
+        cast("CausalDecoder", model.decoder).check_packing()
+    if optim is not None:
+        build_optimizer(model, optim, allows_fused=False)
+    size = cast("int", model.vision_encoder.model.config.image_size)
+    # A projector of somebody's own may look at values, which are not there; it is asked again by the first batch.
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), suppress(RuntimeError):
+        model.encode_images(torch.empty(1, 3, size, size, device="meta"))
+
+
+def sketch_run(config: ModelConfig, plan: TrainablePlan, lora: LoraConfig | None) -> LlavaModel:
+    """Return the model of a run without weights, as `LlavaModule.configure_model` would make it ready for training.
+
+    Args:
+        config: What it is built of.
+        plan: How each part is trained.
+        lora: Its adapters.
+
+    Raises:
+        InputError: A part is not there, or does not have what is asked of it.
+    """
+    # The run draws the numbers that it would have drawn; adapters are made as empty as their part.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = sketch_model(config)
+        prepare(model, plan, lora)
+    return model
+
+
+def check_dtypes(
+    precision: str, config: ModelConfig, plan: TrainablePlan, lora: LoraConfig | None, *, is_training: bool
+) -> None:
+    """Check that a precision of Lightning's goes with a model, and with what of it learns.
+
+    Args:
+        precision: As the trainer uses it.
+        config: What the model is built of.
+        plan: How each part is trained.
+        lora: Its adapters.
+        is_training: Whether it learns at all.
+
+    Raises:
+        InputError: It does not.
+    """
+    check_precision(precision, config.frozen_dtype, is_training=is_training)
+    if precision == "32-true" and config.frozen_dtype != "float32":
+        _check_unmixed(config, plan, lora)
 
 
 def check_precision(precision: str, frozen_dtype: str, *, is_training: bool) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import cast
 
 import torch
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
@@ -65,27 +66,36 @@ def shard(model: LlavaModel, mesh: DeviceMesh, stream: WeightStream | None = Non
     Raises:
         InputError: A parameter, perhaps of a projector from outside, has no dimension to be divided along.
     """
-    encoder = set(model.vision_encoder.parameters())
-    is_frozen = not any(parameter.requires_grad for parameter in encoder)
-    whole = encoder if is_frozen else set()
+    whole = find_whole(model)
     if scalars := [n for n, parameter in model.named_parameters() if not parameter.ndim and parameter not in whole]:
         raise InputError(
             f"trainer.strategy: {scalars[0]}: expected a dimension to divide it along, found a scalar; make it "
             "a tensor of shape (1,), or use configs/strategy/ddp.yaml"
         )
-    decoder = cast("CausalDecoder", model.decoder)
-    layers = find_layers(decoder.model)
-    units = [*layers]
-    # Tied ones are gathered with the rest, once; where rows of new tokens learn, both have peft's layers around them.
-    if set(decoder.head.parameters()).isdisjoint(decoder.embedding.parameters()):
-        units += [decoder.embedding, decoder.head]
     stream = stream or WeightStream()  # which has nothing to fill
     fill = partial(stream.fill, rank=mesh.get_local_rank(), num_ranks=mesh.size(), device=mesh.device_type)
+    layers = find_layers(cast("CausalDecoder", model.decoder).model)
     # Not inputs: what flows between layers stays as on one device, in float32.
     half = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for unit in units:
+    for unit in find_units(model):
         fill(unit.parameters())
         fully_shard(unit, mesh=mesh, mp_policy=half if is_half and unit in layers else MixedPrecisionPolicy())
     fill(model.parameters())
     fully_shard(model, mesh=mesh, ignored_params=whole)
     register_fsdp_forward_method(model, "generate")
+
+
+def find_units(model: LlavaModel) -> list[nn.Module]:
+    """Return the modules whose parameters are gathered alone."""
+    decoder = cast("CausalDecoder", model.decoder)
+    units = find_layers(decoder.model)
+    # Tied ones are gathered with the rest, once; where rows of new tokens learn, both have peft's layers around them.
+    if set(decoder.head.parameters()).isdisjoint(decoder.embedding.parameters()):
+        units += [decoder.embedding, decoder.head]
+    return units
+
+
+def find_whole(model: LlavaModel) -> set[nn.Parameter]:
+    """Return the parameters that each device keeps whole: those of an encoder that does not learn."""
+    encoder = set(model.vision_encoder.parameters())
+    return set() if any(parameter.requires_grad for parameter in encoder) else encoder

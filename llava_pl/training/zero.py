@@ -111,7 +111,8 @@ class ZeroStrategy(WholeTensorCheckpoints, DeepSpeedStrategy):
             InputError: It cannot.
         """
         if isinstance(model, LlavaModule):
-            check_zero(model, stage=self._stage, offload=self.updates_on_host)
+            clipping = None if model._trainer is None else model.trainer.gradient_clip_algorithm
+            check_zero(model, stage=self._stage, offload=self.updates_on_host, clip_algorithm=clipping)
         super().connect(model)
 
     @contextmanager
@@ -231,8 +232,14 @@ def require_deepspeed() -> None:
         )
 
 
-def check_zero(module: LlavaModule, *, stage: int, offload: bool) -> None:
+def check_zero(module: LlavaModule, *, stage: int, offload: bool, clip_algorithm: str | None = None) -> None:
     """Check that DeepSpeed can train a module as its settings ask, before anything is loaded.
+
+    Args:
+        module: Whose settings are looked at.
+        stage: As for `ZeroStrategy`.
+        offload: Likewise.
+        clip_algorithm: How the trainer clips gradients.
 
     Raises:
         InputError: It cannot.
@@ -258,7 +265,7 @@ def check_zero(module: LlavaModule, *, stage: int, offload: bool) -> None:
             f"model.optim.optimizer: found {package}.{name} with options {module.optim_config.options} and offloading, "
             "for which DeepSpeed has Adam and AdamW without options alone; use one of these, or no offloading"
         )
-    if module._trainer is not None and module.trainer.gradient_clip_algorithm == "value":
+    if clip_algorithm == "value":
         raise InputError(
             "trainer.gradient_clip_algorithm: found value, but DeepSpeed clips by the norm alone; set it to norm"
         )

@@ -39,6 +39,8 @@ def test_a_sketch_of_an_encoder_is_the_encoder_without_values(tiny_parts, select
     whole = load_vision_encoder(tiny_parts / "encoder", **options)
     assert shapes(sketch) == shapes(whole)
     assert {p.device.type for p in sketch.parameters()} == {"meta"}
+    half = sketch_vision_encoder(tiny_parts / "encoder", **options, dtype=torch.bfloat16)
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     assert (sketch.width, sketch.num_patches) == (whole.width, whole.num_patches)
 
 
@@ -68,6 +70,14 @@ def test_a_config_that_no_model_can_be_built_of_is_one_line(parts, part, sketch)
     with pytest.raises(
         InputError, match=r"^(decoder|vision_encoder).path: .*: no model can be built of its config.json: "
     ):
+        sketch(parts / part)
+
+
+@pytest.mark.parametrize(("part", "sketch"), [("encoder", sketch_vision), ("decoder", sketch_decoder)])
+def test_a_config_that_transformers_refuses_is_one_line(parts, part, sketch):
+    config = json.loads((parts / part / "config.json").read_text())
+    (parts / part / "config.json").write_text(json.dumps({**config, "hidden_size": "x"}))
+    with pytest.raises(InputError, match=r"^(decoder|vision_encoder).path: .*, but .*'hidden_size' expected int"):
         sketch(parts / part)
 
 

@@ -1,7 +1,7 @@
 """Guards: a setting under which numbers depend on ranks or accumulation, and a `verify` that does not say so.
 
-The runs of most tests are started in this process, whose ranks are forked: nothing is imported again. One starts them
-as a user's command does.
+Of most tests, runs of one rank are part of this process, and nothing is imported again; one starts all of them as a
+user's command does.
 """
 
 import json
@@ -47,14 +47,21 @@ def root(tmp_path, tiny_model, monkeypatch):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(RUN_DIR_VARIABLE, "")  # so that it is taken back
-    monkeypatch.setattr(invariance_runs, "_launch", lambda words, output: main(words))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    start = invariance_runs._launch
+
+    def launch(words, output):
+        settings = yaml.safe_load(Path(words[-1]).read_text())
+        return main(words) if settings["trainer"]["devices"] == 1 else start(words, output)
+
+    monkeypatch.setattr(invariance_runs, "_launch", launch)
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield tmp_path
     torch.set_num_threads(num_threads)
 
 
-def verify(*words: str, strategy: str = "ddp_fork") -> tuple[int, dict]:
+def verify(*words: str, strategy: str = "ddp") -> tuple[int, dict]:
     """Return the exit status, and what was written as JSON."""
     words = ("--config", "config.yaml", "--trainer.strategy", strategy, "--json", "found.json", *words)
     status = main(["verify", "invariance", *words])

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava_pl.export.shards import check_no_shard
 from llava_pl.training.checksum import find_damage
 from llava_pl.training.metrics_log import free_name
 from llava_pl.training.processes import is_first_process, is_started_beside_others
@@ -207,6 +208,7 @@ def check_checkpoint(path: Path, option: str) -> None:
         raise InputError(f"{option}: {path}: no such file; check the path")
     if path.is_dir() and path.suffix != ".ckpt":
         raise InputError(f"{option}: {path}: expected a checkpoint file, found a folder; name a .ckpt file in it")
+    check_no_shard(path, f"{option}: ")
     if damage := find_damage(path):
         raise InputError(f"{option}: {path}: expected a checkpoint, {damage}; use an older")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from llava_pl.export.shards import read_shards
+from llava_pl.export.shards import check_no_shard, read_shards
 from llava_pl.export.weights import read_torch_file
 from llava_pl.types import InputError
 
@@ -39,7 +39,9 @@ def read_checkpoint_file(path: Path, *, unsafe: bool = False) -> dict[str, Any]:
     Raises:
         InputError: It cannot be read, or is of another form.
     """
-    read = partial(read_torch_file, unsafe=unsafe, is_mapped=True)  # a run gives each its name when it is whole
+    check_no_shard(path)
+    # Mapped: a run gives a file its name when it is whole, and writes to it no more.
+    read = partial(read_torch_file, unsafe=unsafe, is_mapped=True)
     content = read_shards(path, read) if path.is_dir() else read(path)
     if not isinstance(content, dict) or not content.get("state_dict"):
         raise InputError(f"{path}: expected a Lightning checkpoint with a 'state_dict', found none")

@@ -31,6 +31,20 @@ def is_sharded(path: Path) -> bool:
     return (path / INDEX_FILE).is_file()
 
 
+def check_no_shard(path: Path, where: str = "") -> None:
+    """Check that a path is not that of one file within a checkpoint of several.
+
+    Args:
+        path: Of a checkpoint, as a user gives it.
+        where: What an error begins with.
+
+    Raises:
+        InputError: It is.
+    """
+    if path.suffix == ".pt" and is_sharded(path.parent):
+        raise InputError(f"{where}{path}: expected a checkpoint, found one of its files; give the folder {path.parent}")
+
+
 def find_shards(folder: Path) -> list[Path]:
     """Return the files of a checkpoint, that of the first rank first.
 
@@ -65,6 +79,9 @@ def read_shards(folder: Path, read: Callable[[Path], Any]) -> dict[str, Any]:
     for path, content in zip(paths, contents, strict=True):
         if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
             raise InputError(f"{path}: expected a rank's part of a checkpoint with a 'state_dict', found none")
+        first = contents[0].get("global_step")
+        if (step := content.get("global_step", first)) != first:
+            raise InputError(f"{path}: expected a file of the same save as {paths[0].name}, step {first}, found {step}")
     merged = dict(contents[0])
     merged["state_dict"] = {name: tensor for content in contents for name, tensor in content["state_dict"].items()}
     if "optimizer_states" in merged:

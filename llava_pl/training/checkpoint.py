@@ -53,6 +53,7 @@ def check_kept(
     *,
     is_resumed: bool,
     replaced: Collection[str] | None = (),
+    learned: Collection[str] | None = None,
 ) -> None:
     """Check that a checkpoint's weights have their place in the model, and that none is missing when resuming.
 
@@ -66,9 +67,10 @@ def check_kept(
         is_resumed: The run goes on; otherwise stage 1 may be evaluated under the settings of stage 2.
         replaced: Names of parameters that are no longer what the base models hold, all of which it must overwrite; None
             for a checkpoint of an older version, which holds trained weights alone.
+        learned: Names of what the run trained, where the checkpoint tells: its optimizer knows nothing of others.
 
     Raises:
-        InputError: Unexpected or missing names, or a shape that differs.
+        InputError: Unexpected or missing names, a shape that differs, or a run that is to train something else.
     """
     own, tables = places(model), row_tables(model)
     found = {name.removeprefix(prefix) for name in state_dict}
@@ -84,6 +86,12 @@ def check_kept(
             f"checkpoint: its trained weights do not fit this model: {len(missing)} missing"
             f"{_example(missing)}, {len(unexpected)} unexpected{_example(unexpected)}; "
             "check model.stage, data.image_aspect, model.trainable, model.init_from and the parts of the run"
+        )
+    if is_resumed and learned is not None and (differing := sorted(trained ^ set(learned))):
+        raise InputError(
+            f"checkpoint: its run trains other weights than this one, {len(differing)} of them differ"
+            f"{_example(differing)}; resume with its model.stage, model.trainable and model.lora, or begin a new run "
+            "with model.init_from"
         )
     for name, tensor in state_dict.items():
         name = name.removeprefix(prefix)

@@ -40,7 +40,7 @@ class CheckpointFolder:
     def tidy(self, *, is_continued: bool) -> None:
         """Delete what a killed save left; take the checkpoints over that a continued run made."""
         for path in self._path.glob(".*.tmp"):
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         for path in self._path.glob("step=*.ckpt/"):
             if not is_sharded(path):
                 shutil.rmtree(path)

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import pickle
+import shutil
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -55,6 +56,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             # An older checksum under this name would condemn the new file if the process died between the two.
             checksum_path(path).unlink(missing_ok=True)
+            if path.is_dir():  # an older one, by ranks that divided the model
+                shutil.rmtree(path)
             temporary.replace(path)
             write_checksum(
                 path,
@@ -62,7 +65,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 num_bytes=hashing.num_bytes,
                 step=checkpoint.get("global_step"),
             )
-            sync_folder(path.parent)
+            with suppress(FileNotFoundError):  # the last of several files: the folder may have got its name by now
+                sync_folder(path.parent)
         except (OSError, RuntimeError) as error:
             # Leaving torch's archive after an error raises another one about its own books.
             cause = error if isinstance(error, OSError) else error.__context__
@@ -70,11 +74,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 temporary.unlink()
             if not isinstance(cause, OSError):
                 raise cause or error from None
-            remedy = "make room" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else "see that it can be written"
-            raise InputError(
-                f"checkpoint: {path}: cannot be written: {cause.strerror}; older checkpoints are as they were, "
-                f"{remedy} and resume with --ckpt_path last"
-            ) from error
+            raise cannot_write(path, cause) from error
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
         """Read a checkpoint after checking its bytes, and run nothing that it may hold unless the user has said so.
@@ -111,6 +111,15 @@ class DurableCheckpointIO(TorchCheckpointIO):
         super().remove_checkpoint(path)
         if "://" not in str(path):
             checksum_path(Path(path)).unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, cause: OSError) -> InputError:
+    """Return the error of a checkpoint that the disk has no room for, or refuses."""
+    remedy = "make room" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else "see that it can be written"
+    return InputError(
+        f"checkpoint: {path}: cannot be written: {cause.strerror}; older checkpoints are as they were, "
+        f"{remedy} and resume with --ckpt_path last"
+    )
 
 
 class _HashingFile:

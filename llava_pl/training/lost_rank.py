@@ -52,5 +52,7 @@ def is_lost_rank(exception: BaseException) -> bool:
     if isinstance(exception, DistError):
         return True
     frames: Any = [frame for frame, _ in traceback.walk_tb(exception.__traceback__)]
-    is_within = bool(frames) and str(frames[-1].f_globals.get("__name__", "")).startswith("torch.distributed.")
+    module = str(frames[-1].f_globals.get("__name__", "")) if frames else ""
+    # Tensors in pieces raise errors of their own, which have nothing to do with another rank.
+    is_within = module.startswith("torch.distributed.") and not module.startswith("torch.distributed.tensor.")
     return isinstance(exception, RuntimeError) and (is_within or "gloo/transport" in str(exception))

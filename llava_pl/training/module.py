@@ -275,8 +275,8 @@ class LlavaModule(LightningModule):
         is_resumed = self._trainer is not None and self._trainer.state.fn == "fit"
         if self.lora is not None:
             check_lora(checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}), self.lora, where="checkpoint")
-        needs = self._replaced if bases is not None else None
-        check_kept(state, self.model, "model.", is_resumed=is_resumed, replaced=needs)
+        needs, learned = None if bases is None else self._replaced, checkpoint.get("carried", {}).get("learned")
+        check_kept(state, self.model, "model.", is_resumed=is_resumed, replaced=needs, learned=learned)
         if not is_divided(self.model):  # of one that is, the strategy fills each piece
             take_rows(state, self.model, "model.")
         self._replaced |= {name.removeprefix("model.") for name in state}

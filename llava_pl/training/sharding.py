@@ -36,6 +36,11 @@ def check_shardable(quantization: str, optimizer: str) -> None:
             f"model.decoder.quantization: found {quantization}, whose packed weights cannot be divided among devices; "
             "choose none, or a strategy with a whole model on each device (ddp)"
         )
+    if optimizer in ("torch.optim.Adafactor", "torch.optim.Rprop"):  # torch 2.13 has no such operations on pieces
+        raise InputError(
+            f"model.optim.optimizer: found {optimizer}, which cannot work on pieces of weights; choose "
+            "torch.optim.AdamW, or a strategy with a whole model on each device (ddp)"
+        )
     if optimizer.partition(".")[0] == "bitsandbytes":
         raise InputError(
             f"model.optim.optimizer: found {optimizer}, whose packed state cannot be divided among devices; choose "
@@ -57,7 +62,16 @@ def shard(model: LlavaModel, mesh: DeviceMesh, stream: WeightStream | None = Non
             if the model holds them already.
         is_half: Gather layers in bfloat16, for a run whose autocast would round their weights to it anyway: half the
             traffic, and no copy of all weights that learn, which autocast would keep until the forward pass is over.
+
+    Raises:
+        InputError: A parameter, perhaps of a projector from outside, has no dimension to be divided along.
     """
+    whole = find_whole(model)
+    if scalars := [n for n, parameter in model.named_parameters() if not parameter.ndim and parameter not in whole]:
+        raise InputError(
+            f"trainer.strategy: {scalars[0]}: expected a dimension to divide it along, found a scalar; make it "
+            "a tensor of shape (1,), or use configs/strategy/ddp.yaml"
+        )
     stream = stream or WeightStream()  # which has nothing to fill
     fill = partial(stream.fill, rank=mesh.get_local_rank(), num_ranks=mesh.size(), device=mesh.device_type)
     layers = find_layers(cast("CausalDecoder", model.decoder).model)
@@ -67,7 +81,7 @@ def shard(model: LlavaModel, mesh: DeviceMesh, stream: WeightStream | None = Non
         fill(unit.parameters())
         fully_shard(unit, mesh=mesh, mp_policy=half if is_half and unit in layers else MixedPrecisionPolicy())
     fill(model.parameters())
-    fully_shard(model, mesh=mesh, ignored_params=find_whole(model))
+    fully_shard(model, mesh=mesh, ignored_params=whole)
     register_fsdp_forward_method(model, "generate")
 
 

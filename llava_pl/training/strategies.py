@@ -6,6 +6,7 @@ In: a module that divides its model in `configure_model`. Out: a folder of one f
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
@@ -27,6 +28,7 @@ from llava_pl.models.llava import LlavaModel
 from llava_pl.models.vocabulary import row_tables
 from llava_pl.training.background import BackgroundCheckpointIO
 from llava_pl.training.checkpoint import cut_rows
+from llava_pl.training.checksum import temporary_path
 from llava_pl.training.module import LlavaModule
 from llava_pl.training.pieces import divide_optimizer, fill, fill_rows, gather_optimizer, gather_weights
 from llava_pl.training.shard_writing import finish_folder
@@ -86,12 +88,17 @@ class WholeTensorCheckpoints(ParallelStrategy):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
         """Write this rank's file of a checkpoint; the first rank then waits for the others' and closes the folder."""
+        writer = self.checkpoint_io
+        if self.is_global_zero:
+            if isinstance(writer, BackgroundCheckpointIO):
+                writer.wait()  # perhaps for an earlier one of this name
+            shutil.rmtree(temporary_path(Path(filepath)), ignore_errors=True)  # of a save that was killed
         folder = Path(self.broadcast(filepath))
         if not self.is_global_zero:
-            checkpoint = {name: checkpoint[name] for name in ("state_dict", "optimizer_states") if name in checkpoint}
-        writer = self.checkpoint_io
+            names = ("state_dict", "optimizer_states", "global_step")  # the last one tells files of two saves apart
+            checkpoint = {name: checkpoint[name] for name in names if name in checkpoint}
         save = writer.save_gathered if isinstance(writer, BackgroundCheckpointIO) else writer.save_checkpoint
-        save(checkpoint, shard_path(folder, self.global_rank), storage_options)
+        save(checkpoint, shard_path(temporary_path(folder), self.global_rank), storage_options)
         if self.is_global_zero:
             finish = partial(finish_folder, folder, self.world_size)
             writer.afterwards(finish) if isinstance(writer, BackgroundCheckpointIO) else finish()

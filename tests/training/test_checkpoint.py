@@ -174,3 +174,15 @@ def test_what_a_projector_has_counted_is_kept(build, state_of):
     names = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
     assert {name.rpartition(".")[2] for name in kept if ".3." in name} == names
     check_kept(kept, model, "model.", is_resumed=True)
+
+
+def test_a_run_goes_on_training_the_same(build, state_of):
+    """A decoder that is now frozen has its place in the checkpoint, but the optimizer's state is another's."""
+    model = build(stage="finetune")
+    kept = keep_own(state_of(model), model, "model.")
+    learned = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    check_kept(kept, model, "model.", is_resumed=True, learned=learned)
+    apply_plan(model, PLANS["align"])
+    check_kept(kept, model, "model.", is_resumed=False, learned=learned)
+    with pytest.raises(InputError, match=r"^checkpoint: its run trains other weights than this one, 21 of them differ"):
+        check_kept(kept, model, "model.", is_resumed=True, learned=learned)

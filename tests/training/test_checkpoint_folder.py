@@ -29,6 +29,8 @@ def test_the_newest_stay(publish):
 def test_a_new_run_deletes_nothing_but_its_own(publish, tmp_path):
     for name in ("best.ckpt", "step=1.ckpt", "step=99.ckpt", ".step=5.ckpt.tmp"):
         (tmp_path / name).touch()
+    (tmp_path / ".step=7.ckpt.tmp").mkdir()
+    (tmp_path / ".step=7.ckpt.tmp" / "00000.pt").touch()
     publish.folder.tidy(is_continued=False)
     for step in (2, 3, 4):
         publish(step)

@@ -13,6 +13,7 @@ import torch
 from llava_pl.training import checkpoint_io
 from llava_pl.training.background import BackgroundCheckpointIO
 from llava_pl.training.checkpoint_io import DurableCheckpointIO
+from llava_pl.training.checksum import write_checksum
 from llava_pl.types import InputError
 
 CONTENT = {"global_step": 3, "state_dict": {"w": torch.arange(1000.0)}}
@@ -28,6 +29,23 @@ def test_round_trip(io, tmp_path):
     loaded = io.load_checkpoint(tmp_path / "new" / "a.ckpt", weights_only=True)
     assert torch.equal(loaded["state_dict"]["w"], CONTENT["state_dict"]["w"])
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.ckpt", "a.ckpt.json"]
+
+
+def test_in_place_of_an_older_one_in_several_files(io, tmp_path):
+    (tmp_path / "a.ckpt").mkdir()
+    (tmp_path / "a.ckpt" / "00000.pt").touch()
+    io.save_checkpoint(CONTENT, tmp_path / "a.ckpt")
+    assert io.load_checkpoint(tmp_path / "a.ckpt")["global_step"] == 3
+
+
+def test_the_first_rank_names_the_folder_as_soon_as_the_checksum_is_there(io, tmp_path, monkeypatch):
+    def write(path, **content):
+        write_checksum(path, **content)
+        path.parent.rename(tmp_path / "a.ckpt")
+
+    monkeypatch.setattr(checkpoint_io, "write_checksum", write)
+    io.save_checkpoint(CONTENT, tmp_path / ".a.ckpt.tmp" / "00001.pt")
+    assert sorted(path.name for path in (tmp_path / "a.ckpt").iterdir()) == ["00001.pt", "00001.pt.json"]
 
 
 def test_hash_is_that_of_the_file(io, tmp_path):

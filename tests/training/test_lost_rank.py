@@ -37,7 +37,10 @@ def test_before_the_first_batch():
         NameLostRank().on_exception(TRAINER, None, error)
 
 
-@pytest.mark.parametrize(("module", "is_lost"), [("torch.distributed.distributed_c10d", True), ("torch.nn", False)])
+@pytest.mark.parametrize(
+    ("module", "is_lost"),
+    [("torch.distributed.distributed_c10d", True), ("torch.distributed.tensor._dispatch", False), ("torch.nn", False)],
+)
 def test_an_error_is_known_by_where_it_was_raised(module, is_lost):
     names = {"__name__": module}
     exec("def wait():\n    raise RuntimeError('Timed out')", names)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
@@ -70,6 +71,17 @@ def test_an_encoder_that_learns_is_gathered_with_the_rest(model, mesh):
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
+def test_a_scalar_cannot_be_divided(model, mesh):
+    """As a projector from outside may have; in an encoder that is left whole it is none of our business."""
+    model.vision_encoder.scale = nn.Parameter(torch.ones(()), requires_grad=False)
+    apply_plan(model, PLANS["align"])
+    model.projector.gate = nn.Parameter(torch.ones(()))
+    with pytest.raises(InputError, match=r"^trainer\.strategy: projector\.gate: expected a dimension to divide"):
+        shard(model, mesh)
+    del model.projector.gate
+    shard(model, mesh)
+
+
 def test_a_head_that_is_the_table_is_gathered_with_the_rest(model, mesh):
     model.decoder.model.lm_head.weight = model.decoder.model.model.embed_tokens.weight
     apply_plan(model, PLANS["finetune"])
@@ -109,6 +121,7 @@ def test_a_rank_holds_its_part_of_what_the_files_hold(model, mesh, tiny_parts):
     [
         ("nf4", "torch.optim.AdamW", "model.decoder.quantization: found nf4, whose packed weights cannot be divided"),
         ("none", "bitsandbytes.optim.AdamW8bit", "model.optim.optimizer: found bitsandbytes.optim.AdamW8bit, whose"),
+        ("none", "torch.optim.Adafactor", "model.optim.optimizer: found torch.optim.Adafactor, which cannot work on"),
     ],
 )
 def test_what_cannot_be_divided(quantization, optimizer, message):

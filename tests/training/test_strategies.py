@@ -42,6 +42,13 @@ def test_one_device(words, zoo, in_background):
     assert all(type(tensor) is torch.Tensor and tensor.numel() for tensor in content["state_dict"].values())
     assert main(["fit", *words, "--trainer.max_steps", "2", "--ckpt_path", "last"]) == 0
     assert last.resolve().name == "step=2.ckpt"
+    # Back to the first step, with the whole model on one device, and once more as before.
+    whole = [word for word in words if "strategy" not in word and "FSDP2" not in word]
+    for way in (whole, words):
+        first = str(zoo / "run" / "checkpoints" / "step=1.ckpt")
+        assert main(["fit", *way, "--trainer.max_steps", "2", "--ckpt_path", first]) == 0
+        assert find_damage(last) is None
+        assert last.is_dir() == (way is words)
     [shard] = find_shards(last)
     shard.write_bytes(shard.read_bytes()[:-1])
     assert find_damage(last) == "found another or an incomplete file"

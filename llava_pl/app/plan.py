@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_pl.app.data_commands import OneLineArguments
+from llava_pl.app.data_commands import OneLineArguments, check_place
+from llava_pl.types import InputError
 
 EPILOG = """Every option of `llava-pl fit` is understood, with the same meaning, above all --config;
 `llava-pl fit --help` lists them. No weight is read and no GPU is needed: a micro batch goes through the
@@ -39,6 +40,8 @@ def main(words: Sequence[str]) -> int:
         parser.print_help()
         return 2
     options, rest = parser.parse_known_args(words)
+    if str(options.json) != "-":
+        _check_plan_place(options.json)
 
     from llava_pl.app.load_data import load_run
     from llava_pl.app.plan_terminal import as_plain, print_plan
@@ -57,6 +60,21 @@ def main(words: Sequence[str]) -> int:
     else:
         options.json.write_text(text, encoding="utf-8")
     return 1 if plan.contradictions else 0
+
+
+def _check_plan_place(path: Path | None) -> None:
+    """Check that the plan can be written, and that nothing but an earlier one is replaced."""
+    check_place(path, "--json")
+    if path is None or not path.exists():
+        return
+    try:
+        is_plan = "steps_per_epoch" in json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, TypeError):
+        is_plan = False
+    if not is_plan:
+        raise InputError(
+            f"--json: {path}: expected a new file or an earlier plan, found another file; choose another name"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llava_pl.app.stretches import visible
+from llava_pl.planning.memory_plan import MOST_SAMPLES
 from llava_pl.planning.run_plan import GIB, RunPlan
 from llava_pl.planning.work import add_up
 
@@ -68,7 +69,8 @@ def _memory(plan: RunPlan) -> Table:
         table.add_section()
     table.add_row(f"a device has ({plan.assumptions.headroom:.0%} less)", _gib(plan.assumptions.limit))
     if plan.largest_batch is not None:
-        table.add_row("samples at once that fit", f"{plan.largest_batch:,}")
+        more = " or more" if plan.largest_batch == MOST_SAMPLES else ""
+        table.add_row("samples at once that fit", f"{plan.largest_batch:,}{more}")
     table.add_section()
     table.add_row("a host while loading", _gib(host.loading))
     table.add_row("a host while saving", _gib(host.saving))

@@ -125,7 +125,7 @@ def host_memory(weights: WeightBytes, optimizer: OptimizerBytes, spread: Spread,
     if spread.gradients == "host":
         offloaded += 4 * weights.num_trained * here // ranks
     if spread.weights == "host":
-        offloaded += weights.total * here // ranks
+        offloaded += (2 * weights.num_weights if spread.has_master else weights.total) * here // ranks
     return HostMemory(
         loading=_loading(weights, spread, is_device=is_device) * here,
         offloaded=offloaded,

@@ -25,6 +25,9 @@ from llava_pl.training.stages import PartSummary, summarize_parts
 DTYPES = {"16": torch.float16, "bf16": torch.bfloat16, "32": torch.float32, "64": torch.float64}
 """What a precision computes in."""
 
+MOST_SAMPLES = 1024
+"""Larger micro batches are not looked for."""
+
 FUSED = ("torch.optim.Adam", "torch.optim.AdamW")
 """Optimizers whose update is a single kernel on a GPU; see `optim.build_optimizer`."""
 
@@ -102,12 +105,12 @@ class MemoryPlan:
         guess = size + int((limit - first) // per_sample)
         # A peak is the largest of several sums that each grow evenly, so outside of the two sizes it lies on their line
         # or above: what does not fit on the line does not fit.
-        if guess >= 1 and not first <= limit < second and self.of(shape.of(guess)).peak <= limit:
+        if 1 <= guess < MOST_SAMPLES and not first <= limit < second and self.of(shape.of(guess)).peak <= limit:
             return guess
         return find_largest(lambda number: self.of(shape.of(number)).peak <= limit, start=guess)
 
 
-def find_largest(fits: Callable[[int], bool], *, start: int, most: int = 1024) -> int:
+def find_largest(fits: Callable[[int], bool], *, start: int, most: int = MOST_SAMPLES) -> int:
     """Return the largest number that fits, 0 if not even 1 does; what fits, its predecessor fits, too.
 
     Args:

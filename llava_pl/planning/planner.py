@@ -50,6 +50,11 @@ def plan_run(
     """
     trainer, settings = config.trainer, config.data.init_args
     spread = read_spread(trainer)
+    if assumptions.mean_length is not None and assumptions.mean_length > int(settings.max_length):
+        raise InputError(
+            f"plan: --mean_length: expected at most data.max_length, {settings.max_length}, found "
+            f"{assumptions.mean_length:g}"
+        )
     grid = _largest_grid(settings, module)
     one_picture = module.num_image_tokens if grid is None else grid.num_tokens(module.num_image_tokens)
     accumulation = int(trainer.accumulate_grad_batches or 1)

@@ -6,6 +6,7 @@ In: numbers. Out: `RunPlan`, plain values throughout, for a terminal or a file.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from llava_pl.planning.data_facts import DataFacts
 from llava_pl.planning.memory import HostMemory, RankMemory
@@ -40,8 +41,8 @@ class Assumptions:
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         if (
-            self.device_memory_gib <= 0
-            or self.device_tflops <= 0
+            not 0 < self.device_memory_gib < inf
+            or not 0 < self.device_tflops < inf
             or not 0 < self.mfu <= 1
             or not 0 <= self.headroom < 1
         ):
@@ -51,8 +52,8 @@ class Assumptions:
             )
         for name in ("num_samples", "mean_length"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"plan: --{name}: expected at least 1, found {value:g}")
+            if value is not None and not 1 <= value < inf:
+                raise InputError(f"plan: --{name}: expected a number of at least 1, found {value:g}")
 
     @property
     def limit(self) -> int:

@@ -69,6 +69,9 @@ def test_broken_records_are_said(zoo, capsys):
         (["--mfu", "2"], "plan: expected device_memory_gib and device_tflops above 0, mfu in (0, 1] and headroom in"),
         (["--model.decoder.path", "/nowhere"], "decoder.path: /nowhere: expected a model folder or hub name"),
         (["--mfuu", "0.5"], "--mfuu: no such option"),
+        (["--mean_length", "1e9"], "--mean_length: expected at most data.max_length, "),
+        (["--json", "/nowhere/plan.json"], "--json: /nowhere/plan.json: expected a file in a folder that exists"),
+        (["--json", __file__], "expected a new file or an earlier plan, found another file"),
     ],
 )
 def test_errors_are_one_line(words, capsys, more, message):

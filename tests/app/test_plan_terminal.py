@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -63,3 +64,9 @@ def test_plain():
     plain = as_plain(PLAN)
     assert plain["memory"]["peak_at"] == "backward"
     assert plain["spread"]["num_nodes"] == 2
+
+
+def test_search_that_was_given_up_claims_no_more():
+    out = io.StringIO()
+    print_plan(replace(PLAN, largest_batch=1024), Console(file=out, width=120))
+    assert "1,024 or more" in out.getvalue()

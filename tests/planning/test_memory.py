@@ -69,6 +69,8 @@ def test_offload():
         4100 + 1000 + 3000 + 1000,
     )  # gradients as they are and in float32
     assert host(spread).offloaded == 8000 + 4000 + 4000
+    zero3 = Spread("zero3_offload", 1, 4, "host", **places, has_master=True)
+    assert host(zero3).offloaded == 8000 + 4000 + 4000 + 2 * 1050  # weights in half precision
 
 
 def test_an_update_that_is_not_fused_needs_room():

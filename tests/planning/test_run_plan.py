@@ -1,5 +1,7 @@
 """Guards: assumptions that mean nothing."""
 
+from math import inf, nan
+
 import pytest
 
 from llava_pl.planning.run_plan import GIB, Assumptions
@@ -12,7 +14,19 @@ def test_headroom_is_left():
 
 @pytest.mark.parametrize(
     "given",
-    [{"mfu": 0}, {"mfu": 1.5}, {"headroom": 1}, {"device_memory_gib": 0}, {"device_tflops": -1}, {"num_samples": 0}],
+    [
+        {"mfu": 0},
+        {"mfu": 1.5},
+        {"headroom": 1},
+        {"device_memory_gib": 0},
+        {"device_tflops": -1},
+        {"num_samples": 0},
+        {"device_memory_gib": nan},
+        {"device_memory_gib": inf},
+        {"device_tflops": inf},
+        {"mean_length": nan},
+        {"mean_length": inf},
+    ],
 )
 def test_refusals(given):
     with pytest.raises(InputError, match="plan: "):

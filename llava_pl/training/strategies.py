@@ -87,7 +87,16 @@ class WholeTensorCheckpoints(ParallelStrategy):
                 self.fill(learned, whole)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
-        """Write this rank's file of a checkpoint; the first rank then waits for the others' and closes the folder."""
+        """Write this rank's file of a checkpoint; the first rank then waits for the others' and closes the folder.
+
+        Raises:
+            InputError: The place is no folder of a file system.
+        """
+        if "://" in str(filepath):
+            raise InputError(
+                f"checkpoint: {filepath}: expected a path in a file system that all devices share, where a divided "
+                "model is saved as a folder; choose one, and copy the folder when the run has ended"
+            )
         writer = self.checkpoint_io
         if self.is_global_zero:
             if isinstance(writer, BackgroundCheckpointIO):

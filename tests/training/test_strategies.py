@@ -14,10 +14,16 @@ from llava_pl.training import strategies
 from llava_pl.training.checksum import find_damage
 from llava_pl.training.pieces import gather_weights
 from llava_pl.training.strategies import FSDP2Strategy
+from llava_pl.types import InputError
 
 
 def test_timeout():
     assert FSDP2Strategy(timeout_minutes=2.5)._timeout == timedelta(seconds=150)
+
+
+def test_an_object_store_takes_no_folders():
+    with pytest.raises(InputError, match=r"checkpoint: s3://a/b.ckpt: expected a path in a file system that all devic"):
+        FSDP2Strategy().save_checkpoint({}, "s3://a/b.ckpt")
 
 
 @pytest.fixture

@@ -130,6 +130,7 @@ def write_scienceqa(root: Path) -> tuple[str, ...]:
     return ("--data", "ScienceQADataModule", "--data.root", ".", "--model.generation.max_new_tokens", "5")
 
 
+@pytest.mark.slow
 def test_generated_answers_are_the_same(root):
     """Of seven questions the first four: batches of two, because ranks would not get equally many of three."""
     words = write_scienceqa(root)

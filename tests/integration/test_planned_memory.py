@@ -14,15 +14,16 @@ SCRIPT = Path(__file__).with_name("planned_memory.py")
 FULL, LORA = {"decoder": "full"}, {"decoder": "lora"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "recomputation", "precision", "trainable"),
     [
         pytest.param("fsdp2", "full", "bf16-mixed", FULL, id="fsdp2-full-bf16"),
-        pytest.param("fsdp2", "none", "bf16-mixed", FULL, id="fsdp2-none-bf16", marks=pytest.mark.slow),
-        pytest.param("fsdp2", "full", "32-true", FULL, id="fsdp2-full", marks=pytest.mark.slow),
-        pytest.param("fsdp2", "none", "32-true", FULL, id="fsdp2-none", marks=pytest.mark.slow),
-        pytest.param("fsdp2", "full", "bf16-mixed", LORA, id="fsdp2-lora-bf16", marks=pytest.mark.slow),
-        pytest.param("ddp", "none", "bf16-mixed", FULL, id="ddp-none-bf16", marks=pytest.mark.slow),
+        pytest.param("fsdp2", "none", "bf16-mixed", FULL, id="fsdp2-none-bf16"),
+        pytest.param("fsdp2", "full", "32-true", FULL, id="fsdp2-full"),
+        pytest.param("fsdp2", "none", "32-true", FULL, id="fsdp2-none"),
+        pytest.param("fsdp2", "full", "bf16-mixed", LORA, id="fsdp2-lora-bf16"),
+        pytest.param("ddp", "none", "bf16-mixed", FULL, id="ddp-none-bf16"),
     ],
 )
 def test_peak(mid_parts, run, strategy, recomputation, precision, trainable):

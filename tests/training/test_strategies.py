@@ -22,7 +22,7 @@ def test_timeout():
 
 
 def test_an_object_store_takes_no_folders():
-    with pytest.raises(InputError, match=r"checkpoint: s3://a/b.ckpt: expected a path in a file system that all devic"):
+    with pytest.raises(InputError, match=r"checkpoint: s3://a/b.ckpt: expected a path in a file system"):
         FSDP2Strategy().save_checkpoint({}, "s3://a/b.ckpt")
 
 

@@ -7,6 +7,7 @@ In: a module that divides its model in `configure_model`. Out: a folder of one f
 from __future__ import annotations
 
 import shutil
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
@@ -44,17 +45,17 @@ class WholeTensorCheckpoints(ParallelStrategy):
     # Lightning and DeepSpeed would read shards of their own form otherwise.
     lightning_restore_optimizer = True
 
+    @abstractmethod
     def gather(self, pieces: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the whole tensors that this rank is dealt; all ranks take part."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fill(self, piece: Tensor, whole: Tensor) -> None:
         """Copy this rank's part of a whole tensor into its piece; all ranks take part."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fill_rows(self, table: Tensor, token_ids: Sequence[int], rows: Tensor) -> None:
         """Copy the rows of some tokens into this rank's piece of a table; all ranks take part."""
-        raise NotImplementedError
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Return the tensors that this rank brings to a checkpoint.

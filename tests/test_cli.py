@@ -40,12 +40,29 @@ def test_unknown_command_names_the_choices(capsys):
     )
 
 
-def test_help_and_version_import_no_torch():
+@pytest.mark.parametrize(
+    ("line", "start"),
+    [
+        ("--help", "usage: llava-pl"),
+        ("--version", "llava_pl"),
+        ("data", "usage: llava-pl data"),
+        ("data --help", "usage: llava-pl data"),
+        ("data view --help", "usage: llava-pl data"),
+        ("data check -h", "usage: llava-pl data"),
+        ("verify --help", "usage: llava-pl verify invariance"),
+        ("verify invariance --help", "usage: llava-pl verify invariance"),
+    ],
+)
+def test_help_and_version_import_no_torch(line, start):
     code = (
-        "import sys; from llava_pl.cli import main; main(['--help']); main(['--version']); main(['data', '--help']);"
-        "sys.exit(any(name in sys.modules for name in ('torch', 'lightning', 'transformers', 'jsonargparse')))"
+        "import sys\nfrom llava_pl.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as exit:\n"
+        "    assert exit.code == 0\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'lightning', 'transformers', 'jsonargparse', 'PIL')))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    words = [sys.executable, "-c", code, *line.split()]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(start)
 
 
 def test_python_dash_m():

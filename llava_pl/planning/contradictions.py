@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch.accelerators import AcceleratorRegistry
 
 from llava_pl.export.part_configs import read_decoder_config
 from llava_pl.planning.spread import Spread, count_devices, read_precision
@@ -91,6 +92,24 @@ def check_strategy(spread: Spread, module: LlavaModule, trainer: Any) -> list[st
         lines.append(
             f"trainer.devices: found {trainer.devices}, which each machine reads otherwise; here it is 1, give a number"
         )
+    return lines
+
+
+def check_trainer(trainer: Any) -> list[str]:  # noqa: ANN401  a namespace
+    """Check that a run takes a step and that its kind of device exists: the Trainer would, and no plan builds one.
+
+    >>> from types import SimpleNamespace
+    >>> check_trainer(SimpleNamespace(max_epochs=0, max_steps=-1, accelerator="cpu"))
+    ['trainer.max_epochs: expected at least 1, or -1 for no end of its own, found 0']
+    """
+    lines = [
+        f"trainer.{name}: expected at least 1, or -1 for no end of its own, found {value}"
+        for name, value in (("max_epochs", trainer.max_epochs), ("max_steps", trainer.max_steps))
+        if value is not None and value != -1 and value < 1
+    ]
+    known = sorted({"auto", "gpu", *AcceleratorRegistry.available_accelerators()})
+    if isinstance(trainer.accelerator, str) and trainer.accelerator not in known:
+        lines.append(f"trainer.accelerator: expected one of {', '.join(known)}, found {trainer.accelerator!r}")
     return lines
 
 

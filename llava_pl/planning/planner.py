@@ -19,6 +19,7 @@ from llava_pl.planning.contradictions import (
     check_lengths,
     check_steps,
     check_strategy,
+    check_trainer,
     global_batch,
 )
 from llava_pl.planning.data_facts import DataFacts, find_excess, read_facts
@@ -69,7 +70,7 @@ def plan_run(
     )
     decoder, samples_per_step = module.model_config.decoder, global_batch(trainer, data.batch_size)
     lines = check_global_batch([str(path) for path in config.get("config") or []], samples_per_step)
-    lines += check_strategy(spread, module, trainer)
+    lines += check_trainer(trainer) + check_strategy(spread, module, trainer)
     is_known = facts.unknown is None
     lines += [facts.unknown] if facts.unknown is not None and facts.is_refused else []
     lines += check_lengths(decoder.path, longest=facts.longest, is_known=is_known, num_image_tokens=one_picture)

@@ -7,7 +7,13 @@ from types import SimpleNamespace
 import pytest
 
 from llava_pl import LlavaModule
-from llava_pl.planning.contradictions import check_global_batch, check_lengths, check_steps, check_strategy
+from llava_pl.planning.contradictions import (
+    check_global_batch,
+    check_lengths,
+    check_steps,
+    check_strategy,
+    check_trainer,
+)
 from llava_pl.planning.spread import Spread
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -23,6 +29,21 @@ def test_global_batch_of_the_experiment():
 @pytest.mark.parametrize("files", [[], [SINGLE], ["nowhere.yaml"]])
 def test_without_an_experiment_nothing_is_expected(files):
     assert check_global_batch(files, 64) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "start"),
+    [
+        ({"max_epochs": 0}, "trainer.max_epochs: expected at least 1, or -1 for no end of its own, found 0"),
+        ({"max_steps": -7}, "trainer.max_steps: expected at least 1, or -1 for no end of its own, found -7"),
+        ({"accelerator": "gpuu"}, "trainer.accelerator: expected one of auto, cpu, cuda, gpu, mps, tpu, found 'gpuu'"),
+        ({"max_epochs": None}, None),
+        ({"max_epochs": -1, "max_steps": 10, "accelerator": "gpu"}, None),
+    ],
+)
+def test_trainer(settings, start):
+    trainer = SimpleNamespace(**{"max_epochs": 1, "max_steps": -1, "accelerator": "auto"} | settings)
+    assert check_trainer(trainer) == ([] if start is None else [start])
 
 
 @pytest.fixture

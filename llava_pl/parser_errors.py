@@ -63,6 +63,7 @@ def explain(message: str, words: Sequence[str], options: Sequence[str]) -> str:
     if match := re.match(WRONG_SOURCES, line):
         key, place = _locate(match[1], words)
         return f"{place}{key}: {_explain_sources(match[2])}"
+    line = re.sub(r"NestedArg\(key='[\w.]+', val='(.*)'\)$", r"\1", line)  # a class or an argument of one
     if match := re.match(WRONG_VALUE, line):
         key, place = _locate(match[1], words, match[3])
         return f"{place}{key}: expected {_expected(match[2])}, found {match[3]}"

@@ -86,6 +86,11 @@ def write(tmp_path, monkeypatch):
             ["--trainer.max_steps", "x"],
             "--trainer.max_steps: expected int, found x",
         ),
+        (
+            NO_CLASS.replace("Given value: Mine", "Given value: NestedArg(key='class_path', val='my.Mine')"),
+            [],
+            "data: expected a class (LlavaDataModule, ScienceQADataModule), found my.Mine",
+        ),
         (NO_CLASS, ["--data", "Mine"], "--data: expected a class (LlavaDataModule, ScienceQADataModule), found Mine"),
         (
             "Unexpected config:\n",

@@ -6,9 +6,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
 from llava_pl.models.adapters import LoraConfig
+from llava_pl.models.work import Work, add_up, count_work
 from llava_pl.planning.batches import BatchShape
 from llava_pl.planning.weights import build_run_model
-from llava_pl.planning.work import Work, add_up, count_work
 from llava_pl.training.module import LlavaModule
 from llava_pl.training.optim import OptimConfig
 from llava_pl.training.stages import TrainablePlan
@@ -38,7 +38,7 @@ def make(folder, recomputation, decoder="decoder", **more):
 def test_as_torch_counts(mid_parts, training, recomputation):
     module = make(mid_parts, recomputation, **training)
     shape = BatchShape(2, 100, 20)
-    found = add_up(count_work(build_run_model(module), shape, recomputation))
+    found = add_up(count_work(build_run_model(module), shape.counts, recomputation))
     module.configure_model()
     ids = torch.full((2, 100), 5)
     ids[:, 1:65] = IMAGE_TOKEN_INDEX
@@ -65,7 +65,7 @@ def test_seven_billion(published):
         decoder=DecoderConfig(str(published / "7b"), gradient_checkpointing="full"),
         optim=OptimConfig(learning_rate=1e-3),
     )
-    parts = {work.part: work for work in count_work(build_run_model(module), BatchShape(1, 1000, 100), "full")}
+    parts = {work.part: work for work in count_work(build_run_model(module), BatchShape(1, 1000, 100).counts, "full")}
     linear, attention = 32 * (4 * 4096**2 + 3 * 4096 * 11008), 32 * 4096 * 1000**2
     forward = 2 * linear * 1000 + 4 * attention
     last = 2 * 1000 * 32 * 4096 * 11008  # the product that recomputation stops before

@@ -10,12 +10,13 @@ else is left out: norms, activations, rotations are less than a hundredth.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 from torch import nn
 
 from llava_pl.models.decoder import CausalDecoder
+from llava_pl.models.division import whole_shape
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.recompute import GradientCheckpointing, find_layers
 
@@ -80,13 +81,13 @@ def count_work(model: LlavaModel, counts: BatchCounts, recomputation: GradientCh
     )
     pixels = model.vision_encoder.model.embeddings.patch_embedding.weight
     per_tile = int(model.vision_encoder.model.embeddings.num_patches)
-    patches = 2 * pixels.numel() * per_tile * counts.num_tiles
+    patches = 2 * whole_shape(pixels).numel() * per_tile * counts.num_tiles
     encoder = Work("vision_encoder", encoder.forward + patches, encoder.backward + patches * pixels.requires_grad)
     linears = [layer for layer in model.projector.modules() if isinstance(layer, nn.Linear)]
     features = counts.num_tiles * model.vision_encoder.num_patches
     projector = _products("projector", linears, features, flows=learns["projector"])
     if linears and not learns["vision_encoder"] and learns["projector"]:  # nobody asks for the gradient of its input
-        projector = Work("projector", projector.forward, projector.backward - 2 * features * linears[0].weight.numel())
+        projector = Work("projector", projector.forward, projector.backward - 2 * features * _weights(linears[0]))
     blocks = _products("decoder", _within_layers(decoder), counts.num_positions, flows=True)
     config: Any = decoder.model.config.get_text_config()
     heads = int(config.num_attention_heads)
@@ -99,10 +100,22 @@ def count_work(model: LlavaModel, counts: BatchCounts, recomputation: GradientCh
     )
     if recomputation == "full":
         # torch stops when it has what was not kept: before the last product of each block, whose result nobody needs.
-        spared = 2 * counts.num_positions * sum(layers[-1].weight.numel() for layers in _linears(decoder.model))
+        spared = 2 * counts.num_positions * sum(_weights(layers[-1]) for layers in _linears(decoder.model))
         blocks = Work("decoder", blocks.forward, blocks.backward, blocks.forward - spared)
     head = _products("head", [decoder.head], counts.num_supervised, flows=True)
     return [encoder, projector, blocks, head]
+
+
+def needed_operations(model: LlavaModel) -> dict[str, int]:
+    """Return the operations, forward and backward, that one of each of the `BatchCounts` needs, by its name.
+
+    Nothing that is computed again is among them. Multiplied by the counts of a batch they add up to its operations.
+    """
+    needed = {}
+    for count in fields(BatchCounts):
+        work = add_up(count_work(model, BatchCounts(**{count.name: 1}), "none"))
+        needed[count.name] = work.forward + work.backward
+    return needed
 
 
 def add_up(parts: list[Work]) -> Work:
@@ -134,9 +147,14 @@ def _products(part: str, layers: list[nn.Linear], num_positions: int, *, flows: 
         num_positions: Rows of their inputs.
         flows: Whether gradients of their inputs are asked for.
     """
-    weights = sum(layer.weight.numel() for layer in layers)
-    learning = sum(layer.weight.numel() for layer in layers if layer.weight.requires_grad)
+    weights = sum(_weights(layer) for layer in layers)
+    learning = sum(_weights(layer) for layer in layers if layer.weight.requires_grad)
     return Work(part, 2 * num_positions * weights, 2 * num_positions * ((weights if flows else 0) + learning))
+
+
+def _weights(layer: nn.Linear) -> int:
+    """Return the weights of a layer, also where they are divided among devices or quantized."""
+    return layer.in_features * layer.out_features
 
 
 def _with_attention(work: Work, *, num_layers: int, width: int, squares: int, flows: bool) -> Work:

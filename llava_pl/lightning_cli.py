@@ -34,7 +34,7 @@ from llava_pl.run_folder import (
     resume_command,
 )
 from llava_pl.training.background import BackgroundCheckpointIO
-from llava_pl.training.callbacks import PlanTable, ScoreTable, Throughput
+from llava_pl.training.callbacks import PlanTable, ScoreTable
 from llava_pl.training.checkpoint_io import DurableCheckpointIO
 from llava_pl.training.data_count import DataCount
 from llava_pl.training.ledger import Ledger
@@ -46,6 +46,7 @@ from llava_pl.training.saving import RunCheckpoint
 from llava_pl.training.seeding import SeedSteps
 from llava_pl.training.stages import TrainablePlan
 from llava_pl.training.stopping import leave_queue_to_job
+from llava_pl.training.throughput import Throughput
 from llava_pl.training.wandb_run import continue_wandb_runs
 from llava_pl.training.zero import require_deepspeed
 from llava_pl.types import InputError
@@ -101,10 +102,10 @@ class LlavaCLI(LightningCLI):
             default="highest",
             help="How exactly GPUs multiply float32 matrices: high is TF32, medium bfloat16.",
         )
+        parser.add_lightning_class_args(Throughput, "throughput")
         # Pictures that are cut into tiles need a newline embedding in the model; the data module says whether they are.
         parser.link_arguments("data.init_args.image_aspect", "model.has_newline", compute_fn=lambda a: a == "anyres")
-        # Image marks need rows in the decoder.
-        parser.link_arguments("data.init_args.image_start_end", "model.has_image_marks")
+        parser.link_arguments("data.init_args.image_start_end", "model.has_image_marks")  # which need rows
         parser.link_arguments("data.init_args.image_patch_token", "model.has_patch_token")
         parser.add_argument(
             "--save_in_background",
@@ -179,7 +180,7 @@ class LlavaCLI(LightningCLI):
             continue_wandb_runs(loggers, self.run_dir, is_continued=self.is_continued)
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         callbacks: list[Callback] = [callback for callback in given if callback is not None]
-        callbacks += [PlanTable(), ScoreTable(), Throughput(), DataCount(self.run_dir)]
+        callbacks += [PlanTable(), ScoreTable(), DataCount(self.run_dir)]
         callbacks += [MeetRanks(run.get("ckpt_path")), NameLostRank()]
         if is_fit:
             callbacks += [SeedSteps(int(run.seed_everything or 0)), Ledger(self.run_dir)]

@@ -218,8 +218,9 @@ class Batch(TypedDict, total=False):
     row (B = 1) has ``position_ids`` int64 ``(1, T)`` and ``sequence_lengths`` in its place. ``pixel_values`` is float32
     ``(N, C, H, W)`` with the pictures of all rows in order (N may be 0); of tiled pictures it holds the tiles, and
     ``grids`` an entry for each picture. Counts are plain integers, known without asking the device: ``num_tokens``
-    attended and ``num_supervised`` positions of this micro batch, and ``num_step_supervised`` of all micro batches on
-    this rank that share its optimizer step (training only). ``questions`` is present in evaluation only, ``indices``
+    attended and ``num_supervised`` positions of this micro batch, ``num_pairs`` of attended positions of one sample
+    (the squares of lengths, added up), and ``num_step_supervised`` positions of all micro batches on this rank that
+    share its optimizer step (training only). ``questions`` is present in evaluation only, ``indices``
     where each sample knows its place in the dataset; ``skipped``, the place and reason of each sample that was left
     out, only where there are any.
     """
@@ -234,6 +235,7 @@ class Batch(TypedDict, total=False):
     pixel_values: Tensor
     grids: list[ImageGrid]
     num_tokens: int
+    num_pairs: int
     num_supervised: int
     num_step_supervised: int
     questions: list[Question]

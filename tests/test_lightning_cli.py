@@ -74,7 +74,7 @@ def test_a_run_leaves_config_checkpoint_and_metrics(config, tmp_path):
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     assert [float(row["train/loss"]) > 0 for row in rows if row["train/loss"]] == [True, True]
     assert [row["val/loss"] != "" for row in rows if row["val/loss"]] == [True]
-    columns = {"train/grad_norm", "lr/decay", "lr/no_decay", "perf/tokens_per_s", "perf/images_per_s"}
+    columns = {"train/grad_norm", "lr/decay", "lr/no_decay", "perf/tokens_per_s", "perf/data_wait"}
     assert columns <= set(rows[0])
 
 

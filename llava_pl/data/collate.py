@@ -47,6 +47,7 @@ def start_batch(samples: Sequence[Sample], *, num_image_tokens: int) -> Batch:
         ids=[sample.id for sample in samples],
         pixel_values=torch.cat([sample.pixel_values for sample in samples]),
         num_tokens=sum(len(sample.input_ids) for sample in samples),
+        num_pairs=sum(len(sample.input_ids) ** 2 for sample in samples),
     )
     grids = [grid for sample in samples for grid in sample.grids]
     if grids:

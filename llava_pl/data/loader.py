@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from math import inf
@@ -33,6 +34,9 @@ class StepLoader(DataLoader[Sample]):
         count_micro_batches: Called at the start of each step; returns how many micro batches it accumulates.
         count_batches: Called at the start of each step; returns after how many batches the epoch is cut short.
         **kwargs: As for torch's ``DataLoader``.
+
+    Attributes:
+        waited_seconds: How long whoever asked for batches has waited for them so far.
     """
 
     def __init__(
@@ -46,20 +50,24 @@ class StepLoader(DataLoader[Sample]):
         super().__init__(*args, **{"generator": torch.Generator(), "worker_init_fn": outlive_signals, **kwargs})
         self.count_micro_batches = count_micro_batches
         self.count_batches = count_batches
+        self.waited_seconds = 0.0
         self._num_done = 0
         self._resume_at: dict[str, int] | None = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch's type promises its own iterator class
+        asked = time.perf_counter()
         self._num_done = self._take_position()
         if isinstance(self.sampler, ResumableSampler):
             self.sampler.start = self._num_done * (self.batch_size or 1)
         batches: Iterator[Batch] = super().__iter__()
         while step := list(islice(batches, self._count_next())):
             num_supervised = sum(batch["num_supervised"] for batch in step)
+            self.waited_seconds += time.perf_counter() - asked
             for batch in step:
                 batch["num_step_supervised"] = num_supervised
                 self._num_done += 1
                 yield batch
+            asked = time.perf_counter()
 
     def _take_position(self) -> int:
         """Return how many batches of this epoch are done; those of a finished or another epoch count no more."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from llava_pl.models.work import BatchCounts
 from llava_pl.types import Batch, ImageGrid
 
 
@@ -43,6 +44,16 @@ class BatchShape:
     def num_positions(self) -> int:
         """Positions that the decoder sees."""
         return self.num_samples * self.length
+
+    @property
+    def counts(self) -> BatchCounts:
+        """What its operations depend on."""
+        return BatchCounts(
+            num_tiles=self.num_tiles,
+            num_positions=self.num_positions,
+            num_pairs=self.num_samples * self.length**2,
+            num_supervised=self.num_samples * self.num_supervised,
+        )
 
     def count_image_tokens(self, num_image_tokens: int) -> int:
         """Return the positions that pictures fill, where a tile has P = ``num_image_tokens``."""

@@ -13,6 +13,7 @@ from lightning import Trainer
 
 from llava_pl.data.anyres import choose_tiling
 from llava_pl.data.conversation_datamodule import ConversationDataModule
+from llava_pl.models.work import add_up, count_work
 from llava_pl.planning.batches import BatchShape
 from llava_pl.planning.contradictions import (
     check_global_batch,
@@ -26,7 +27,6 @@ from llava_pl.planning.data_facts import DataFacts, find_excess, read_facts
 from llava_pl.planning.memory_plan import MemoryPlan
 from llava_pl.planning.run_plan import GIB, Assumptions, RunPlan
 from llava_pl.planning.spread import Spread, read_spread
-from llava_pl.planning.work import add_up, count_work
 from llava_pl.training.module import LlavaModule
 from llava_pl.training.schedule import count_optimizer_steps
 from llava_pl.types import ImageGrid, InputError
@@ -98,7 +98,7 @@ def plan_run(
             f"{memory.peak / GIB:.2f} GiB on each device, expected at most {assumptions.limit / GIB:.2f}; {advice}"
         )
     mean = BatchShape(1, ceil(facts.mean_length / (1 - facts.padding)), round(facts.mean_supervised), grid)
-    work = count_work(plan.model, mean, decoder.gradient_checkpointing)
+    work = count_work(plan.model, mean.counts, decoder.gradient_checkpointing)
     per_sample = add_up(work)
     per_step = samples_per_step * (per_sample.forward + per_sample.backward)
     per_epoch, steps = _count_steps(data, facts, trainer, spread)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
+from llava_pl.models.work import Work
 from llava_pl.planning.data_facts import DataFacts
 from llava_pl.planning.memory import HostMemory, RankMemory
 from llava_pl.planning.spread import Spread
-from llava_pl.planning.work import Work
 from llava_pl.training.stages import PartSummary
 from llava_pl.types import InputError
 

@@ -1,8 +1,7 @@
-"""What a run says about itself: the trainable plan at its start, its speed on the way."""
+"""What a run says about itself: the trainable plan at its start, its scores at the end."""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -10,9 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 
-from llava_pl.training.schedule import is_step_complete
 from llava_pl.training.stages import summarize_parts
-from llava_pl.types import Batch
 
 
 class PlanTable(Callback):
@@ -67,52 +64,3 @@ class ScoreTable(Callback):
         for name in ("count", "unparsed"):
             table.add_row(name, *(str(int(metrics[f"{source}{name}"])) for source in sources))
         Console().print(table)
-
-
-class Throughput(Callback):
-    """Logs tokens and images per second over the whole world, since the last time it logged.
-
-    Time is read on the host. A device works behind it, but over a logging interval the difference averages out.
-    """
-
-    def __init__(self) -> None:
-        self._start = 0.0
-        self._num_tokens = 0
-        self._num_images = 0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._restart()
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock again: validation is no training time."""
-        self._restart()
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
-        """Count the batch, and log after each interval."""
-        self._num_tokens += batch["num_tokens"]
-        self._num_images += len(batch.get("grids") or batch["pixel_values"])
-        if not is_step_complete(trainer) or trainer.global_step % self._interval(trainer):
-            return
-        seconds = max(time.perf_counter() - self._start, 1e-9)
-        scale = trainer.world_size / seconds
-        pl_module.log_dict(
-            {"perf/tokens_per_s": self._num_tokens * scale, "perf/images_per_s": self._num_images * scale},
-            prog_bar=True,
-        )
-        self._restart()
-
-    @staticmethod
-    def _interval(trainer: Trainer) -> int:
-        return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]  # set by Lightning's logger connector
-
-    def _restart(self) -> None:
-        self._start = time.perf_counter()
-        self._num_tokens = self._num_images = 0

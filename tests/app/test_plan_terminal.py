@@ -7,11 +7,11 @@ from dataclasses import replace
 from rich.console import Console
 
 from llava_pl.app.plan_terminal import as_plain, print_plan
+from llava_pl.models.work import Work
 from llava_pl.planning.data_facts import DataFacts
 from llava_pl.planning.memory import HostMemory, RankMemory
 from llava_pl.planning.run_plan import GIB, Assumptions, RunPlan
 from llava_pl.planning.spread import Spread
-from llava_pl.planning.work import Work
 from llava_pl.training.stages import PartSummary
 
 PLAN = RunPlan(

@@ -74,7 +74,7 @@ def test_types():
 def test_counts_and_ids():
     batch = collated(LONG, SHORT, LONG)
     assert batch["ids"] == ["long", "short", "long"]
-    assert batch["num_tokens"] == 5 + 2 + 5
+    assert (batch["num_tokens"], batch["num_pairs"]) == (5 + 2 + 5, 25 + 4 + 25)
     assert batch["num_supervised"] == 2 + 1 + 2
     assert "questions" not in batch
 

@@ -8,10 +8,12 @@ import multiprocessing
 import os
 import signal
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from llava_pl.data import loader as loader_module
 from llava_pl.data.loader import StepLoader
 from llava_pl.data.sampler import ResumableSampler
 from llava_pl.types import InputError
@@ -63,6 +65,22 @@ def test_every_epoch_begins_with_a_new_step():
     batches = loader(lambda: 2)
     first = [batch["num_step_supervised"] for batch in batches]
     assert [batch["num_step_supervised"] for batch in batches] == first == [37, 37, 593, 593, 19]
+
+
+def test_tells_how_long_batches_were_waited_for(monkeypatch):
+    """Not how long whoever asks for them is busy with each; a step's batches are read together."""
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(loader_module, "time", clock)
+
+    def gather_slowly(counts: list[int]) -> dict[str, int]:
+        clock.now += 1
+        return gather(counts)
+
+    batches, waited = loader(lambda: 2, collate_fn=gather_slowly), []
+    for _ in batches:
+        clock.now += 100
+        waited.append(batches.waited_seconds)
+    assert waited == [2, 2, 4, 4, 5]
 
 
 def test_no_more_is_read_than_the_step_needs():

@@ -19,7 +19,7 @@ def test_a_row():
     # The first token of b is not supervised any more: what stands before it is another sample.
     assert batch["labels"].tolist() == [[-100, -100, -100, 7, 8, -100, 9, -100, -100, -100]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1, 0, 1, 2]]
-    assert batch["sequence_lengths"] == [5, 2, 3]
+    assert (batch["sequence_lengths"], batch["num_pairs"]) == ([5, 2, 3], 25 + 4 + 9)
     assert batch["pixel_values"][:, 0, 0, 0].tolist() == [0.5, 0.25]
     assert (batch["ids"], batch["num_tokens"], batch["num_supervised"]) == (["a", "b", "c"], 10, 3)
     assert "attention_mask" not in batch

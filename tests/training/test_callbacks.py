@@ -1,22 +1,15 @@
-"""Guards: a table that says something else than what happens, or a speed that counts the wrong tokens or seconds."""
+"""Guards: a table that says something else than what happens."""
 
-import csv
 from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning import LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger
 from torch import nn
-from torch.utils.data import DataLoader
 
 from llava_pl.models.llava import LlavaModel
-from llava_pl.training import callbacks
-from llava_pl.training.callbacks import PlanTable, ScoreTable, Throughput
+from llava_pl.training.callbacks import PlanTable, ScoreTable
 from llava_pl.training.optim import OptimConfig, PartOptim
 from llava_pl.training.stages import PLANS, apply_plan
-
-pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no.*")
 
 
 def rows_of(printed: str, mark: str = "\u2502") -> list[list[str]]:
@@ -113,81 +106,3 @@ def test_no_scores_to_show(capsys, metrics, fn, rank):
 def test_loss_of_records_is_shown(capsys):
     ScoreTable().on_validation_end(trainer_with({"val/loss": 0.5}, "validate", 0), None)
     assert capsys.readouterr().out == "val/loss 0.5000 per supervised token\n"
-
-
-class Clock:
-    """Stands in for the module `time`."""
-
-    now = 100.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-
-class Module(LightningModule):
-    """A training step takes two seconds, a validation step a thousand."""
-
-    def __init__(self, clock):
-        super().__init__()
-        self.layer = nn.Linear(1, 1)
-        self.clock = clock
-
-    def training_step(self, batch, batch_idx):
-        self.clock.now += 2
-        return self.layer(torch.ones(1)).sum()
-
-    def validation_step(self, batch, batch_idx):
-        self.clock.now += 1000
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def run_throughput(tmp_path, monkeypatch, *, accumulate=1, interval=1, validates=False):
-    """Return what is logged over eight batches of 10, 20, ... tokens and 0, 1, ... pictures."""
-    clock = Clock()
-    monkeypatch.setattr(callbacks, "time", clock)
-    batches = [{"num_tokens": 10 * (n + 1), "pixel_values": torch.empty(n, 3, 2, 2)} for n in range(8)]
-    loader = DataLoader(batches, batch_size=None)
-    trainer = Trainer(
-        accelerator="cpu", max_epochs=1, accumulate_grad_batches=accumulate, log_every_n_steps=interval,
-        logger=CSVLogger(tmp_path, name="", version=""), callbacks=[Throughput()], enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=2 * validates, val_check_interval=4,
-    )  # fmt: skip
-    trainer.fit(Module(clock), loader, loader if validates else None)
-    with (tmp_path / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row.get("perf/tokens_per_s")]
-    return [(float(row["perf/tokens_per_s"]), float(row["perf/images_per_s"])) for row in rows]
-
-
-@pytest.mark.parametrize("validates", [False, True])
-def test_speed_of_every_step(tmp_path, monkeypatch, validates):
-    """Validation before the run and within it is no training time."""
-    assert run_throughput(tmp_path, monkeypatch, validates=validates) == [(5.0 * (n + 1), n / 2) for n in range(8)]
-
-
-def test_speed_of_steps_of_several_micro_batches(tmp_path, monkeypatch):
-    # Tokens 10 + 20, 30 + 40, ... and pictures 0 + 1, 2 + 3, ... in four seconds.
-    expected = [(7.5, 0.25), (17.5, 1.25), (27.5, 2.25), (37.5, 3.25)]
-    assert run_throughput(tmp_path, monkeypatch, accumulate=2) == expected
-
-
-def test_speed_of_an_interval(tmp_path, monkeypatch):
-    # 10 + 20 + 30 + 40 tokens and 0 + 1 + 2 + 3 pictures in eight seconds, then the rest.
-    assert run_throughput(tmp_path, monkeypatch, interval=4) == [(12.5, 0.75), (32.5, 2.75)]
-
-
-def test_speed_is_that_of_the_whole_world(tmp_path, monkeypatch):
-    clock, logged = Clock(), {}
-    monkeypatch.setattr(callbacks, "time", clock)
-    trainer = SimpleNamespace(
-        world_size=4, global_step=1, log_every_n_steps=1,
-        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(_should_accumulate=lambda: False)),
-    )  # fmt: skip
-    module = SimpleNamespace(log_dict=lambda values, **_: logged.update(values))
-    throughput = Throughput()
-    throughput.on_train_start(trainer, module)
-    clock.now += 2
-    batch = {"num_tokens": 10, "pixel_values": torch.empty(3, 3, 2, 2)}
-    throughput.on_train_batch_end(trainer, module, None, batch, 0)
-    assert logged == {"perf/tokens_per_s": 20.0, "perf/images_per_s": 6.0}

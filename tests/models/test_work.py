@@ -1,14 +1,16 @@
 """Guards: operations that are counted for what does not learn, or forgotten for what does."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
 from llava_pl.models.adapters import LoraConfig
+from llava_pl.models.work import Work, add_up, count_work, needed_operations
 from llava_pl.planning.batches import BatchShape
 from llava_pl.planning.weights import build_run_model
-from llava_pl.planning.work import Work, add_up, count_work
 from llava_pl.training.module import LlavaModule
 from llava_pl.training.optim import OptimConfig
 from llava_pl.training.stages import TrainablePlan
@@ -38,7 +40,7 @@ def make(folder, recomputation, decoder="decoder", **more):
 def test_as_torch_counts(mid_parts, training, recomputation):
     module = make(mid_parts, recomputation, **training)
     shape = BatchShape(2, 100, 20)
-    found = add_up(count_work(build_run_model(module), shape, recomputation))
+    found = add_up(count_work(build_run_model(module), shape.counts, recomputation))
     module.configure_model()
     ids = torch.full((2, 100), 5)
     ids[:, 1:65] = IMAGE_TOKEN_INDEX
@@ -65,7 +67,7 @@ def test_seven_billion(published):
         decoder=DecoderConfig(str(published / "7b"), gradient_checkpointing="full"),
         optim=OptimConfig(learning_rate=1e-3),
     )
-    parts = {work.part: work for work in count_work(build_run_model(module), BatchShape(1, 1000, 100), "full")}
+    parts = {work.part: work for work in count_work(build_run_model(module), BatchShape(1, 1000, 100).counts, "full")}
     linear, attention = 32 * (4 * 4096**2 + 3 * 4096 * 11008), 32 * 4096 * 1000**2
     forward = 2 * linear * 1000 + 4 * attention
     last = 2 * 1000 * 32 * 4096 * 11008  # the product that recomputation stops before
@@ -74,3 +76,19 @@ def test_seven_billion(published):
     assert parts["vision_encoder"].backward == 0
     first, second = 1024 * 4096, 4096 * 4096  # of the first layer's input nobody asks for the gradient
     assert parts["projector"] == Work("projector", 2 * 576 * (first + second), 2 * 576 * (first + 2 * second))
+
+
+def test_divided_and_quantized_weights_count_whole(tiny_parts):
+    """ZeRO-3 leaves nothing of a weight, bitsandbytes half of it; what one of each count needs adds up."""
+    module = make(tiny_parts, "none", stage="finetune")
+    model = build_run_model(module)
+    counts = BatchShape(2, 30, 5).counts
+    before = add_up(count_work(model, counts, "none"))
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.weight = torch.nn.Parameter(torch.empty(0), requires_grad=layer.weight.requires_grad)
+    pixels = model.vision_encoder.model.embeddings.patch_embedding.weight
+    pixels.ds_shape, pixels.data = pixels.shape, torch.empty(0, device="meta")
+    assert add_up(count_work(model, counts, "none")) == before
+    needed = needed_operations(model)
+    assert sum(needed[name] * value for name, value in asdict(counts).items()) == before.forward + before.backward

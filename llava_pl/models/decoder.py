@@ -10,7 +10,8 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from llava_pl.models.adapters import plain_name, plain_table
 from llava_pl.models.attention import PACKED_SDPA, sequence_ends
@@ -56,6 +57,24 @@ class Decoder(Protocol):
 
     def generate(self, inputs_embeds: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
         """Return the ids that follow left-padded prompts."""
+        ...
+
+    @property
+    def can_share(self) -> bool:
+        """Whether what rows have in common may be read once for all of them."""
+        ...
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether ranks must run it equally often."""
+        ...
+
+    def new_cache(self, *, keeps_all: bool = False) -> Cache:
+        """Return an empty cache for `extend`."""
+        ...
+
+    def extend(self, cache: Cache, inputs_embeds: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the last hidden states ``(B, Q, D)`` of positions that follow those of a cache."""
         ...
 
 
@@ -134,12 +153,7 @@ class CausalDecoder(nn.Module):
             InputError: A packed row, and an attention that would let its sequences see each other; or a row that is
                 longer than the model's table of positions (MPT).
         """
-        longest = getattr(self.model.config, "max_seq_len", None)
-        if longest is not None and inputs_embeds.shape[1] > longest:
-            raise InputError(
-                f"decoder: {type(self.model).__name__} takes at most {longest} positions, found "
-                f"{inputs_embeds.shape[1]}; lower data.max_length"
-            )
+        self._check_length(inputs_embeds.shape[1], "lower data.max_length")
         packing = {} if sequence_lengths is None else self._packing_options(sequence_lengths, inputs_embeds.device)
         output = self.model.base_model(
             inputs_embeds=inputs_embeds,
@@ -149,6 +163,13 @@ class CausalDecoder(nn.Module):
             **packing,
         )
         return cast("Tensor", output.last_hidden_state)
+
+    def _check_length(self, num_positions: int, advice: str) -> None:
+        longest = getattr(self.model.config, "max_seq_len", None)
+        if longest is not None and num_positions > longest:
+            raise InputError(
+                f"decoder: {type(self.model).__name__} takes at most {longest} positions, found {num_positions}; {advice}"
+            )
 
     def check_packing(self) -> None:
         """Check that sequences of a packed row would not see each other.
@@ -189,5 +210,47 @@ class CausalDecoder(nn.Module):
         """
         generate: Any = self.model.generate  # transformers' own type is a tensor or one of many outputs
         # Ranks that gather each layer together take equally many steps, whoever has the longest answer.
-        options["synced_gpus"] = is_divided(self.model)
+        options["synced_gpus"] = self.is_divided
         return cast("Tensor", generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **options))
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether its weights lie in pieces, so that ranks must run it equally often."""
+        return is_divided(self.model)
+
+    @property
+    def can_share(self) -> bool:
+        """Whether what rows have in common may be read once for all of them.
+
+        It may where a position is known by its keys and values alone, and no rank must run as often as another.
+        """
+        layers = DynamicCache(config=self.model.config).layers
+        return not self.is_divided and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+    def new_cache(self, *, keeps_all: bool = False) -> Cache:
+        """Return an empty cache for `extend`.
+
+        Args:
+            keeps_all: Keep positions behind a window too: rows that share a prefix look back to different places.
+        """
+        return DynamicCache() if keeps_all else DynamicCache(config=self.model.config)
+
+    @torch.no_grad()  # not inference_mode, as in `generate`
+    def extend(self, cache: Cache, inputs_embeds: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the last hidden states ``(B, Q, D)`` of positions that follow those of a cache, and add them to it.
+
+        Args:
+            cache: Of `new_cache`.
+            inputs_embeds: float ``(B, Q, D)`` of the new positions.
+            attention_mask: int64 ``(B, T + Q)``, zero at padding, over the T positions of the cache and the new ones.
+        """
+        self._check_length(attention_mask.shape[1], "shorten the question, or lower model.generation.max_new_tokens")
+        num_new = inputs_embeds.shape[1]
+        output = self.model.base_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=(attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -num_new:],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return cast("Tensor", output.last_hidden_state)

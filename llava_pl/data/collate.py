@@ -43,14 +43,18 @@ def start_batch(samples: Sequence[Sample], *, num_image_tokens: int) -> Batch:
         InputError: A sample's pictures and image tokens do not match; it is named.
     """
     _check_images(samples, num_image_tokens)
+    # One sample for each picture that several show; every other one for itself.
+    shown = {id(sample) if sample.picture is None else sample.picture: sample for sample in samples}
     batch = Batch(
         ids=[sample.id for sample in samples],
-        pixel_values=torch.cat([sample.pixel_values for sample in samples]),
+        pixel_values=torch.cat([sample.pixel_values for sample in shown.values()]),
         num_tokens=sum(len(sample.input_ids) for sample in samples),
     )
-    grids = [grid for sample in samples for grid in sample.grids]
+    grids = [grid for sample in shown.values() for grid in sample.grids]
     if grids:
         batch["grids"] = grids
+    if len(shown) < len(samples):
+        batch["pictures"] = _place_pictures(samples)
     questions = [sample.question for sample in samples if sample.question is not None]
     if questions:
         batch["questions"] = questions
@@ -61,6 +65,17 @@ def start_batch(samples: Sequence[Sample], *, num_image_tokens: int) -> Batch:
     if len(indices) == len(samples):
         batch["indices"] = indices
     return batch
+
+
+def _place_pictures(samples: Sequence[Sample]) -> list[int]:
+    """Return for each sample the place of its picture among those of the batch, -1 without one."""
+    places: dict[object, int] = {}
+    return [
+        places.setdefault(id(sample) if sample.picture is None else sample.picture, len(places))
+        if len(sample.pixel_values)
+        else -1
+        for sample in samples
+    ]
 
 
 def count_supervised(labels: Tensor) -> int:

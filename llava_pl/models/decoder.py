@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from llava_pl.models.adapters import plain_name, plain_table
 from llava_pl.models.attention import PACKED_SDPA, sequence_ends
@@ -69,11 +69,11 @@ class Decoder(Protocol):
         """Whether ranks must run it equally often."""
         ...
 
-    def new_cache(self, *, keeps_all: bool = False) -> Cache:
+    def new_cache(self, *, keeps_all: bool = False) -> DynamicCache:
         """Return an empty cache for `extend`."""
         ...
 
-    def extend(self, cache: Cache, inputs_embeds: Tensor, attention_mask: Tensor) -> Tensor:
+    def extend(self, cache: DynamicCache, inputs_embeds: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the last hidden states ``(B, Q, D)`` of positions that follow those of a cache."""
         ...
 
@@ -168,7 +168,8 @@ class CausalDecoder(nn.Module):
         longest = getattr(self.model.config, "max_seq_len", None)
         if longest is not None and num_positions > longest:
             raise InputError(
-                f"decoder: {type(self.model).__name__} takes at most {longest} positions, found {num_positions}; {advice}"
+                f"decoder: {type(self.model).__name__} takes at most {longest} positions, "
+                f"found {num_positions}; {advice}"
             )
 
     def check_packing(self) -> None:
@@ -227,7 +228,7 @@ class CausalDecoder(nn.Module):
         layers = DynamicCache(config=self.model.config).layers
         return not self.is_divided and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
-    def new_cache(self, *, keeps_all: bool = False) -> Cache:
+    def new_cache(self, *, keeps_all: bool = False) -> DynamicCache:
         """Return an empty cache for `extend`.
 
         Args:
@@ -236,7 +237,7 @@ class CausalDecoder(nn.Module):
         return DynamicCache() if keeps_all else DynamicCache(config=self.model.config)
 
     @torch.no_grad()  # not inference_mode, as in `generate`
-    def extend(self, cache: Cache, inputs_embeds: Tensor, attention_mask: Tensor) -> Tensor:
+    def extend(self, cache: DynamicCache, inputs_embeds: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the last hidden states ``(B, Q, D)`` of positions that follow those of a cache, and add them to it.
 
         Args:

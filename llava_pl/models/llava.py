@@ -145,7 +145,7 @@ class LlavaModel(nn.Module):
         """Return the image features of pictures that rows show, each as often as they do."""
         if not grids:
             return features[list(places)]
-        of_picture = features.split([grid.num_tokens(self.num_image_tokens) for grid in grids])
+        of_picture = torch.split(features, [grid.num_tokens(self.num_image_tokens) for grid in grids])
         return torch.cat([of_picture[place] for place in places])
 
     def _blank_picture(self, like: Tensor) -> tuple[Tensor, tuple[ImageGrid, ...]]:
@@ -245,6 +245,4 @@ class LlavaModel(nn.Module):
             lengths = attention_mask.sum(dim=1).tolist()
             rows = [ids[len(ids) - length :] for ids, length in zip(input_ids.tolist(), lengths, strict=True)]
             shared = find_shared_prefix(rows, pictures)
-        return read_prompts(
-            self.decoder, self.embed(input_ids, pixel_values, grids, pictures), attention_mask, shared
-        )
+        return read_prompts(self.decoder, self.embed(input_ids, pixel_values, grids, pictures), attention_mask, shared)

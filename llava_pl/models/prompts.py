@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers import DynamicCache
 
 from llava_pl.models.decoder import Decoder
 from llava_pl.models.shared_prefix import SharedPrefix, spread
@@ -30,7 +30,7 @@ class ReadPrompts:
         hidden: float ``(B, D)``, the last hidden state of each prompt.
     """
 
-    cache: Cache
+    cache: DynamicCache
     attention_mask: Tensor
     hidden: Tensor
 
@@ -78,7 +78,7 @@ def answer_greedily(
     *,
     max_new_tokens: int,
     end_ids: Collection[int],
-    is_ended: Callable[[Sequence[int]], bool] | None = None,
+    is_ended: Callable[[list[int]], bool] | None = None,
 ) -> list[list[int]]:
     """Return the ids of the most likely next words, again and again until each answer ends.
 

@@ -16,14 +16,12 @@ counts in columns (a window, MPT's biases) sees no difference.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
-from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import Cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +40,6 @@ class SharedPrefix:
     source_of_row: tuple[int, ...]
     shifts: tuple[int, ...]
 
-    @property
-    def num_saved(self) -> int:
-        """Columns of rows that are not read."""
-        return self.num_columns * (len(self.source_of_row) - len(self.sources))
-
 
 def find_shared_prefix(rows: Sequence[Sequence[int]], pictures: Sequence[int]) -> SharedPrefix | None:
     """Return what rows have in common, None if no two show the same picture or they differ from the start.
@@ -58,32 +51,27 @@ def find_shared_prefix(rows: Sequence[Sequence[int]], pictures: Sequence[int]) -
     >>> find_shared_prefix([[1, 7, 7, 3], [1, 7, 7, 4, 5, 6], [1, 2, 3]], [0, 0, -1])
     SharedPrefix(num_columns=3, sources=(1, 2), source_of_row=(0, 0, 1), shifts=(2, 2, 0))
     """
-    longest = max(map(len, rows))
+    width = max(map(len, rows))
     groups: dict[object, list[int]] = {}
     for row, picture in enumerate(pictures):
         groups.setdefault(picture if picture >= 0 else ("alone", row), []).append(row)
-    sources = {key: max(group, key=lambda row: len(rows[row])) for key, group in groups.items()}
-    ends = []  # for each group that shares something, the column where that ends
-    for key, group in groups.items():
+    source_of_row, shifts, sources, ends = [0] * len(rows), [0] * len(rows), [], []
+    for place, group in enumerate(groups.values()):
+        source = max(group, key=lambda row: len(rows[row]))
+        sources.append(source)
+        for row in group:
+            source_of_row[row], shifts[row] = place, len(rows[source]) - len(rows[row])
         if len(group) > 1:
-            own = rows[sources[key]]
-            common: Sequence[int] = os.path.commonprefix([rows[row] for row in group])
-            ends.append(longest - len(own) + min(len(common), len(own) - 1))
+            columns = zip(*(rows[row] for row in group), strict=False)
+            num_common = sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, columns))
+            # The last column is left to each row: it says what comes next.
+            ends.append(width - len(rows[source]) + min(num_common, len(rows[source]) - 1))
     if not ends or min(ends) == 0:
         return None
-    places = {key: place for place, key in enumerate(groups)}
-    key_of_row = {row: key for key, group in groups.items() for row in group}
-    keys = [key_of_row[row] for row in range(len(rows))]
-    shared = SharedPrefix(
-        num_columns=min(ends),
-        sources=tuple(sources.values()),
-        source_of_row=tuple(places[key] for key in keys),
-        shifts=tuple(len(rows[sources[key]]) - len(rows[row]) for row, key in enumerate(keys)),
-    )
-    return shared
+    return SharedPrefix(min(ends), tuple(sources), tuple(source_of_row), tuple(shifts))
 
 
-def spread(cache: Cache, shared: SharedPrefix) -> DynamicCache:
+def spread(cache: DynamicCache, shared: SharedPrefix) -> DynamicCache:
     """Return the cache of all rows, made from that of the sources.
 
     Args:
@@ -91,14 +79,10 @@ def spread(cache: Cache, shared: SharedPrefix) -> DynamicCache:
         shared: Which row takes which.
     """
     spread_cache = DynamicCache()
-    for number, layer in enumerate(cache.layers):
-        assert layer.keys is not None
-        columns = torch.arange(shared.num_columns, device=layer.keys.device)
-        shifts, sources = (torch.tensor(values, device=columns.device) for values in (shared.shifts, shared.source_of_row))
-        taken = (columns - shifts[:, None]).clamp(min=0)  # (rows, columns); what is clamped is padding
-
-        def take(tensor: Tensor, rows: Tensor = sources[:, None], columns: Tensor = taken) -> Tensor:
-            return tensor.transpose(1, 2)[rows, columns].transpose(1, 2)
-
-        spread_cache.update(take(layer.keys), take(layer.values), number)
+    for number, (keys, values, _) in enumerate(cache):
+        rows = torch.tensor(shared.source_of_row, device=keys.device)[:, None]
+        shifts = torch.tensor(shared.shifts, device=keys.device)[:, None]
+        columns = (torch.arange(shared.num_columns, device=keys.device) - shifts).clamp(min=0)  # clamped is padding
+        own_keys, own_values = (tensor.transpose(1, 2)[rows, columns].transpose(1, 2) for tensor in (keys, values))
+        spread_cache.update(own_keys, own_values, number)
     return spread_cache

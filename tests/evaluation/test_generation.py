@@ -81,17 +81,18 @@ def test_answers_end_at_a_stop_text(model, tokenizer):
 
 def test_generation_itself_ends_at_a_stop_text(model, tokenizer, monkeypatch):
     """Not only the text: a thousand more tokens would be generated and thrown away."""
-    lengths, generate = [], model.generate
+    num_rows, extend = [], model.decoder.extend
 
-    def watch(*inputs, **options):
-        ids = generate(*inputs, **options)
-        lengths.append(ids.shape[1])
-        return ids
+    def watch(cache, inputs_embeds, attention_mask):
+        num_rows.append(len(inputs_embeds))
+        return extend(cache, inputs_embeds, attention_mask)
 
-    monkeypatch.setattr(model, "generate", watch)
-    answer(model, tokenizer, "a", stop="ef", max_new_tokens=20)
-    answer(model, tokenizer, "w", max_new_tokens=20)
-    assert lengths == [5, 4]
+    monkeypatch.setattr(model.decoder, "extend", watch)
+    answer(model, tokenizer, "a", "c", stop="ef", max_new_tokens=20)
+    assert num_rows == [2, 2, 2, 1, 1]
+    num_rows.clear()
+    answer(model, tokenizer, "w", "y", max_new_tokens=20)
+    assert num_rows == [2, 2, 1, 1]
 
 
 def test_answers_of_a_batch_end_one_by_one(model, tokenizer):

@@ -43,8 +43,9 @@ def start_batch(samples: Sequence[Sample], *, num_image_tokens: int) -> Batch:
         InputError: A sample's pictures and image tokens do not match; it is named.
     """
     _check_images(samples, num_image_tokens)
-    # One sample for each picture that several show; every other one for itself.
-    shown = {id(sample) if sample.picture is None else sample.picture: sample for sample in samples}
+    # Of the samples that show one picture the last one stands for all; every other one stands for itself.
+    names = [number if sample.picture is None else sample.picture for number, sample in enumerate(samples)]
+    shown = dict(zip(names, samples, strict=True))
     batch = Batch(
         ids=[sample.id for sample in samples],
         pixel_values=torch.cat([sample.pixel_values for sample in shown.values()]),
@@ -54,7 +55,9 @@ def start_batch(samples: Sequence[Sample], *, num_image_tokens: int) -> Batch:
     if grids:
         batch["grids"] = grids
     if len(shown) < len(samples):
-        batch["pictures"] = _place_pictures(samples)
+        with_picture = [name for name, sample in shown.items() if len(sample.pixel_values)]
+        places = {name: place for place, name in enumerate(with_picture)}
+        batch["pictures"] = [places.get(name, -1) for name in names]
     questions = [sample.question for sample in samples if sample.question is not None]
     if questions:
         batch["questions"] = questions
@@ -65,17 +68,6 @@ def start_batch(samples: Sequence[Sample], *, num_image_tokens: int) -> Batch:
     if len(indices) == len(samples):
         batch["indices"] = indices
     return batch
-
-
-def _place_pictures(samples: Sequence[Sample]) -> list[int]:
-    """Return for each sample the place of its picture among those of the batch, -1 without one."""
-    places: dict[object, int] = {}
-    return [
-        places.setdefault(id(sample) if sample.picture is None else sample.picture, len(places))
-        if len(sample.pixel_values)
-        else -1
-        for sample in samples
-    ]
 
 
 def count_supervised(labels: Tensor) -> int:

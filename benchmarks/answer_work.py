@@ -59,7 +59,7 @@ def write_model(folder: Path, tokenizer_path: str, size: Size = TINY) -> None:
         hidden_size=size.vision_width,
         intermediate_size=4 * size.vision_width,
         num_hidden_layers=size.vision_layers,
-        num_attention_heads=4,
+        num_attention_heads=size.vision_width // 64,
         image_size=IMAGE_SIDE,
         patch_size=PATCH_SIDE,
     )
@@ -69,7 +69,7 @@ def write_model(folder: Path, tokenizer_path: str, size: Size = TINY) -> None:
         hidden_size=size.width,
         intermediate_size=round(size.width * 8 / 3),
         num_hidden_layers=size.layers,
-        num_attention_heads=6,
+        num_attention_heads=size.width // 64,
         max_position_embeddings=2048,
         initializer_range=0.08,
         tie_word_embeddings=False,

@@ -65,6 +65,11 @@ class Decoder(Protocol):
         ...
 
     @property
+    def can_pack_prompts(self) -> bool:
+        """Whether `extend` can read prompts in one row."""
+        ...
+
+    @property
     def is_divided(self) -> bool:
         """Whether ranks must run it equally often."""
         ...
@@ -73,7 +78,13 @@ class Decoder(Protocol):
         """Return an empty cache for `extend`."""
         ...
 
-    def extend(self, cache: DynamicCache, inputs_embeds: Tensor, attention_mask: Tensor) -> Tensor:
+    def extend(
+        self,
+        cache: DynamicCache,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        sequence_lengths: Sequence[int] | None = None,
+    ) -> Tensor:
         """Return the last hidden states ``(B, Q, D)`` of positions that follow those of a cache."""
         ...
 
@@ -179,12 +190,16 @@ class CausalDecoder(nn.Module):
             InputError: They would, with this attention or this family.
         """
         attention = self.model.config._attn_implementation
-        is_windowed = getattr(self.model.config, "sliding_window", None) is not None
-        if attention is None or not ((attention == PACKED_SDPA and not is_windowed) or attention.startswith("flash_")):
+        if attention is None or not (self._packs_sdpa or attention.startswith("flash_")):
             raise InputError(
                 "decoder: packed rows need attention sdpa without a sliding window, or flash_attention_2; "
                 f"found {attention} in {type(self.model).__name__}; switch packing off"
             )
+
+    @property
+    def _packs_sdpa(self) -> bool:
+        is_windowed = getattr(self.model.config, "sliding_window", None) is not None
+        return self.model.config._attn_implementation == PACKED_SDPA and not is_windowed
 
     def _packing_options(self, lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
         """Return what tells the model's attention where sequences end."""
@@ -225,8 +240,15 @@ class CausalDecoder(nn.Module):
 
         It may where a position is known by its keys and values alone, and no rank must run as often as another.
         """
-        layers = DynamicCache(config=self.model.config).layers
-        return not self.is_divided and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+        return not self.is_divided and self._has_plain_cache(DynamicLayer, DynamicSlidingWindowLayer)
+
+    @property
+    def can_pack_prompts(self) -> bool:
+        """Whether `extend` can read prompts in one row, as training does: nothing is spent on padding and its mask."""
+        return self._packs_sdpa and self._has_plain_cache(DynamicLayer)
+
+    def _has_plain_cache(self, *layer_classes: type) -> bool:
+        return all(type(layer) in layer_classes for layer in DynamicCache(config=self.model.config).layers)
 
     def new_cache(self, *, keeps_all: bool = False) -> DynamicCache:
         """Return an empty cache for `extend`.
@@ -237,21 +259,37 @@ class CausalDecoder(nn.Module):
         return DynamicCache() if keeps_all else DynamicCache(config=self.model.config)
 
     @torch.no_grad()  # not inference_mode, as in `generate`
-    def extend(self, cache: DynamicCache, inputs_embeds: Tensor, attention_mask: Tensor) -> Tensor:
+    def extend(
+        self,
+        cache: DynamicCache,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        sequence_lengths: Sequence[int] | None = None,
+    ) -> Tensor:
         """Return the last hidden states ``(B, Q, D)`` of positions that follow those of a cache, and add them to it.
 
         Args:
             cache: Of `new_cache`.
             inputs_embeds: float ``(B, Q, D)`` of the new positions.
-            attention_mask: int64 ``(B, T + Q)``, zero at padding, over the T positions of the cache and the new ones.
+            attention_mask: int64 ``(B, T + Q)``, zero at padding, over the T positions of the cache and the new ones;
+                None for a packed row.
+            sequence_lengths: Positions of each prompt in a packed row (B = 1, an empty cache); None when not packed.
         """
-        self._check_length(attention_mask.shape[1], "shorten the question, or lower model.generation.max_new_tokens")
-        num_new = inputs_embeds.shape[1]
+        packing = {}
+        if sequence_lengths is not None:
+            packing = self._packing_options(sequence_lengths, inputs_embeds.device)
+            positions = torch.cat([torch.arange(length) for length in sequence_lengths])[None].to(inputs_embeds.device)
+        else:
+            assert attention_mask is not None
+            advice = "shorten the question, or lower model.generation.max_new_tokens"
+            self._check_length(attention_mask.shape[1], advice)
+            positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
         output = self.model.base_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            position_ids=(attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -num_new:],
+            position_ids=positions,
             past_key_values=cache,
             use_cache=True,
+            **packing,
         )
         return cast("Tensor", output.last_hidden_state)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from llava_pl.models.decoder import Decoder
-from llava_pl.models.shared_prefix import SharedPrefix, spread
+from llava_pl.models.shared_prefix import SharedPrefix, spread, take
 
 
 @dataclass(slots=True)
@@ -60,15 +61,28 @@ def read_prompts(
         shared: What rows have in common, to be read once; None to read each row by itself.
     """
     if shared is None:
-        cache = decoder.new_cache()
-        hidden = decoder.extend(cache, inputs_embeds, attention_mask)
-    else:
-        sources, end = list(shared.sources), shared.num_columns
-        read = decoder.new_cache(keeps_all=True)
-        decoder.extend(read, inputs_embeds[sources, :end], attention_mask[sources, :end])
-        cache = spread(read, shared)
-        hidden = decoder.extend(cache, inputs_embeds[:, end:], attention_mask)
+        return _read_rows(decoder, inputs_embeds, attention_mask)
+    sources, end = list(shared.sources), shared.num_columns
+    read = _read_rows(decoder, inputs_embeds[sources, :end], attention_mask[sources, :end], keeps_all=True)
+    cache = spread(read.cache, shared)
+    hidden = decoder.extend(cache, inputs_embeds[:, end:], attention_mask)
     return ReadPrompts(cache, attention_mask, hidden[:, -1])
+
+
+def _read_rows(
+    decoder: Decoder, inputs_embeds: Tensor, attention_mask: Tensor, *, keeps_all: bool = False
+) -> ReadPrompts:
+    """Return rows as the decoder has read them, if possible without their padding."""
+    cache = decoder.new_cache(keeps_all=keeps_all)
+    lengths, width = attention_mask.sum(dim=1).tolist(), attention_mask.shape[1]
+    if min(lengths) == width or not decoder.can_pack_prompts:
+        hidden = decoder.extend(cache, inputs_embeds, attention_mask)
+        return ReadPrompts(cache, attention_mask, hidden[:, -1])
+    hidden = decoder.extend(cache, inputs_embeds[attention_mask.bool()][None], None, lengths)
+    ends = torch.tensor(list(accumulate(lengths)))
+    # Padding takes over what stands before its row: something, which the mask hides.
+    columns = (ends[:, None] - torch.arange(width, 0, -1)).clamp(min=0)
+    return ReadPrompts(take(cache, torch.tensor(0), columns), attention_mask, hidden[0, ends - 1])
 
 
 @torch.no_grad()

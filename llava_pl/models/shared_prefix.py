@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 import torch
+from torch import Tensor
 from transformers import DynamicCache
 
 
@@ -78,11 +79,21 @@ def spread(cache: DynamicCache, shared: SharedPrefix) -> DynamicCache:
         cache: Keys and values ``(sources, heads, num_columns, D / heads)`` of each layer.
         shared: Which row takes which.
     """
-    spread_cache = DynamicCache()
+    rows, shifts = torch.tensor(shared.source_of_row)[:, None], torch.tensor(shared.shifts)[:, None]
+    return take(cache, rows, (torch.arange(shared.num_columns) - shifts).clamp(min=0))  # what is clamped is padding
+
+
+def take(cache: DynamicCache, rows: Tensor, columns: Tensor) -> DynamicCache:
+    """Return a cache whose entry in row b and column t is what another one has in ``rows[b, t]``, ``columns[b, t]``.
+
+    Args:
+        cache: Keys and values ``(rows, heads, columns, D / heads)`` of each layer.
+        rows: int64, broadcast to ``(B, T)``.
+        columns: int64 ``(B, T)``.
+    """
+    taken = DynamicCache()
     for number, (keys, values, _) in enumerate(cache):
-        rows = torch.tensor(shared.source_of_row, device=keys.device)[:, None]
-        shifts = torch.tensor(shared.shifts, device=keys.device)[:, None]
-        columns = (torch.arange(shared.num_columns, device=keys.device) - shifts).clamp(min=0)  # clamped is padding
+        rows, columns = rows.to(keys.device), columns.to(keys.device)
         own_keys, own_values = (tensor.transpose(1, 2)[rows, columns].transpose(1, 2) for tensor in (keys, values))
-        spread_cache.update(own_keys, own_values, number)
-    return spread_cache
+        taken.update(own_keys, own_values, number)
+    return taken

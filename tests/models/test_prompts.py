@@ -87,11 +87,16 @@ def test_answers_are_those_of_transformers(decoder, pictures):
     assert len({len(answer) for answer in ended}) > 1
 
 
-def test_a_shared_start_changes_no_hidden_state(decoder):
+def test_neither_a_shared_start_nor_a_packed_row_changes_a_hidden_state(decoder, monkeypatch):
     """At most 2e-6 was seen, of values of about 1: the order of sums in other shapes. A shift by one gives 0.1."""
-    apart, shared = read(decoder), read(decoder, pictures=PICTURES)
-    torch.testing.assert_close(shared.hidden, apart.hidden, atol=1e-5, rtol=0)
-    assert shared.cache.get_seq_length() == 11
+    packs = decoder.can_pack_prompts
+    assert packs == (type(decoder.model) not in (MistralForCausalLM, MptForCausalLM))
+    packed, packed_and_shared = read(decoder), read(decoder, pictures=PICTURES)
+    monkeypatch.setattr(CausalDecoder, "can_pack_prompts", False)
+    plain, shared = read(decoder), read(decoder, pictures=PICTURES)
+    for found in (packed, packed_and_shared, shared):
+        torch.testing.assert_close(found.hidden, plain.hidden, atol=1e-5, rtol=0)
+        assert found.cache.get_seq_length() == 11 or not packs
 
 
 def test_answers_do_not_depend_on_the_batch(decoder):
@@ -101,12 +106,12 @@ def test_answers_do_not_depend_on_the_batch(decoder):
 
 
 def count_rows(decoder, monkeypatch):
-    """The rows of each pass through a decoder."""
+    """The rows of each pass through a decoder; prompts of different lengths are read as one."""
     num_rows, extend = [], decoder.extend
 
-    def watch(cache, inputs_embeds, attention_mask):
+    def watch(cache, inputs_embeds, *more):
         num_rows.append(len(inputs_embeds))
-        return extend(cache, inputs_embeds, attention_mask)
+        return extend(cache, inputs_embeds, *more)
 
     monkeypatch.setattr(decoder, "extend", watch)
     return num_rows
@@ -118,7 +123,7 @@ def test_rows_that_have_ended_leave(llama, monkeypatch):
     texts = [answer[:length] for answer, length in zip(free, (1, 3, 3, 2, 3), strict=True)]
     ended = answer_greedily(llama, read(llama), max_new_tokens=5, end_ids=(), is_ended=lambda ids: ids in texts)
     assert ended == texts
-    assert num_rows == [5, 4, 3]
+    assert num_rows == [1, 4, 3]
 
 
 def test_a_rank_that_is_done_goes_on_until_all_are(llama, monkeypatch):
@@ -131,7 +136,7 @@ def test_a_rank_that_is_done_goes_on_until_all_are(llama, monkeypatch):
     num_rows = count_rows(llama, monkeypatch)
     ended = answer_greedily(llama, read(llama), max_new_tokens=9, end_ids={answer[0] for answer in free})
     assert ended == [answer[:1] for answer in free]
-    assert num_rows == [5, 1, 1, 1]
+    assert num_rows == [1, 1, 1, 1]
 
 
 def test_divided_models_share_nothing(llama, monkeypatch):
@@ -161,10 +166,10 @@ def test_single_tokens_take_no_further_pass_unless_ranks_must_agree(llama, monke
     num_rows = count_rows(llama, monkeypatch)
     choices = [[[5], [6]]] * 5
     scores = score_answers(llama, read(llama), choices)
-    assert num_rows == [5]
+    assert num_rows == [1]
     monkeypatch.setattr(CausalDecoder, "is_divided", True)
     assert score_answers(llama, read(llama), choices) == scores
-    assert num_rows == [5, 5, 10]
+    assert num_rows == [1, 1, 10]
 
 
 def test_a_prompt_beyond_the_table_of_positions_is_refused():

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 from answer_work import make_encoder, write_model, write_questions
 from harness import Measured, Peer, compare, run_rounds
@@ -53,7 +53,7 @@ def measure(title: str, ways: dict[str, tuple[Peer, dict[str, object]]], *, num_
     differing = {way: count_differing(checked[first], answers) for way, answers in checked.items()}
     assert not any(differing.values()), f"answers that differ from those of {first!r}: {differing}"
     words = [len(answer.split()) for answer in checked[first].values()]
-    print(f"\n{title}: {len(words)} equal answers of {min(words)} to {max(words)} words, median {median(words):.0f}")
+    print(f"\n{title}: {len(words)} equal answers of {min(words)} to {max(words)} words, on average {mean(words):.1f}")
     runs: dict[str, Callable[[], Measured]] = {
         way: partial(peer.run_round, **request) for way, (peer, request) in ways.items()
     }
@@ -112,7 +112,6 @@ def main() -> None:
             mixed, shared, apart = ({"questions": each} for each in ("mixed", "shared", "apart"))
             ways: dict[str, tuple[Peer, dict[str, object]]] = {
                 f"ours, {options.batch_size} together": (ours, {**mixed, **batched}),
-                "ours, one by one": (ours, {**mixed, **alone}),
                 f"transformers, {options.batch_size} together": (theirs, {**mixed, **batched}),
                 "transformers, one by one": (theirs, {**mixed, **alone}),
             }

@@ -14,7 +14,7 @@ from llava_pl.data.dataset import SampleEncoder
 from llava_pl.data.scienceqa import OPTION_LETTERS
 from llava_pl.data.tokenization import tokenize_conversation
 from llava_pl.models.llava import LlavaModel
-from llava_pl.models.prompts import ReadPrompts, answer_greedily, score_answers
+from llava_pl.models.prompts import Prompts
 from llava_pl.types import IGNORE_INDEX, IMAGE_SLOT, Batch, InputError, Question, Sample, Turn
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def answer_questions(model: LlavaModel, batch: Batch, encoder: SampleEncoder, co
         return {"texts": generate_answers(model, batch, encoder.tokenizer, config, stop=stop)}
     letters = [OPTION_LETTERS[: len(question.choices)] for question in batch["questions"]]
     ids = {letter: tokenize_answer(letter, encoder) for letter in set("".join(letters))}
-    scores = score_answers(model.decoder, read(model, batch), [[ids[letter] for letter in row] for row in letters])
+    scores = model.score(_prompts(batch), [[ids[letter] for letter in row] for row in letters])
     by_letter = [dict(zip(row, values, strict=True)) for row, values in zip(letters, scores, strict=True)]
     return {"texts": [max(row, key=row.__getitem__) for row in by_letter], "scores": by_letter}
 
@@ -88,9 +88,8 @@ def generate_answers(
     def is_stopped(ids: list[int]) -> bool:
         return stop in tokenizer.decode(ids[-num_tail:], clean_up_tokenization_spaces=False)
 
-    answers = answer_greedily(
-        model.decoder,
-        read(model, batch),
+    answers = model.answer(
+        _prompts(batch),
         max_new_tokens=config.max_new_tokens,
         end_ids=(tokenizer.eos_token_id,),
         is_ended=is_stopped if stop and stop != tokenizer.eos_token else None,
@@ -143,12 +142,11 @@ def ask_about_picture(
     return [answers[place] for place in range(len(samples))]
 
 
-def read(model: LlavaModel, batch: Batch) -> ReadPrompts:
-    """Return the prompts of a batch as the model has read them."""
-    return model.read(
+def _prompts(batch: Batch) -> Prompts:
+    return Prompts(
         batch["input_ids"],
-        batch["pixel_values"],
         batch["attention_mask"],
+        batch["pixel_values"],
         batch.get("grids", ()),
         batch.get("pictures", ()),
     )

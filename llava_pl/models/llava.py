@@ -13,7 +13,7 @@ from llava_pl.models.anyres import merge_tiles
 from llava_pl.models.decoder import Decoder
 from llava_pl.models.loss import supervised_loss
 from llava_pl.models.projector import count_image_tokens
-from llava_pl.models.prompts import ReadPrompts, read_prompts
+from llava_pl.models.prompts import Prompts, ReadPrompts, answer_greedily, read_prompts, score_answers
 from llava_pl.models.shared_prefix import find_shared_prefix
 from llava_pl.models.splice import splice
 from llava_pl.models.vision_encoder import VisionEncoder
@@ -221,28 +221,27 @@ class LlavaModel(nn.Module):
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return self.decoder.generate(self.embed(input_ids, pixel_values, grids), attention_mask, **options)
 
-    @torch.no_grad()
-    def read(
-        self,
-        input_ids: Tensor,
-        pixel_values: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        grids: Sequence[ImageGrid] = (),
-        pictures: Sequence[int] = (),
-    ) -> ReadPrompts:
-        """Return prompts as the decoder has read them; what rows about one picture begin with is read once.
+    def answer(self, prompts: Prompts, **options: Any) -> list[list[int]]:  # noqa: ANN401
+        """Return the ids of greedy answers to left-padded prompts, each up to its end.
 
         Args:
-            input_ids: int64 ``(B, T)``, padded on the left, image slots expanded.
-            pixel_values: As in `embed`.
-            attention_mask: int64 ``(B, T)``; all ones when None.
-            grids: As in `forward`.
-            pictures: As in `embed`.
+            prompts: What to answer; what rows about one picture begin with is read once.
+            **options: As for `answer_greedily`.
         """
-        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return answer_greedily(self.decoder, self._read(prompts), **options)
+
+    def score(self, prompts: Prompts, answers: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
+        """Return the log-likelihood of given answers to left-padded prompts, as `score_answers`."""
+        return score_answers(self.decoder, self._read(prompts), answers)
+
+    @torch.no_grad()
+    def _read(self, prompts: Prompts) -> ReadPrompts:
+        """Return prompts as the decoder has read them."""
+        input_ids, attention_mask, pictures = prompts.input_ids, prompts.attention_mask, prompts.pictures
         shared = None
         if pictures and self.decoder.can_share:
             lengths = attention_mask.sum(dim=1).tolist()
             rows = [ids[len(ids) - length :] for ids, length in zip(input_ids.tolist(), lengths, strict=True)]
             shared = find_shared_prefix(rows, pictures)
-        return read_prompts(self.decoder, self.embed(input_ids, pixel_values, grids, pictures), attention_mask, shared)
+        inputs_embeds = self.embed(input_ids, prompts.pixel_values, prompts.grids, pictures)
+        return read_prompts(self.decoder, inputs_embeds, attention_mask, shared)

@@ -19,6 +19,26 @@ from transformers import DynamicCache
 
 from llava_pl.models.decoder import Decoder
 from llava_pl.models.shared_prefix import SharedPrefix, spread, take
+from llava_pl.types import ImageGrid
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Left-padded prompts.
+
+    Args:
+        input_ids: int64 ``(B, T)``, image slots expanded.
+        attention_mask: int64 ``(B, T)``.
+        pixel_values: As `LlavaModel.embed` takes them, and so the rest.
+        grids: Of tiled pictures.
+        pictures: For each row the place of its picture, where several rows show one; else empty.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    pixel_values: Tensor | None = None
+    grids: Sequence[ImageGrid] = ()
+    pictures: Sequence[int] = ()
 
 
 @dataclass(slots=True)

@@ -96,7 +96,6 @@ def test_neither_a_shared_start_nor_a_packed_row_changes_a_hidden_state(decoder,
     plain, shared = read(decoder), read(decoder, pictures=PICTURES)
     for found in (packed, packed_and_shared, shared):
         torch.testing.assert_close(found.hidden, plain.hidden, atol=1e-5, rtol=0)
-        assert found.cache.get_seq_length() == 11 or not packs
 
 
 def test_answers_do_not_depend_on_the_batch(decoder):

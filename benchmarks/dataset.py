@@ -18,7 +18,6 @@ import argparse
 import hashlib
 import json
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from harness import Peer, compare, pin
 from PIL import Image
 from transformers import AutoTokenizer, LlavaProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -103,26 +103,10 @@ def time_fetching(fetch: Callable[[int], object], indices: range) -> Seconds:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-class Original:
-    """The original's dataset, in a process of its own."""
-
-    def __init__(self, python: str, *arguments: str) -> None:
-        script = Path(__file__).with_name("original_dataset.py")
-        command = [python, str(script), *arguments]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def ask(self, question: str) -> Any:  # noqa: ANN401
-        """Return its answer to ``time START STOP`` or ``read``."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        print(question, file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
-
-    def close(self) -> None:
-        """End the process."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+def time_original(original: Peer, indices: range) -> Seconds:
+    """Return the time of the original for the same."""
+    measured = original.run_round(start=indices.start, stop=indices.stop)
+    return measured.wall, measured.cpu
 
 
 def make_transformers(folder: Path, tokenizer_path: str, dataset: RecordDataset) -> Callable[[int], Any]:
@@ -151,7 +135,7 @@ def make_transformers(folder: Path, tokenizer_path: str, dataset: RecordDataset)
 
 
 def check_equal(
-    dataset: RecordDataset, cached: RecordDataset, by_transformers: Callable[[int], Any], original: Original | None
+    dataset: RecordDataset, cached: RecordDataset, by_transformers: Callable[[int], Any], original: Peer | None
 ) -> None:
     """Stop unless all ways give the same."""
     # One position per picture, as in the original, where the model makes room for the rest.
@@ -168,7 +152,7 @@ def check_equal(
     print(f"per record: {num_tokens / len(own):.0f} tokens, {num_supervised / len(own):.0f} of them supervised")
     assert pixels == [sha256(by_transformers(index)["pixel_values"][0]) for index in range(len(own))]
     if original is not None:
-        expected = original.ask("read")
+        expected = original.ask(do="read")["samples"]
         assert pixels == [sample[2] for sample in expected]
         assert [[sample.input_ids.tolist(), sample.labels.tolist()] for sample in own] == [s[:2] for s in expected]
 
@@ -183,16 +167,6 @@ def run_round(ways: dict[str, Callable[[range], Seconds]], num_records: int) -> 
     return spent
 
 
-def interval(ours: list[float], theirs: list[float]) -> tuple[float, float]:
-    """Return where 95 % of the ratios of medians lie when rounds are drawn anew."""
-    draw, ratios = random.Random(0), []
-    for _ in range(2000):
-        rounds = draw.choices(range(len(ours)), k=len(ours))
-        ratios.append(median(theirs[r] for r in rounds) / median(ours[r] for r in rounds))
-    ratios.sort()
-    return ratios[50], ratios[1949]
-
-
 def print_table(rounds: dict[str, list[Seconds]], num_records: int) -> None:
     """Print a row for each way; ratios are of the time that ours takes."""
     print("\n| way | samples/s | time / ours | 95 % | CPU, ms per sample | CPU time / ours |")
@@ -200,12 +174,12 @@ def print_table(rounds: dict[str, list[Seconds]], num_records: int) -> None:
     own_wall, own_cpu = (list(values) for values in zip(*rounds["ours"], strict=True))
     for way, seconds in rounds.items():
         wall, cpu = (list(values) for values in zip(*seconds, strict=True))
-        low, high = interval(own_wall, wall)
+        ratio = compare(own_wall, wall)
         cells = [
             way,
             f"{num_records / median(wall):.1f}",
-            f"{median(wall) / median(own_wall):.2f}",
-            "" if way == "ours" else f"{low:.2f} to {high:.2f}",
+            f"{ratio.value:.2f}",
+            "" if way == "ours" else f"{ratio.low:.2f} to {ratio.high:.2f}",
             f"{1000 * median(cpu) / num_records:.2f}",
             f"{median(cpu) / median(own_cpu):.2f}",
         ]
@@ -244,6 +218,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    pin(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_records(folder, options.records)
@@ -264,8 +239,10 @@ def main() -> None:
         }
         if options.llava_checkout and options.llava_python:
             records = str(folder / "records.json")
-            original = Original(options.llava_python, options.llava_checkout, records, str(folder), options.tokenizer)
-            ways["the original's dataset"] = lambda indices: original.ask(f"time {indices.start} {indices.stop}")
+            script = str(Path(__file__).with_name("original_dataset.py"))
+            command = [options.llava_python, script, options.llava_checkout, records, str(folder), options.tokenizer]
+            original = Peer(command, num_threads=1)
+            ways["the original's dataset"] = lambda indices: time_original(original, indices)
         check_equal(dataset, cached, by_transformers, original)
         rounds: dict[str, list[Seconds]] = {way: [] for way in ways}
         for number in range(NUM_WARM_UPS + options.rounds):

@@ -1,17 +1,15 @@
-"""The original's dataset, driven by `dataset.py` through its standard input; run with an interpreter of its packages.
+"""The original's dataset, driven by `dataset.py`; run with an interpreter of its packages.
 
-For each line it reads, it writes one line of JSON: for ``time START STOP`` the wall and CPU seconds of fetching these
-records, for ``read`` the ids, the labels and the SHA-256 of the pixel values of every record.
+A round fetches the records that it names; ``read`` is answered with the ids, the labels and the SHA-256 of the pixel
+values of every record.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
-import time
 
-import torch
+from harness import Channel
 
 
 def open_dataset(checkout: str, records: str, image_folder: str, tokenizer: str):  # noqa: ANN201
@@ -33,21 +31,17 @@ def open_dataset(checkout: str, records: str, image_folder: str, tokenizer: str)
 
 
 def main() -> None:
-    """Answer until the input ends."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # the original prints
-    torch.set_num_threads(1)
+    """Answer until nobody asks any more."""
+    channel = Channel()
     dataset = open_dataset(*sys.argv[1:])
-    for line in sys.stdin:
-        question, *bounds = line.split()
-        if question == "time":
-            indices = range(*map(int, bounds))
-            wall, cpu = time.perf_counter(), time.process_time()
-            for index in indices:
+    while request := channel.wait():
+        if request["do"] == "round":
+            for index in range(request["start"], request["stop"]):
                 dataset[index]
-            answer = [time.perf_counter() - wall, time.process_time() - cpu]
+            channel.answer()
         else:
             samples = [dataset[index] for index in range(len(dataset))]
-            answer = [
+            found = [
                 [
                     sample["input_ids"].tolist(),
                     sample["labels"].tolist(),
@@ -55,7 +49,7 @@ def main() -> None:
                 ]
                 for sample in samples
             ]
-        print(json.dumps(answer), file=answers, flush=True)
+            channel.answer(samples=found)
 
 
 if __name__ == "__main__":

@@ -198,6 +198,7 @@ class Sample:
         num_cut: Tokens that were cut off the end.
         skipped: The reason why the record is left out; one position without supervision then stands in its place.
         grids: One for each tiled picture; empty when pictures are not tiled, each being P image tokens.
+        picture: Name of the only picture of a question: of samples with equal names, a batch holds it once.
     """
 
     id: str
@@ -209,6 +210,7 @@ class Sample:
     num_cut: int = 0
     skipped: str | None = None
     grids: tuple[ImageGrid, ...] = ()
+    picture: str | None = None
 
 
 class Batch(TypedDict, total=False):
@@ -217,10 +219,12 @@ class Batch(TypedDict, total=False):
     ``input_ids`` and ``labels`` are int64 ``(B, T)``, and so is ``attention_mask``, which padded rows have. A packed
     row (B = 1) has ``position_ids`` int64 ``(1, T)`` and ``sequence_lengths`` in its place. ``pixel_values`` is float32
     ``(N, C, H, W)`` with the pictures of all rows in order (N may be 0); of tiled pictures it holds the tiles, and
-    ``grids`` an entry for each picture. Counts are plain integers, known without asking the device: ``num_tokens``
-    attended and ``num_supervised`` positions of this micro batch, ``num_pairs`` of attended positions of one sample
-    (the squares of lengths, added up), and ``num_step_supervised`` positions of all micro batches on this rank that
-    share its optimizer step (training only). ``questions`` is present in evaluation only, ``indices``
+    ``grids`` an entry for each picture. Where several rows show one picture it is there once, and ``pictures`` has its
+    place for each row, -1 for a row without any; otherwise that is absent. Counts are plain integers, known without
+    asking the device: ``num_tokens`` attended and ``num_supervised`` positions of this micro batch, ``num_pairs`` of
+    attended positions of one sample (the squares of lengths, added up), and ``num_step_supervised`` positions of all
+    micro batches on this rank that share its optimizer step (training only). ``questions`` is present in evaluation
+    only, ``indices``
     where each sample knows its place in the dataset; ``skipped``, the place and reason of each sample that was left
     out, only where there are any.
     """
@@ -234,6 +238,7 @@ class Batch(TypedDict, total=False):
     sequence_lengths: list[int]
     pixel_values: Tensor
     grids: list[ImageGrid]
+    pictures: list[int]
     num_tokens: int
     num_pairs: int
     num_supervised: int

@@ -43,15 +43,22 @@ def start_batch(samples: Sequence[Sample], *, num_image_tokens: int) -> Batch:
         InputError: A sample's pictures and image tokens do not match; it is named.
     """
     _check_images(samples, num_image_tokens)
+    # Of the samples that show one picture the last one stands for all; every other one stands for itself.
+    names = [number if sample.picture is None else sample.picture for number, sample in enumerate(samples)]
+    shown = dict(zip(names, samples, strict=True))
     batch = Batch(
         ids=[sample.id for sample in samples],
-        pixel_values=torch.cat([sample.pixel_values for sample in samples]),
+        pixel_values=torch.cat([sample.pixel_values for sample in shown.values()]),
         num_tokens=sum(len(sample.input_ids) for sample in samples),
         num_pairs=sum(len(sample.input_ids) ** 2 for sample in samples),
     )
-    grids = [grid for sample in samples for grid in sample.grids]
+    grids = [grid for sample in shown.values() for grid in sample.grids]
     if grids:
         batch["grids"] = grids
+    if len(shown) < len(samples):
+        with_picture = [name for name, sample in shown.items() if len(sample.pixel_values)]
+        places = {name: place for place, name in enumerate(with_picture)}
+        batch["pictures"] = [places.get(name, -1) for name in names]
     questions = [sample.question for sample in samples if sample.question is not None]
     if questions:
         batch["questions"] = questions

@@ -273,7 +273,9 @@ class ConversationDataModule(LightningDataModule):
         """Return the loaders of `validate`, one for each dataset in ``val_datasets``."""
         return [self._eval_loader(dataset) for dataset in self.val_datasets]
 
-    def _eval_loader(self, dataset: Dataset[Sample]) -> DataLoader[Sample]:
+    def _eval_loader(
+        self, dataset: Dataset[Sample], stage: Literal["val", "test", "predict"] = "val"
+    ) -> DataLoader[Sample]:
         return make_eval_loader(
             dataset,
             batch_size=self.eval_batch_size,
@@ -285,5 +287,6 @@ class ConversationDataModule(LightningDataModule):
                 num_image_tokens=self.num_image_tokens,
                 padding_side="left" if isinstance(dataset, QuestionDataset) else "right",
             ),
+            limit=getattr(self.trainer, f"limit_{stage}_batches", 1.0),
             num_workers=self.num_workers,
         )

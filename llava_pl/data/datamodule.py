@@ -125,11 +125,11 @@ class ScienceQADataModule(ConversationDataModule):
 
     def test_dataloader(self) -> list[DataLoader[Sample]]:
         """Return the loaders of `test`."""
-        return [self._eval_loader(self._ask(self._test_split, source)) for source in self.image_sources]
+        return [self._eval_loader(self._ask(self._test_split, source), "test") for source in self.image_sources]
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """Return the loader of `predict`: the test questions with their own pictures."""
-        return self._eval_loader(self._ask(self._test_split, "own"))
+        return self._eval_loader(self._ask(self._test_split, "own"), "predict")
 
     def _ask(self, split: str, source: ImageSource) -> QuestionDataset:
         questions = [

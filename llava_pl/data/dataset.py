@@ -152,23 +152,44 @@ class SampleEncoder:
         """
         return len(self.encode_text(record).input_ids)
 
-    def encode_question(self, question: Question, picture: Image.Image | None) -> Sample:
+    def encode_question(
+        self, question: Question, picture: Image.Image | Sample | None, tokenized: EncodedConversation | None = None
+    ) -> Sample:
         """Return a prompt to be answered, with the picture that is given; without one its image slot goes too.
+
+        Args:
+            question: What to ask.
+            picture: What to show with it, or a sample that shows it already.
+            tokenized: What `tokenize_question` returns, if it is at hand.
 
         Raises:
             InputError: The prompt cannot be encoded; the question is named.
         """
-        prompt = question.prompt if picture else question.prompt.replace(IMAGE_SLOT, "").strip()
-        pictures = [picture] if picture else []
+        tokenized = tokenized or self.tokenize_question(question, has_picture=picture is not None)
         try:
-            tokenized = self._tokenize([Turn("human", prompt)], has_images=bool(pictures), is_prompt=True)
-            grids = self._make_grids(picture.size for picture in pictures)
+            if isinstance(picture, Sample):
+                grids, pixel_values = picture.grids, picture.pixel_values
+            else:
+                pictures = [picture] if picture else []
+                grids = self._make_grids(picture.size for picture in pictures)
+                pixel_values = self._transform(pictures)
             sizes = [grid.num_tokens(self.num_image_tokens) for grid in grids] or self.num_image_tokens
             encoded = fill_slots(tokenized, sizes)
-            pixel_values = self._transform(pictures)
         except InputError as error:
             raise InputError(f"question {question.id!r}: {error}") from error
         return Sample(question.id, encoded.input_ids, encoded.labels, pixel_values, question=question, grids=grids)
+
+    def tokenize_question(self, question: Question, *, has_picture: bool) -> EncodedConversation:
+        """Return the ids of a prompt with one position for its image slot, which goes where no picture is shown.
+
+        Raises:
+            InputError: The prompt cannot be encoded; the question is named.
+        """
+        prompt = question.prompt if has_picture else question.prompt.replace(IMAGE_SLOT, "").strip()
+        try:
+            return self._tokenize([Turn("human", prompt)], has_images=has_picture, is_prompt=True)
+        except InputError as error:
+            raise InputError(f"question {question.id!r}: {error}") from error
 
     def load_picture(self, name: str) -> Image.Image:
         """Return a picture of the image folder, RGB.

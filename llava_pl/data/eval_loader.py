@@ -1,4 +1,4 @@
-"""Questions and records to batches of one rank, in evaluation: each of them once, in order.
+"""Questions and records to batches of one rank, in evaluation: each of them once.
 
 In: a dataset, and the place of this rank among all. Out: torch's own loader.
 """
@@ -6,11 +6,13 @@ In: a dataset, and the place of this rank among all. Out: torch's own loader.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from llava_pl.data.question_dataset import QuestionDataset
 from llava_pl.data.sampler import EachOnceSampler
 from llava_pl.types import IGNORE_INDEX, Sample
 
@@ -23,8 +25,11 @@ def make_eval_loader(
     rank: int,
     num_workers: int,
     collate_fn: Any,  # noqa: ANN401
+    limit: int | float = 1.0,
 ) -> DataLoader[Sample]:
-    """Return the loader of one rank in evaluation: every sample once over all ranks, in order.
+    """Return the loader of one rank in evaluation: every sample once over all ranks.
+
+    Records come in order, questions in that of `QuestionDataset.order`.
 
     Args:
         dataset: What is evaluated.
@@ -33,10 +38,16 @@ def make_eval_loader(
         rank: This one.
         num_workers: Processes that prepare samples.
         collate_fn: Samples to a batch, as torch's ``DataLoader`` takes it.
+        limit: The trainer's limit of batches per rank, or a share of them: of a set that is not gone through whole,
+            the first questions are asked, not the longest.
     """
-    sampler = None
-    if num_replicas > 1:
-        sampler = EachOnceSampler(dataset, num_replicas=num_replicas, rank=rank, batch_size=batch_size)
+    sampler, order = None, None
+    if isinstance(dataset, QuestionDataset):
+        num_batches = ceil(len(dataset) / batch_size / num_replicas)
+        num_asked = int(num_batches * limit) if isinstance(limit, float) else limit
+        order = dataset.order(num_asked * batch_size * num_replicas)
+    if num_replicas > 1 or order is not None:
+        sampler = EachOnceSampler(dataset, num_replicas=num_replicas, rank=rank, batch_size=batch_size, order=order)
         dataset, batch_size = _Filled(dataset), sampler.batch_size
     return DataLoader(
         dataset,

@@ -217,17 +217,19 @@ def check_budget(
 
 
 class EachOnceSampler(DistributedSampler[int]):
-    """The samples of one rank in evaluation: in order, every sample on exactly one rank.
+    """The samples of one rank in evaluation: every sample on exactly one rank, in order or in an order that is given.
 
     All ranks have equally many batches, because where weights are gathered in each forward pass (FSDP, ZeRO-3) a rank
     with one more would wait forever. Batches are made smaller for that where it helps; otherwise the ranks with a
-    sample less get an index beyond the end, for a sample that counts for nothing (see `data/eval_loader.py`).
+    sample less get an index beyond the end, for a sample that counts for nothing (see `data/eval_loader.py`). A given
+    order has neighbours that belong together: each rank gets whole batches of it, and a share of the last ones.
 
     Args:
         dataset: What is sampled; only its length counts.
         num_replicas: R, the ranks.
         rank: This one.
         batch_size: Samples in a batch at most.
+        order: All indices, as they are to be gone through; None for their own order, dealt in turn.
 
     Attributes:
         batch_size: Samples in a batch: the largest number that gives all ranks equally many batches, if there is one.
@@ -236,20 +238,47 @@ class EachOnceSampler(DistributedSampler[int]):
     [4, 3]
     >>> [list(EachOnceSampler(range(3), num_replicas=2, rank=rank, batch_size=1)) for rank in (0, 1)]
     [[0, 2], [1, 4]]
+    >>> order = [4, 3, 2, 1, 0]
+    >>> [list(EachOnceSampler(order, num_replicas=2, rank=rank, batch_size=2, order=order)) for rank in (0, 1)]
+    [[4, 3, 0], [2, 1, 5]]
     """
 
-    def __init__(self, dataset: Dataset[Any], *, num_replicas: int, rank: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        num_replicas: int,
+        rank: int,
+        batch_size: int,
+        order: Sequence[int] | None = None,
+    ) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
         self.total_size = len(dataset)  # type: ignore[arg-type]  # torch's Dataset does not promise a length
         if self.total_size == 0:
             raise InputError("data: nothing to evaluate; expected at least one sample")
-        smaller, larger = self.total_size // num_replicas, ceil(self.total_size / num_replicas)
-        sizes = range(batch_size, 0, -1)
-        self.batch_size = next((size for size in sizes if ceil(smaller / size) == ceil(larger / size)), batch_size)
-        self._indices = list(range(rank, self.total_size, num_replicas))
-        if ceil(len(self._indices) / self.batch_size) < ceil(larger / self.batch_size):
-            self._indices.append(self.total_size + rank % self.total_size)
+        self.batch_size = batch_size
+        self._indices = self._deal_in_turn() if order is None else self._deal_batches(order)
         self.num_samples = len(self._indices)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._indices)
+
+    def _deal_in_turn(self) -> list[int]:
+        """Return this rank's indices, one of R; the batch size may become smaller."""
+        smaller, larger = self.total_size // self.num_replicas, ceil(self.total_size / self.num_replicas)
+        sizes = range(self.batch_size, 0, -1)
+        alike = (size for size in sizes if ceil(smaller / size) == ceil(larger / size))
+        self.batch_size = next(alike, self.batch_size)
+        indices = list(range(self.rank, self.total_size, self.num_replicas))
+        if ceil(len(indices) / self.batch_size) < ceil(larger / self.batch_size):
+            indices.append(self.total_size + self.rank % self.total_size)
+        return indices
+
+    def _deal_batches(self, order: Sequence[int]) -> list[int]:
+        """Return this rank's indices, a batch of each R in a row."""
+        indices: list[int] = []
+        for start in range(0, len(order), self.batch_size * self.num_replicas):
+            shared = order[start : start + self.batch_size * self.num_replicas]
+            first, end = (len(shared) * rank // self.num_replicas for rank in (self.rank, self.rank + 1))
+            indices += shared[first:end] or [self.total_size + shared[-1]]
+        return indices

@@ -13,11 +13,15 @@ from llava_pl.types import InputError
 
 
 class AnswerRow(TypedDict, total=False):
-    """One line of an answer file; ``prompt`` may be absent, further fields are ignored."""
+    """One line of an answer file; ``prompt`` may be absent, further fields are ignored.
+
+    ``scores``, the log-likelihood of each choice, is there where these decided what the answer is.
+    """
 
     question_id: str
     prompt: str
     text: str
+    scores: dict[str, float]
 
 
 def read_answers(path: Path | str) -> list[AnswerRow]:
@@ -46,6 +50,8 @@ def read_answers(path: Path | str) -> list[AnswerRow]:
 def write_answers(path: Path | str, rows: Iterable[AnswerRow]) -> None:
     """Write an answer file that the original's scripts read too: ``question_id``, ``prompt``, ``text`` a line.
 
+    Where there are ``scores`` they come last.
+
     It gets its name only when complete, so that a killed run leaves no half file to be scored.
     """
     path = Path(path)
@@ -54,7 +60,9 @@ def write_answers(path: Path | str, rows: Iterable[AnswerRow]) -> None:
     try:
         with part.open("w", encoding="utf-8") as file:
             for row in rows:
-                fields = {"question_id": row["question_id"], "prompt": row["prompt"], "text": row["text"]}
+                fields = AnswerRow(question_id=row["question_id"], prompt=row["prompt"], text=row["text"])
+                if "scores" in row:
+                    fields["scores"] = row["scores"]
                 file.write(json.dumps(fields) + "\n")
         part.replace(path)
     finally:

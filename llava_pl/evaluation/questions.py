@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain, zip_longest
+from operator import itemgetter
 from pathlib import Path
 from typing import cast
 
@@ -29,14 +29,35 @@ class QuestionScores(nn.Module):
         super().__init__()
         self.image_sources = tuple(image_sources)
         self.metrics = nn.ModuleList([ScienceQAAccuracy(parser) for _ in image_sources])
-        self.rows: list[dict[str, AnswerRow]] = [{} for _ in image_sources]
+        self.rows: list[dict[str, tuple[int, AnswerRow]]] = [{} for _ in image_sources]  # with its place in the file
 
-    def update(self, loader: int, questions: Sequence[Question], texts: Sequence[str]) -> None:
-        """Count the answers to some questions of a loader."""
+    def update(
+        self,
+        loader: int,
+        questions: Sequence[Question],
+        texts: Sequence[str],
+        *,
+        places: Sequence[int] | None = None,
+        scores: Sequence[dict[str, float]] | None = None,
+    ) -> None:
+        """Count the answers to some questions of a loader.
+
+        Args:
+            loader: Its number.
+            questions: What was asked.
+            texts: What was answered.
+            places: The place of each question in its set, and so in the file; None for the order in which they come.
+            scores: The log-likelihoods of the choices that decided about each answer; None for answers in words.
+        """
         metric = cast("ScienceQAAccuracy", self.metrics[loader])
         metric.update(questions, texts)
-        for question, text in zip(questions, texts, strict=True):
-            self.rows[loader][question.id] = AnswerRow(question_id=question.id, prompt=question.prompt, text=text)
+        rows = self.rows[loader]
+        for number, (question, text) in enumerate(zip(questions, texts, strict=True)):
+            row = AnswerRow(question_id=question.id, prompt=question.prompt, text=text)
+            if scores is not None:
+                row["scores"] = scores[number]
+            in_turn = rows[question.id][0] if question.id in rows else len(rows)
+            rows[question.id] = (in_turn if places is None else places[number], row)
 
     def finish(self, folder: Path, *, name: str) -> dict[str, Tensor]:
         """Write one answer file per loader and return all metrics, over all ranks.
@@ -57,7 +78,7 @@ class QuestionScores(nn.Module):
             computed: dict[str, Tensor] = metric.compute()  # type: ignore[operator]  # ModuleList forgets the type
             values |= {prefix + key: value for key, value in computed.items()}
             if not _is_distributed() or torch.distributed.get_rank() == 0:
-                write_answers(folder / f"scienceqa-{name}{ending}.jsonl", rows.values())
+                write_answers(folder / f"scienceqa-{name}{ending}.jsonl", rows)
         return values
 
 
@@ -65,11 +86,11 @@ def _is_distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _gather(own: dict[str, AnswerRow]) -> dict[str, AnswerRow]:
-    if not _is_distributed():
-        return own
-    gathered: list[dict[str, AnswerRow]] = [{}] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, own)
-    # Questions were dealt to the ranks in turn; so they come back in the order of the set.
-    in_turn = chain.from_iterable(zip_longest(*(rows.items() for rows in gathered)))
-    return dict(item for item in in_turn if item is not None)
+def _gather(own: dict[str, tuple[int, AnswerRow]]) -> list[AnswerRow]:
+    """Return the rows of all ranks, each question once, in the order of their set."""
+    gathered = [own]
+    if _is_distributed():
+        gathered *= torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(gathered, own)
+    merged = {question: placed for rows in gathered for question, placed in rows.items()}
+    return [row for _, row in sorted(merged.values(), key=itemgetter(0))]

@@ -10,7 +10,8 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from llava_pl.models.adapters import plain_name, plain_table
 from llava_pl.models.attention import PACKED_SDPA, sequence_ends
@@ -56,6 +57,35 @@ class Decoder(Protocol):
 
     def generate(self, inputs_embeds: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
         """Return the ids that follow left-padded prompts."""
+        ...
+
+    @property
+    def can_share(self) -> bool:
+        """Whether what rows have in common may be read once for all of them."""
+        ...
+
+    @property
+    def can_pack_prompts(self) -> bool:
+        """Whether `extend` can read prompts in one row."""
+        ...
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether ranks must run it equally often."""
+        ...
+
+    def new_cache(self, *, keeps_all: bool = False) -> DynamicCache:
+        """Return an empty cache for `extend`."""
+        ...
+
+    def extend(
+        self,
+        cache: DynamicCache,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        sequence_lengths: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Return the last hidden states ``(B, Q, D)`` of positions that follow those of a cache."""
         ...
 
 
@@ -134,12 +164,7 @@ class CausalDecoder(nn.Module):
             InputError: A packed row, and an attention that would let its sequences see each other; or a row that is
                 longer than the model's table of positions (MPT).
         """
-        longest = getattr(self.model.config, "max_seq_len", None)
-        if longest is not None and inputs_embeds.shape[1] > longest:
-            raise InputError(
-                f"decoder: {type(self.model).__name__} takes at most {longest} positions, found "
-                f"{inputs_embeds.shape[1]}; lower data.max_length"
-            )
+        self._check_length(inputs_embeds.shape[1], "lower data.max_length")
         packing = {} if sequence_lengths is None else self._packing_options(sequence_lengths, inputs_embeds.device)
         output = self.model.base_model(
             inputs_embeds=inputs_embeds,
@@ -150,6 +175,14 @@ class CausalDecoder(nn.Module):
         )
         return cast("Tensor", output.last_hidden_state)
 
+    def _check_length(self, num_positions: int, advice: str) -> None:
+        longest = getattr(self.model.config, "max_seq_len", None)
+        if longest is not None and num_positions > longest:
+            raise InputError(
+                f"decoder: {type(self.model).__name__} takes at most {longest} positions, "
+                f"found {num_positions}; {advice}"
+            )
+
     def check_packing(self) -> None:
         """Check that sequences of a packed row would not see each other.
 
@@ -157,12 +190,16 @@ class CausalDecoder(nn.Module):
             InputError: They would, with this attention or this family.
         """
         attention = self.model.config._attn_implementation
-        is_windowed = getattr(self.model.config, "sliding_window", None) is not None
-        if attention is None or not ((attention == PACKED_SDPA and not is_windowed) or attention.startswith("flash_")):
+        if attention is None or not (self._packs_sdpa or attention.startswith("flash_")):
             raise InputError(
                 "decoder: packed rows need attention sdpa without a sliding window, or flash_attention_2; "
                 f"found {attention} in {type(self.model).__name__}; switch packing off"
             )
+
+    @property
+    def _packs_sdpa(self) -> bool:
+        is_windowed = getattr(self.model.config, "sliding_window", None) is not None
+        return self.model.config._attn_implementation == PACKED_SDPA and not is_windowed
 
     def _packing_options(self, lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
         """Return what tells the model's attention where sequences end."""
@@ -189,5 +226,70 @@ class CausalDecoder(nn.Module):
         """
         generate: Any = self.model.generate  # transformers' own type is a tensor or one of many outputs
         # Ranks that gather each layer together take equally many steps, whoever has the longest answer.
-        options["synced_gpus"] = is_divided(self.model)
+        options["synced_gpus"] = self.is_divided
         return cast("Tensor", generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **options))
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether its weights lie in pieces, so that ranks must run it equally often."""
+        return is_divided(self.model)
+
+    @property
+    def can_share(self) -> bool:
+        """Whether what rows have in common may be read once for all of them.
+
+        It may where a position is known by its keys and values alone, and no rank must run as often as another.
+        """
+        return not self.is_divided and self._has_plain_cache(DynamicLayer, DynamicSlidingWindowLayer)
+
+    @property
+    def can_pack_prompts(self) -> bool:
+        """Whether `extend` can read prompts in one row, as training does: nothing is spent on padding and its mask."""
+        return self._packs_sdpa and self._has_plain_cache(DynamicLayer)
+
+    def _has_plain_cache(self, *layer_classes: type) -> bool:
+        return all(type(layer) in layer_classes for layer in DynamicCache(config=self.model.config).layers)
+
+    def new_cache(self, *, keeps_all: bool = False) -> DynamicCache:
+        """Return an empty cache for `extend`.
+
+        Args:
+            keeps_all: Keep positions behind a window too: rows that share a prefix look back to different places.
+        """
+        return DynamicCache() if keeps_all else DynamicCache(config=self.model.config)
+
+    @torch.no_grad()  # not inference_mode, as in `generate`
+    def extend(
+        self,
+        cache: DynamicCache,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        sequence_lengths: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Return the last hidden states ``(B, Q, D)`` of positions that follow those of a cache, and add them to it.
+
+        Args:
+            cache: Of `new_cache`.
+            inputs_embeds: float ``(B, Q, D)`` of the new positions.
+            attention_mask: int64 ``(B, T + Q)``, zero at padding, over the T positions of the cache and the new ones;
+                None for a packed row.
+            sequence_lengths: Positions of each prompt in a packed row (B = 1, an empty cache); None when not packed.
+        """
+        packing = {}
+        if sequence_lengths is not None:
+            packing = self._packing_options(sequence_lengths, inputs_embeds.device)
+            positions = torch.cat([torch.arange(length) for length in sequence_lengths])[None].to(inputs_embeds.device)
+        else:
+            assert attention_mask is not None
+            advice = "shorten the question, or lower model.generation.max_new_tokens"
+            self._check_length(attention_mask.shape[1], advice)
+            positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        output = self.model.base_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            **packing,
+        )
+        return cast("Tensor", output.last_hidden_state)

@@ -13,6 +13,8 @@ from llava_pl.models.anyres import merge_tiles
 from llava_pl.models.decoder import Decoder
 from llava_pl.models.loss import supervised_loss
 from llava_pl.models.projector import count_image_tokens
+from llava_pl.models.prompts import Prompts, ReadPrompts, answer_greedily, read_prompts, score_answers
+from llava_pl.models.shared_prefix import find_shared_prefix
 from llava_pl.models.splice import splice
 from llava_pl.models.vision_encoder import VisionEncoder
 from llava_pl.types import IMAGE_TOKEN_INDEX, ImageGrid, InputError, LossOutput
@@ -101,16 +103,30 @@ class LlavaModel(nn.Module):
             raise InputError("the pictures are tiled, but the model has no image_newline; build it with has_newline")
         return merge_tiles(features, grids, self.image_newline)
 
-    def embed(self, input_ids: Tensor, pixel_values: Tensor | None, grids: Sequence[ImageGrid] = ()) -> Tensor:
+    def embed(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None,
+        grids: Sequence[ImageGrid] = (),
+        pictures: Sequence[int] = (),
+    ) -> Tensor:
         """Return the embeddings ``(B, T, D)`` of words and pictures.
 
         A batch without pictures runs neither encoder nor projector, unless the model encodes blanks; nothing of them is
         used.
+
+        Args:
+            input_ids: As in `forward`.
+            pixel_values: As in `forward`; where `pictures` are given, each picture once.
+            grids: As in `forward`.
+            pictures: For each row the place of its only picture, -1 without one; empty when each row has its own.
         """
         is_image = input_ids == IMAGE_TOKEN_INDEX
         inputs_embeds = self.decoder.embed(input_ids.masked_fill(is_image, 0))
         if pixel_values is not None and len(pixel_values):
             image_features = self.encode_images(pixel_values, grids)
+            if pictures:
+                image_features = self._repeat(image_features, grids, [place for place in pictures if place >= 0])
         elif self.encodes_blanks:
             pixel_values, grids = self._blank_picture(inputs_embeds)
             image_features = self.encode_images(pixel_values, grids)[:0]
@@ -124,6 +140,13 @@ class LlavaModel(nn.Module):
         if idle and self.training:
             inputs_embeds = inputs_embeds + 0.0 * sum(p.sum() for p in idle)
         return inputs_embeds
+
+    def _repeat(self, features: Tensor, grids: Sequence[ImageGrid], places: Sequence[int]) -> Tensor:
+        """Return the image features of pictures that rows show, each as often as they do."""
+        if not grids:
+            return features[list(places)]
+        of_picture = torch.split(features, [grid.num_tokens(self.num_image_tokens) for grid in grids])
+        return torch.cat([of_picture[place] for place in places])
 
     def _blank_picture(self, like: Tensor) -> tuple[Tensor, tuple[ImageGrid, ...]]:
         """Return a picture that reaches every weight which pictures reach, on the device of a tensor."""
@@ -197,3 +220,28 @@ class LlavaModel(nn.Module):
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return self.decoder.generate(self.embed(input_ids, pixel_values, grids), attention_mask, **options)
+
+    def answer(self, prompts: Prompts, **options: Any) -> list[list[int]]:  # noqa: ANN401
+        """Return the ids of greedy answers to left-padded prompts, each up to its end.
+
+        Args:
+            prompts: What to answer; what rows about one picture begin with is read once.
+            **options: As for `answer_greedily`.
+        """
+        return answer_greedily(self.decoder, self._read(prompts), **options)
+
+    def score(self, prompts: Prompts, answers: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
+        """Return the log-likelihood of given answers to left-padded prompts, as `score_answers`."""
+        return score_answers(self.decoder, self._read(prompts), answers)
+
+    @torch.no_grad()
+    def _read(self, prompts: Prompts) -> ReadPrompts:
+        """Return prompts as the decoder has read them."""
+        input_ids, attention_mask, pictures = prompts.input_ids, prompts.attention_mask, prompts.pictures
+        shared = None
+        if pictures and self.decoder.can_share:
+            lengths = attention_mask.sum(dim=1).tolist()
+            rows = [ids[len(ids) - length :] for ids, length in zip(input_ids.tolist(), lengths, strict=True)]
+            shared = find_shared_prefix(rows, pictures)
+        inputs_embeds = self.embed(input_ids, prompts.pixel_values, prompts.grids, pictures)
+        return read_prompts(self.decoder, inputs_embeds, attention_mask, shared)

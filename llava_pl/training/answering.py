@@ -19,7 +19,8 @@ from llava_pl.types import Batch
 class ScoreQuestions(Callback):
     """Scores what the steps of a module answer: `LlavaModule` brings it along.
 
-    A step returns one text per question of its batch, and None for a batch without questions.
+    A step returns one text per question of its batch, and None for a batch without questions; with the texts, it may
+    return the scores that chose them.
 
     Args:
         parser: How letters are read off answers.
@@ -57,7 +58,8 @@ class ScoreQuestions(Callback):
     ) -> None:
         """Count the answers of a batch."""
         if "questions" in batch:
-            self.scores.update(dataloader_idx, batch["questions"], outputs["texts"])
+            places = batch.get("indices")
+            self.scores.update(dataloader_idx, batch["questions"], places=places, **outputs)
 
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 

@@ -10,7 +10,7 @@ from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from llava_pl.evaluation.generation import GenerationConfig, generate_answers
+from llava_pl.evaluation.generation import Answers, GenerationConfig, answer_questions
 from llava_pl.evaluation.parsing import Parser
 from llava_pl.export.bases import read_bases
 from llava_pl.export.build import DecoderConfig, ModelConfig, VisionEncoderConfig, build_model, plan_image_tokens
@@ -205,7 +205,7 @@ class LlavaModule(LightningModule):
             check_run(self.trainer, self.model_config, self.plan, lora=self.lora, optim=self.optim_config)
         return [self._bases, StepLog(), ScoreQuestions(self.parser)]
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[str]] | None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Answers | None:
         """Answer a batch of questions, or add a batch of records to the mean loss."""
         if "questions" in batch:
             return self.predict_step(batch, batch_idx)
@@ -216,14 +216,14 @@ class LlavaModule(LightningModule):
         self.log("val/loss", self(batch).mean, batch_size=weight, sync_dist=True, add_dataloader_idx=False)
         return None
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[str]]:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Answers:
         """Answer a batch of questions."""
         return self.predict_step(batch, batch_idx)
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[str]]:
-        """Return the answers to a batch of questions as ``texts``."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        return {"texts": generate_answers(self.model, batch, data.tokenizer, self.generation, stop=data.stop)}
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Answers:
+        """Return the answers to a batch of questions."""
+        encoder = self.trainer.datamodule.make_encoder()  # type: ignore[attr-defined]
+        return answer_questions(self.model, batch, encoder, self.generation)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  Lightning's own union of many forms
         """Return the optimizer and its schedule, one step of it for each optimizer step."""

@@ -82,7 +82,8 @@ def shard(model: LlavaModel, mesh: DeviceMesh, stream: WeightStream | None = Non
         fully_shard(unit, mesh=mesh, mp_policy=half if is_half and unit in layers else MixedPrecisionPolicy())
     fill(model.parameters())
     fully_shard(model, mesh=mesh, ignored_params=whole)
-    register_fsdp_forward_method(model, "generate")
+    for method in ("generate", "answer", "score"):
+        register_fsdp_forward_method(model, method)
 
 
 def find_units(model: LlavaModel) -> list[nn.Module]:

@@ -37,7 +37,8 @@ def test_tests_mirror_modules():
     for path in (REPOSITORY / "tests").glob("*/test_*.py"):
         if path.parent.name in ("parity", "configs", "integration", "architecture", "notebooks"):
             continue
-        module = PACKAGE / path.parent.name / path.name.removeprefix("test_")
+        home = REPOSITORY if path.parent.name == "benchmarks" else PACKAGE
+        module = home / path.parent.name / path.name.removeprefix("test_")
         assert module.is_file(), f"{relative(path)} tests {relative(module)}, which does not exist"
 
 

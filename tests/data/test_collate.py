@@ -181,3 +181,30 @@ def test_samples_that_are_left_out_are_named_by_reason():
     assert batch["skipped"] == [(None, "too_long"), (None, "too_long")]
     assert (batch["num_tokens"], batch["num_supervised"]) == (5 + 1 + 1, 2)
     assert "skipped" not in collated(LONG, SHORT)
+
+
+def test_a_picture_that_rows_share_is_there_once():
+    def show(name, shade):
+        return replace(LONG, id=name, picture=name, pixel_values=torch.full((1, 3, 2, 2), shade))
+
+    batch = collated(show("a", 0.1), SHORT, show("b", 0.2), show("a", 0.1), LONG)
+    assert batch["pixel_values"][:, 0, 0, 0].tolist() == pytest.approx([0.1, 0.2, 0.5])
+    assert batch["pictures"] == [0, -1, 1, 0, 2]
+    assert "pictures" not in collated(show("a", 0.1), show("b", 0.2), LONG, LONG)
+
+
+def test_a_tiled_picture_that_rows_share_is_there_once():
+    grid, other = ImageGrid(1, 1, height=1, width=1), ImageGrid(1, 2, height=1, width=3)
+    samples = [
+        Sample(
+            name,
+            torch.full((one.num_tokens(2),), -200),
+            torch.full((one.num_tokens(2),), -100),
+            torch.zeros(one.num_tiles, 3, 2, 2),
+            grids=(one,),
+            picture=name,
+        )
+        for name, one in (("a", grid), ("b", other), ("b", other))
+    ]
+    batch = collated(*samples)
+    assert (batch["grids"], batch["pictures"], len(batch["pixel_values"])) == ([grid, other], [0, 1, 1], 5)

@@ -575,16 +575,17 @@ def test_scienceqa_validates_on_its_val_split_left_padded(tiny_parts, root, stag
     data.setup(stage)
     [loader] = data.val_dataloader()
     first, second = loader
-    assert (first["ids"], second["ids"]) == (["1", "2"], ["0", "3"])
+    assert (first["ids"], second["ids"]) == (["1", "2"], ["3", "0"])  # the longest first
+    assert (first["indices"], second["indices"]) == ([0, 1], [3, 2])
     rest = (
         "odd?\nContext: N/A\nOptions: (A) yes (B) no\nAnswer with the option's letter from the given choices directly."
     )
-    assert texts_of(data, second) == [f"USER: Is 0 {rest} ASSISTANT:", f"USER: @@@@\nIs 3 {rest} ASSISTANT:"]
+    assert texts_of(data, second) == [f"USER: @@@@\nIs 3 {rest} ASSISTANT:", f"USER: Is 0 {rest} ASSISTANT:"]
     # The picture's four positions, and the line break behind it.
-    assert second["attention_mask"][:, :6].tolist() == [[0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1]]
+    assert second["attention_mask"][:, :6].tolist() == [[1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1]]
     assert second["attention_mask"][:, 5:].all()
     assert second["num_supervised"] == 0
-    assert [question.id for question in second["questions"]] == ["0", "3"]
+    assert [question.id for question in second["questions"]] == ["3", "0"]
 
 
 def test_scienceqa_tests_and_predicts_on_its_test_split(tiny_parts, root):
@@ -592,7 +593,7 @@ def test_scienceqa_tests_and_predicts_on_its_test_split(tiny_parts, root):
     assert [batch["ids"] for loader in data.test_dataloader() for batch in loader] == [["8"], ["8"]]
     assert [batch["ids"] for batch in data.predict_dataloader()] == [["8"]]
     data = make_scienceqa(tiny_parts, root, test_split="val")
-    assert [batch["ids"] for batch in data.predict_dataloader()] == [["1", "2"], ["0", "3"]]
+    assert [batch["ids"] for batch in data.predict_dataloader()] == [["1", "2"], ["3", "0"]]
 
 
 def test_image_sources_show_other_pictures_in_the_same_words(tiny_parts, root):
@@ -605,13 +606,14 @@ def test_image_sources_show_other_pictures_in_the_same_words(tiny_parts, root):
     )
     assert torch.equal(own["pixel_values"], torch.stack([red, green, blue]))
     assert torch.equal(other["pixel_values"], torch.stack([green, blue, red]))
-    assert torch.equal(grey["pixel_values"], torch.stack([middle, middle, middle]))
+    assert torch.equal(grey["pixel_values"], torch.stack([middle]))  # which all questions share
+    assert (own.get("pictures"), other.get("pictures"), grey["pictures"]) == (None, None, [0, 0, 0, -1])
     assert none["pixel_values"].shape == (0, 3, 16, 16)
     assert torch.equal(own["input_ids"], other["input_ids"])
     assert torch.equal(own["input_ids"], grey["input_ids"])
-    assert (own["input_ids"] == -200).sum(1).tolist() == [4, 4, 0, 4]
-    assert [text.replace("@@@@\n", "") for text in texts_of(data, own)] == texts_of(data, none)
-    assert own["questions"] == other["questions"] == grey["questions"] == none["questions"]
+    assert (own["input_ids"] == -200).sum(1).tolist() == [4, 4, 4, 0]
+    assert sorted(text.replace("@@@@\n", "") for text in texts_of(data, own)) == sorted(texts_of(data, none))
+    assert own["questions"] == other["questions"] == grey["questions"]
 
 
 def test_other_picture_where_there_is_only_one(tiny_parts, root):

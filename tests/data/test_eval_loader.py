@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from llava_pl.data.eval_loader import make_eval_loader
+from llava_pl.data.question_dataset import QuestionDataset
 from llava_pl.types import IGNORE_INDEX, Question, Sample
 
 COUNTS = [1, 2, 30, 4, 500, 6, 7, 80, 9, 10]
@@ -54,3 +55,35 @@ def test_the_loader_tells_which_pictures_are_asked_with(num_replicas):
     options = {"batch_size": 1, "num_workers": 0, "collate_fn": list}
     loader = make_eval_loader(Questions(range(3)), num_replicas=num_replicas, rank=0, **options)
     assert loader.dataset.image_source == "grey"
+
+
+class Lengths(QuestionDataset):
+    """Questions that are nothing but lengths."""
+
+    def __init__(self, lengths):
+        super().__init__(lengths, None)
+
+    def __getitem__(self, index):
+        return self.questions[index]
+
+    def order(self, num_first=None):
+        places = range(len(self))
+        return sorted(places, key=lambda place: (place >= num_first, -self.questions[place]))
+
+
+@pytest.mark.parametrize(
+    ("num_replicas", "limit", "batches"),
+    [
+        (1, 1.0, [[[9, 8, 7, 6], [5, 4, 3, 2], [1, 0]]]),
+        (2, 1.0, [[[9, 8, 7, 6], [1]], [[5, 4, 3, 2], [0]]]),
+        # The first four or eight of the set are the first batch of all ranks.
+        (1, 1, [[[7, 5, 3, 1], [9, 8, 6, 4], [2, 0]]]),
+        (1, 0.4, [[[7, 5, 3, 1], [9, 8, 6, 4], [2, 0]]]),
+        (2, 1, [[[9, 8, 7, 5], [6]], [[4, 3, 1, 0], [2]]]),
+        (2, 0, [[[9, 8, 7, 6], [1]], [[5, 4, 3, 2], [0]]]),
+    ],
+)
+def test_questions_come_by_length_within_what_is_asked(num_replicas, limit, batches):
+    dataset = Lengths([3, 1, 7, 5, 9, 0, 8, 4, 2, 6])
+    options = {"batch_size": 4, "num_replicas": num_replicas, "num_workers": 0, "collate_fn": list, "limit": limit}
+    assert [list(make_eval_loader(dataset, rank=rank, **options)) for rank in range(num_replicas)] == batches

@@ -112,3 +112,55 @@ def test_question_with_a_missing_picture_is_named(encoder):
     """As a record is; among 21,208 questions the file name alone may not tell."""
     dataset = QuestionDataset([question("q7", "none.png")], encoder)
     assert error_of(lambda: dataset[0]).startswith("question 'q7': cannot open picture ")
+
+
+def asked_in(encoder, texts_and_images, source="own"):
+    """A set of questions of texts of some lengths."""
+    questions = [
+        replace(question(str(number), image), prompt=("" if image is None else "<image>\n") + "x" * length)
+        for number, (length, image) in enumerate(texts_and_images)
+    ]
+    return QuestionDataset(questions, encoder, source)
+
+
+def test_the_longest_come_first_and_questions_about_one_picture_together(encoder):
+    # Four image tokens and a line break make a picture's question five longer than its words.
+    dataset = asked_in(encoder, [(9, None), (8, "red.png"), (13, None), (2, "blue.png"), (20, "blue.png"), (3, None)])
+    lengths = [len(sample.input_ids) for sample in dataset]
+    assert [length - lengths[5] for length in lengths] == [6, 10, 10, 4, 22, 0]
+    assert dataset.order() == [4, 3, 1, 2, 0, 5]
+    assert asked_in(encoder, [(3, None), (3, None), (4, None), (3, None)]).order() == [2, 0, 1, 3]
+
+
+def test_questions_that_are_asked_in_part_stay_the_first_ones(encoder):
+    dataset = asked_in(encoder, [(1, None), (5, None), (3, None), (9, None), (7, None)])
+    assert dataset.order(3) == [1, 2, 0, 3, 4]
+    assert dataset.order(0) == dataset.order(99) == dataset.order() == [3, 4, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("source", "order", "pictures"),
+    [
+        ("own", [2, 0, 1, 3], ["red.png", "blue.png", "red.png", None]),
+        ("grey", [2, 1, 0, 3], ["grey", "grey", "grey", None]),
+        ("other", [2, 1, 0, 3], [None, None, None, None]),
+        ("none", [2, 3, 1, 0], [None, None, None, None]),
+    ],
+)
+def test_pictures_that_are_known_to_be_the_same_are_named(encoder, source, order, pictures):
+    dataset = asked_in(encoder, [(4, "red.png"), (5, "blue.png"), (8, "red.png"), (6, None)], source)
+    assert dataset.order() == order
+    assert [dataset[index].picture for index in range(4)] == pictures
+    assert [dataset[index].index for index in range(4)] == [0, 1, 2, 3]
+
+
+def test_a_picture_is_read_once_for_questions_one_after_the_other(encoder, monkeypatch):
+    read, load = [], SampleEncoder.load_picture
+    monkeypatch.setattr(SampleEncoder, "load_picture", lambda self, name: read.append(name) or load(self, name))
+    dataset = asked_in(encoder, [(4, "red.png"), (5, "red.png"), (2, None), (8, "red.png"), (6, "blue.png")])
+    samples = [dataset[index] for index in range(5)]
+    assert read == ["red.png", "blue.png"]
+    assert torch.equal(samples[3].pixel_values[0], pixels_of(encoder, COLOURS["red.png"]))
+    assert len(samples[2].pixel_values) == 0
+    plain = encoder.encode_question(dataset.questions[3], encoder.load_picture("red.png"))
+    assert torch.equal(samples[3].input_ids, plain.input_ids)

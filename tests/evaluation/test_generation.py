@@ -1,17 +1,29 @@
 """Guards: an answer that is cut too early or too late, or that depends on the other questions of its batch."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoTokenizer
 
-from llava_pl.evaluation.generation import GenerationConfig, generate_answers
+from llava_pl.data.collate import collate
+from llava_pl.data.dataset import SampleEncoder
+from llava_pl.data.image import ImageTransform
+from llava_pl.data.question_dataset import QuestionDataset
+from llava_pl.evaluation.generation import (
+    GenerationConfig,
+    answer_questions,
+    ask_about_picture,
+    generate_answers,
+    tokenize_answer,
+)
 from llava_pl.export.parts import load_decoder, load_vision_encoder
 from llava_pl.models.anyres import build_newline
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector
-from llava_pl.types import IMAGE_TOKEN_INDEX, ImageGrid
+from llava_pl.types import IMAGE_TOKEN_INDEX, ImageGrid, InputError, Question
 
 
 @pytest.fixture(scope="module")
@@ -81,17 +93,18 @@ def test_answers_end_at_a_stop_text(model, tokenizer):
 
 def test_generation_itself_ends_at_a_stop_text(model, tokenizer, monkeypatch):
     """Not only the text: a thousand more tokens would be generated and thrown away."""
-    lengths, generate = [], model.generate
+    num_rows, extend = [], model.decoder.extend
 
-    def watch(*inputs, **options):
-        ids = generate(*inputs, **options)
-        lengths.append(ids.shape[1])
-        return ids
+    def watch(cache, inputs_embeds, attention_mask):
+        num_rows.append(len(inputs_embeds))
+        return extend(cache, inputs_embeds, attention_mask)
 
-    monkeypatch.setattr(model, "generate", watch)
-    answer(model, tokenizer, "a", stop="ef", max_new_tokens=20)
-    answer(model, tokenizer, "w", max_new_tokens=20)
-    assert lengths == [5, 4]
+    monkeypatch.setattr(model.decoder, "extend", watch)
+    answer(model, tokenizer, "a", "c", stop="ef", max_new_tokens=20)
+    assert num_rows == [2, 2, 2, 1, 1]
+    num_rows.clear()
+    answer(model, tokenizer, "w", "y", max_new_tokens=20)
+    assert num_rows == [2, 2, 1, 1]
 
 
 def test_answers_of_a_batch_end_one_by_one(model, tokenizer):
@@ -142,3 +155,120 @@ def test_answers_are_greedy_whatever_the_decoder_wishes(model, tokenizer, wish):
     network.lm_head.weight = network.model.embed_tokens.weight
     network.generation_config.update(**wish)
     assert answer(model, tokenizer, "aE", max_new_tokens=5) == ["EEEEE"]
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_parts, tokenizer, tmp_path_factory) -> SampleEncoder:
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(3):
+        Image.new("RGB", (12, 8), (90 * number, 50, 200)).save(folder / f"{number}.png")
+    transform = ImageTransform.from_pretrained(tiny_parts / "encoder")
+    return SampleEncoder(tokenizer, transform, folder, num_image_tokens=4)
+
+
+@pytest.fixture(scope="module")
+def random_model(tiny_parts) -> LlavaModel:
+    """A model whose answers depend on all that they follow, and end early or late."""
+    torch.manual_seed(0)
+    encoder, decoder = load_vision_encoder(tiny_parts / "encoder"), load_decoder(tiny_parts / "decoder")
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(20.0)
+        decoder.model.lm_head.weight[2] *= 2.0
+    projector = build_projector("linear", vision_width=16, decoder_width=32)
+    return LlavaModel(encoder, projector, decoder).eval()
+
+
+def ask(image=None, length=5, name="q", choices=("a", "b", "c")):
+    slot = "" if image is None else "<image>\n"
+    return Question(name, f"{slot}{'Is it so, or is it rather not so? ' * 3}"[: length + len(slot)], choices, 0, image)
+
+
+# Lengths are mixed; of pictures, the first has four questions, the last one.
+QUESTIONS = [
+    ask("0.png", 30), ask(None, 9), ask("1.png", 12), ask("0.png", 44), ask("0.png", 7), ask(None, 70),
+    ask("2.png", 31), ask("1.png", 60), ask(None, 33), ask("0.png", 30),
+]  # fmt: skip
+
+
+def answers_of(model, encoder, batch_size, config, *, is_shared=True):
+    """The answers by place, asked in batches as the loader makes them, and how often a batch shared a picture."""
+    dataset, answers, num_shared = QuestionDataset(QUESTIONS, encoder), {}, 0
+    order = dataset.order()
+    for start in range(0, len(order), batch_size):
+        samples = [dataset[index] for index in order[start : start + batch_size]]
+        if not is_shared:
+            samples = [replace(sample, picture=None) for sample in samples]
+        batch = collate(samples, pad_token_id=0, num_image_tokens=4, padding_side="left")
+        num_shared += "pictures" in batch
+        found = answer_questions(model, batch, encoder, config)
+        answers |= dict(zip(batch["indices"], zip(*found.values(), strict=True), strict=True))
+    return [answers[place] for place in range(len(QUESTIONS))], num_shared
+
+
+def test_answers_do_not_depend_on_batch_size_or_shared_pictures(random_model, encoder):
+    config = GenerationConfig(max_new_tokens=12)
+    alone, _ = answers_of(random_model, encoder, 1, config)
+    assert len({len(text) for (text,) in alone}) > 3
+    assert len(set(alone)) > 5
+    for batch_size, num_sharing in ((3, 2), (8, 1)):
+        assert answers_of(random_model, encoder, batch_size, config) == (alone, num_sharing)
+        assert answers_of(random_model, encoder, batch_size, config, is_shared=False) == (alone, 0)
+
+
+@pytest.mark.parametrize("template", ["vicuna_v1", "mpt", "v0"])
+def test_many_prompts_about_one_picture(random_model, encoder, template):
+    encoder, picture = replace(encoder, template=template), Image.new("RGB", (20, 9), (10, 200, 30))
+    prompts = ["What?", "What is it that one sees there?", "<image>\nHow many?", "What is it not?"]
+    config = GenerationConfig(max_new_tokens=9)
+    alone = [ask_about_picture(random_model, encoder, picture, [prompt], config)[0] for prompt in prompts]
+    assert len(set(alone)) > 1
+    for batch_size in (16, 3):
+        found = ask_about_picture(random_model, encoder, picture, prompts, config, batch_size=batch_size)
+        assert found == alone
+
+
+def test_the_likeliest_letter_is_the_answer(random_model, encoder):
+    """Against a plain pass through prompt and answer; that begins with a space, as the template writes it."""
+    answers, _ = answers_of(random_model, encoder, 3, GenerationConfig(method="likelihood"))
+    for question, (text, scores) in zip(QUESTIONS, answers, strict=True):
+        assert list(scores) == ["A", "B", "C"]
+        assert text == max(scores, key=scores.get)
+        picture = None if question.image is None else encoder.load_picture(question.image)
+        prompt = encoder.encode_question(question, picture)
+        for letter, score in scores.items():
+            ids = torch.cat([prompt.input_ids, torch.tensor(encoder.tokenizer.encode(f" {letter}")[1:])])
+            with torch.no_grad():
+                logits = random_model(ids[None], prompt.pixel_values).logits[0].log_softmax(-1)
+            expected = logits[-3, ids[-2]] + logits[-2, ids[-1]]
+            assert score == pytest.approx(expected.item(), abs=1e-4)
+    assert len({text for text, _ in answers}) > 1
+
+
+def test_an_answer_is_tokenized_as_the_template_writes_it(encoder):
+    def texts(template, answer):
+        ids = tokenize_answer(answer, replace(encoder, template=template))
+        return [encoder.tokenizer.decode([token]) for token in ids]
+
+    assert texts("vicuna_v1", "B") == [" ", "B"]
+    assert texts("mpt", "B") == ["B"]
+    assert texts("v0", "red cat") == [" ", *"red cat"]
+
+
+def test_an_answer_that_its_end_mark_swallows_is_refused(encoder, monkeypatch):
+    monkeypatch.setattr(type(encoder.tokenizer), "decode", lambda *_, **__: "B</s>")
+    with pytest.raises(InputError, match=r"likelihood needs answers that end where a token does, found 'B' joined"):
+        tokenize_answer("B", encoder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_new_tokens": 0}, "model.generation.max_new_tokens: expected at least 1, found 0"),
+        ({"method": "guess"}, "model.generation.method: expected generate or likelihood, found 'guess'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        GenerationConfig(**settings)

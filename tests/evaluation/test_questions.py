@@ -100,3 +100,20 @@ def test_numbers_of_questions_and_texts_must_agree():
     scores = QuestionScores(("own",), parser="llava")
     with pytest.raises(ValueError, match="shorter"):
         scores.update(0, QUESTIONS[:2], ["A"])
+
+
+def test_answers_stand_in_the_file_in_the_order_of_their_set(tmp_path):
+    scores = QuestionScores(("own",), parser="llava")
+    scores.update(0, [QUESTIONS[2], QUESTIONS[0]], ["C", "A"], places=[9, 3])
+    scores.update(0, [QUESTIONS[1]], ["B"], places=[5])
+    assert finish(scores, tmp_path)["accuracy"] == 100.0
+    assert [row["question_id"] for row in read(tmp_path / "scienceqa-val-step7.jsonl")] == ["1", "2", "3"]
+
+
+def test_scores_that_chose_an_answer_stand_beside_it(tmp_path):
+    scores = QuestionScores(("own",), parser="llava")
+    scores.update(0, QUESTIONS[:1], ["A"], scores=[{"A": -0.5, "B": -2.0}])
+    finish(scores, tmp_path)
+    assert read(tmp_path / "scienceqa-val-step7.jsonl") == [
+        {"question_id": "1", "prompt": "<image>\nWhich?", "text": "A", "scores": {"A": -0.5, "B": -2.0}}
+    ]

@@ -91,3 +91,17 @@ def test_sanity_check_writes_nothing(tmp_path):
     callback.on_validation_batch_end(trainer, module, {"texts": ["A", "B"]}, {"questions": QUESTIONS}, 0)
     callback.on_validation_epoch_end(trainer, module)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_answers_are_counted_with_their_places_and_scores(tmp_path):
+    callback, logged = ScoreQuestions("llava"), {}
+    module = SimpleNamespace(device="cpu", log_dict=logged.update)
+    state = SimpleNamespace(fn="validate")
+    trainer = SimpleNamespace(sanity_checking=False, val_dataloaders=[loader()], default_root_dir=tmp_path, state=state)
+    callback.on_validation_start(trainer, module)
+    answered = {"texts": ["A", "B"], "scores": [{"A": -1.0}, {"B": -2.0}]}
+    callback.on_validation_batch_end(trainer, module, answered, {"questions": QUESTIONS[:2], "indices": [1, 0]}, 0)
+    callback.on_validation_epoch_end(trainer, module)
+    rows = read_answers(tmp_path / "predictions" / "scienceqa-val-step0.jsonl")
+    assert [row["question_id"] for row in rows] == [QUESTIONS[1].id, QUESTIONS[0].id]
+    assert logged["val/scienceqa/count"] == 2

@@ -162,7 +162,7 @@ def test_hyperparameters_are_plain_and_say_everything(setup, tiny_parts):
         "init_from": None,
         "loss_normalization": "global",
         "frozen_dtype": "bfloat16",
-        "generation": {"max_new_tokens": 7},
+        "generation": {"max_new_tokens": 7, "method": "generate"},
         "parser": "llava",
     }  # fmt: skip
 

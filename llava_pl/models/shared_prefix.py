@@ -1,0 +1,99 @@
+"""What several questions about one picture have in common is read once: the start of the prompt, picture included.
+
+In: the ids of the rows of a batch, and which of them show the same picture. Out: which rows are read up to which
+column, and for all rows the keys and values that the decoder would have made of these columns.
+
+The rows of a batch end in the same column, because they are padded on the left. A row of 7 positions and one of 9 that
+begin with the same 5 look like this, `.` being padding:
+
+    column     0 1 2 3 4 5 6 7 8
+    longer     a b c d e u v w x      read up to column 5, by itself
+    shorter    . . a b c d e y z      takes over a b c, shifted by two; reads d e y z
+
+So every row keeps the padding, the positions and the distances that it has when nothing is shared: attention that
+counts in columns (a window, MPT's biases) sees no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPrefix:
+    """What is read once.
+
+    Args:
+        num_columns: Columns of the padded batch, from the left, that only the sources read.
+        sources: Rows that read them: one for each picture that is shared, and every row that shares nothing.
+        source_of_row: For each row, the place of its source in `sources`.
+        shifts: For each row, by how many columns its source is longer.
+    """
+
+    num_columns: int
+    sources: tuple[int, ...]
+    source_of_row: tuple[int, ...]
+    shifts: tuple[int, ...]
+
+
+def find_shared_prefix(rows: Sequence[Sequence[int]], pictures: Sequence[int]) -> SharedPrefix | None:
+    """Return what rows have in common, None if no two show the same picture or they differ from the start.
+
+    Args:
+        rows: The ids of each row, without padding.
+        pictures: For each row, the place of its picture; -1 for a row without one.
+
+    >>> find_shared_prefix([[1, 7, 7, 3], [1, 7, 7, 4, 5, 6], [1, 2, 3]], [0, 0, -1])
+    SharedPrefix(num_columns=3, sources=(1, 2), source_of_row=(0, 0, 1), shifts=(2, 2, 0))
+    """
+    width = max(map(len, rows))
+    groups: dict[object, list[int]] = {}
+    for row, picture in enumerate(pictures):
+        groups.setdefault(picture if picture >= 0 else ("alone", row), []).append(row)
+    source_of_row, shifts, sources, ends = [0] * len(rows), [0] * len(rows), [], []
+    for place, group in enumerate(groups.values()):
+        source = max(group, key=lambda row: len(rows[row]))
+        sources.append(source)
+        for row in group:
+            source_of_row[row], shifts[row] = place, len(rows[source]) - len(rows[row])
+        if len(group) > 1:
+            columns = zip(*(rows[row] for row in group), strict=False)
+            num_common = sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, columns))
+            # The last column is left to each row: it says what comes next.
+            ends.append(width - len(rows[source]) + min(num_common, len(rows[source]) - 1))
+    if not ends or min(ends) == 0:
+        return None
+    return SharedPrefix(min(ends), tuple(sources), tuple(source_of_row), tuple(shifts))
+
+
+def spread(cache: DynamicCache, shared: SharedPrefix) -> DynamicCache:
+    """Return the cache of all rows, made from that of the sources.
+
+    Args:
+        cache: Keys and values ``(sources, heads, num_columns, D / heads)`` of each layer.
+        shared: Which row takes which.
+    """
+    rows, shifts = torch.tensor(shared.source_of_row)[:, None], torch.tensor(shared.shifts)[:, None]
+    return take(cache, rows, (torch.arange(shared.num_columns) - shifts).clamp(min=0))  # what is clamped is padding
+
+
+def take(cache: DynamicCache, rows: Tensor, columns: Tensor) -> DynamicCache:
+    """Return a cache whose entry in row b and column t is what another one has in ``rows[b, t]``, ``columns[b, t]``.
+
+    Args:
+        cache: Keys and values ``(rows, heads, columns, D / heads)`` of each layer.
+        rows: int64, broadcast to ``(B, T)``.
+        columns: int64 ``(B, T)``.
+    """
+    taken = DynamicCache()
+    for number, (keys, values, _) in enumerate(cache):
+        rows, columns = rows.to(keys.device), columns.to(keys.device)
+        own_keys, own_values = (tensor.transpose(1, 2)[rows, columns].transpose(1, 2) for tensor in (keys, values))
+        taken.update(own_keys, own_values, number)
+    return taken

@@ -198,6 +198,8 @@ class Sample:
         num_cut: Tokens that were cut off the end.
         skipped: The reason why the record is left out; one position without supervision then stands in its place.
         grids: One for each tiled picture; empty when pictures are not tiled, each being P image tokens.
+        patch_features: float ``(N, patches, D_v)`` in the place of `pixel_values`, which then has none, where a store
+            keeps what the vision encoder makes of pictures; None without one.
     """
 
     id: str
@@ -209,6 +211,12 @@ class Sample:
     num_cut: int = 0
     skipped: str | None = None
     grids: tuple[ImageGrid, ...] = ()
+    patch_features: Tensor | None = None
+
+    @property
+    def num_pictures(self) -> int:
+        """N; of tiled pictures their tiles."""
+        return len(self.pixel_values if self.patch_features is None else self.patch_features)
 
 
 class Batch(TypedDict, total=False):
@@ -217,11 +225,12 @@ class Batch(TypedDict, total=False):
     ``input_ids`` and ``labels`` are int64 ``(B, T)``, and so is ``attention_mask``, which padded rows have. A packed
     row (B = 1) has ``position_ids`` int64 ``(1, T)`` and ``sequence_lengths`` in its place. ``pixel_values`` is float32
     ``(N, C, H, W)`` with the pictures of all rows in order (N may be 0); of tiled pictures it holds the tiles, and
-    ``grids`` an entry for each picture. Counts are plain integers, known without asking the device: ``num_tokens``
-    attended and ``num_supervised`` positions of this micro batch, and ``num_step_supervised`` of all micro batches on
-    this rank that share its optimizer step (training only). ``questions`` is present in evaluation only, ``indices``
-    where each sample knows its place in the dataset; ``skipped``, the place and reason of each sample that was left
-    out, only where there are any.
+    ``grids`` an entry for each picture. Each batch of a run whose pictures are encoded already has ``patch_features``,
+    float ``(N, patches, D_v)``, and no pictures in ``pixel_values``. Counts are plain integers, known without asking
+    the device: ``num_tokens`` attended and ``num_supervised`` positions of this micro batch, and
+    ``num_step_supervised`` of all micro batches on this rank that share its optimizer step (training only).
+    ``questions`` is present in evaluation only, ``indices`` where each sample knows its place in the dataset;
+    ``skipped``, the place and reason of each sample that was left out, only where there are any.
     """
 
     ids: list[str]
@@ -232,6 +241,7 @@ class Batch(TypedDict, total=False):
     position_ids: Tensor
     sequence_lengths: list[int]
     pixel_values: Tensor
+    patch_features: Tensor
     grids: list[ImageGrid]
     num_tokens: int
     num_supervised: int

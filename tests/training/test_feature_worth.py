@@ -60,9 +60,7 @@ def test_what_does_not_pay_is_refused_with_its_numbers(change, num_missing, mess
 def test_a_disk_takes_what_is_missing_or_the_run_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10**9})())
     SCIENCEQA.check_disk(1900, tmp_path)
-    with pytest.raises(
-        InputError, match=r"2,000 pictures x 0.524 MB need 1.05 GB on .*, found 1.00 GB free"
-    ):
+    with pytest.raises(InputError, match=r"2,000 pictures x 0.524 MB need 1.05 GB on .*, found 1.00 GB free"):
         SCIENCEQA.check_disk(2000, tmp_path)
 
 

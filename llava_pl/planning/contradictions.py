@@ -14,6 +14,8 @@ import yaml
 
 from llava_pl.export.part_configs import read_decoder_config
 from llava_pl.planning.spread import Spread, count_devices, read_precision
+from llava_pl.training.feature_cache import check_frozen
+from llava_pl.training.feature_worth import FeatureWorth
 from llava_pl.training.module import LlavaModule
 from llava_pl.training.rehearsal import check_dtypes
 from llava_pl.training.sharding import check_shardable
@@ -92,6 +94,19 @@ def check_strategy(spread: Spread, module: LlavaModule, trainer: Any) -> list[st
             f"trainer.devices: found {trainer.devices}, which each machine reads otherwise; here it is 1, give a number"
         )
     return lines
+
+
+def check_features(spread: Spread, module: LlavaModule, worth: FeatureWorth | None, *, is_checked: bool) -> list[str]:
+    """Check that a run can have a store of features, and gains by one that has all, as `fit` does.
+
+    Args:
+        spread: How the run is spread.
+        module: Whose settings are looked at.
+        worth: What the run would do without; None where that is not known.
+        is_checked: Whether the store must pay.
+    """
+    lines = _refusals(check_frozen, module, is_zero=spread.is_zero)
+    return lines or (_refusals(worth.check, 0) if worth is not None and is_checked else [])
 
 
 def check_lengths(path: str, *, longest: int, is_known: bool, num_image_tokens: int) -> list[str]:

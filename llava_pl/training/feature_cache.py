@@ -28,6 +28,7 @@ from llava_pl.data.store_cache import advise, default_cache_dir, locked
 from llava_pl.training.feature_filling import fill_store, measure_manifest
 from llava_pl.training.feature_origin import describe_origin
 from llava_pl.training.feature_worth import FeatureWorth, measure_worth
+from llava_pl.training.schedule import count_optimizer_steps
 from llava_pl.training.turns import Turns, take_turns
 from llava_pl.types import InputError
 
@@ -51,15 +52,25 @@ class FeatureCache(Callback):
         if stage != "fit" or not isinstance(data, ConversationDataModule) or data.feature_cache == "none":
             return
         module = cast("LlavaModule", pl_module)
-        check_frozen(trainer, module, data)
-        worth = measure_worth(trainer, module, data)
+        check_frozen(module, is_zero=isinstance(trainer.strategy, DeepSpeedStrategy))
+        worth = measure_worth(
+            module,
+            data,
+            num_steps=count_optimizer_steps(trainer),
+            num_ranks=trainer.world_size,
+            num_micro_batches=trainer.accumulate_grad_batches,
+        )
         if data.feature_cache == "worthwhile":
             worth.check(0)
         data.bring_features = partial(bring_features, trainer, module, data, worth)
 
 
-def check_frozen(trainer: Trainer, module: LlavaModule, data: ConversationDataModule) -> None:
+def check_frozen(module: LlavaModule, *, is_zero: bool) -> None:
     """Check that features of a run stay what they are, and that each rank can compute them by itself.
+
+    Args:
+        module: Of the run.
+        is_zero: Whether DeepSpeed trains it.
 
     Raises:
         InputError: They do not, or it cannot.
@@ -70,9 +81,9 @@ def check_frozen(trainer: Trainer, module: LlavaModule, data: ConversationDataMo
             f"the vision encoder learns (model.trainable.vision_encoder {module.plan.vision_encoder}), so that its "
             "features change with each step; freeze it"
         )
-    elif data.make_encoder().tiling is not None:
+    elif module.model_config.has_newline:
         reason = "pictures are cut into tiles (data.image_aspect anyres), whose features are not kept; choose pad"
-    elif isinstance(trainer.strategy, DeepSpeedStrategy):
+    elif is_zero:
         reason = "under DeepSpeed no rank encodes by itself; choose configs/strategy/fsdp2.yaml or ddp.yaml"
     if reason is not None:
         raise InputError(f"data.feature_cache: {reason}, or set data.feature_cache to none")

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from lightning import Trainer
 
 from llava_pl.data.conversation_datamodule import ConversationDataModule
 from llava_pl.models.work import BatchCounts, add_up, count_work
 from llava_pl.training.rehearsal import sketch_run
-from llava_pl.training.schedule import count_optimizer_steps
 from llava_pl.types import InputError
 
 if TYPE_CHECKING:
@@ -96,13 +94,17 @@ class FeatureWorth:
             )
 
 
-def measure_worth(trainer: Trainer, module: LlavaModule, data: ConversationDataModule) -> FeatureWorth:
+def measure_worth(
+    module: LlavaModule, data: ConversationDataModule, *, num_steps: int, num_ranks: int, num_micro_batches: int
+) -> FeatureWorth:
     """Return what a run would do without a store.
 
     Args:
-        trainer: Knows epochs, steps and ranks.
         module: Of which `configure_model` need not have been called.
         data: Whose training data is open.
+        num_steps: Optimizer steps of the run.
+        num_ranks: Devices in all.
+        num_micro_batches: Micro batches of a step and device.
     """
     counts, lengths = data.train_data.count_pictures(), data.train_data.num_tokens.astype(np.int64)
     supervised = getattr(data.train_data, "num_supervised", lengths)
@@ -116,9 +118,8 @@ def measure_worth(trainer: Trainer, module: LlavaModule, data: ConversationDataM
     )
     work = count_work(model, epoch, module.model_config.decoder.gradient_checkpointing)
     whole = add_up(work)
-    # More than the epochs of the trainer say by none, less where it has fewer steps or batches.
-    batches_per_epoch = data.count_train_batches(trainer.world_size)
-    num_epochs = count_optimizer_steps(trainer) / ceil(batches_per_epoch / trainer.accumulate_grad_batches)
+    # Fewer than the trainer is told where its steps or batches are limited.
+    num_epochs = num_steps / ceil(data.count_train_batches(num_ranks) / num_micro_batches)
     encoder = model.vision_encoder
     dtype = next(encoder.parameters()).dtype
     return FeatureWorth(

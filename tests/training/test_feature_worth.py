@@ -64,16 +64,8 @@ def test_a_disk_takes_what_is_missing_or_the_run_is_refused(tmp_path, monkeypatc
         SCIENCEQA.check_disk(2000, tmp_path)
 
 
-class Steps:
-    """What of a trainer tells how long a run is."""
-
-    world_size, accumulate_grad_batches, max_steps, max_epochs, limit_train_batches = 1, 2, -1, 12, 1.0
-
-
-@pytest.mark.parametrize(
-    ("settings", "num_epochs"), [({}, 12), ({"max_steps": 1}, 0.5), ({"limit_train_batches": 2}, 6)]
-)
-def test_a_run_is_measured_by_its_samples_and_steps(tiny_parts, tmp_path, settings, num_epochs):
+@pytest.mark.parametrize(("num_ranks", "num_steps", "num_epochs"), [(1, 24, 12), (1, 1, 0.5), (2, 24, 24)])
+def test_a_run_is_measured_by_its_samples_and_steps(tiny_parts, tmp_path, num_ranks, num_steps, num_epochs):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     question = {"from": "human", "value": "<image>\nWhat?"}
     turns = [question, {"from": "gpt", "value": "red"}]
@@ -91,8 +83,7 @@ def test_a_run_is_measured_by_its_samples_and_steps(tiny_parts, tmp_path, settin
         decoder=DecoderConfig(str(tiny_parts / "decoder")),
         optim=OptimConfig(learning_rate=1e-3),
     )
-    trainer = type("Trainer", (Steps,), {**settings, "datamodule": data})()
-    worth = measure_worth(trainer, module, data)
+    worth = measure_worth(module, data, num_steps=num_steps, num_ranks=num_ranks, num_micro_batches=2)
     # Two layers of width 16 over five positions: 4 x 16 x 16 + 2 x 16 x 32 weights each, then attention, then patches.
     encoding = 2 * (5 * 2 * (4 * 16 * 16 + 2 * 16 * 32) + 4 * 16 * 25) + 4 * 2 * 3 * 8 * 8 * 16
     assert (worth.num_pictures, worth.num_shown, worth.row_bytes) == (1, round(7 * num_epochs), 4 * 16 * 4)

@@ -181,3 +181,17 @@ def test_samples_that_are_left_out_are_named_by_reason():
     assert batch["skipped"] == [(None, "too_long"), (None, "too_long")]
     assert (batch["num_tokens"], batch["num_supervised"]) == (5 + 1 + 1, 2)
     assert "skipped" not in collated(LONG, SHORT)
+
+
+def test_features_in_the_place_of_pictures_are_counted_and_stay_in_order():
+    features = torch.arange(2 * 2 * 3.0).view(2, 2, 3)
+    nothing = {"pixel_values": torch.empty(0, 3, 2, 2)}
+    first = replace(LONG, patch_features=features[:1], **nothing)
+    second = replace(SHORT, patch_features=torch.empty(0, 2, 3))
+    batch = collated(first, second, replace(first, patch_features=features[1:]))
+    assert torch.equal(batch["patch_features"], features)
+    assert batch["pixel_values"].shape == (0, 3, 2, 2)
+    assert collated(second)["patch_features"].shape == (0, 2, 3)
+    assert "patch_features" not in collated(LONG)
+    with pytest.raises(InputError, match="sample 'long': 2 image tokens for 0 pictures of 2; expected 0"):
+        collated(replace(first, patch_features=torch.empty(0, 2, 3)))

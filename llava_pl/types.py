@@ -199,6 +199,8 @@ class Sample:
         skipped: The reason why the record is left out; one position without supervision then stands in its place.
         grids: One for each tiled picture; empty when pictures are not tiled, each being P image tokens.
         picture: Name of the only picture of a question: of samples with equal names, a batch holds it once.
+        patch_features: float ``(N, patches, D_v)`` in the place of `pixel_values`, which then has none, where a store
+            keeps what the vision encoder makes of pictures; None without one.
     """
 
     id: str
@@ -211,22 +213,38 @@ class Sample:
     skipped: str | None = None
     grids: tuple[ImageGrid, ...] = ()
     picture: str | None = None
+    patch_features: Tensor | None = None
+
+    @property
+    def num_pictures(self) -> int:
+        """N; of tiled pictures their tiles."""
+        return len(self.pixel_values if self.patch_features is None else self.patch_features)
 
 
 class Batch(TypedDict, total=False):
     """Padded or packed samples; a plain dictionary, so that Lightning and torch can move and pin it.
 
-    ``input_ids`` and ``labels`` are int64 ``(B, T)``, and so is ``attention_mask``, which padded rows have. A packed
-    row (B = 1) has ``position_ids`` int64 ``(1, T)`` and ``sequence_lengths`` in its place. ``pixel_values`` is float32
-    ``(N, C, H, W)`` with the pictures of all rows in order (N may be 0); of tiled pictures it holds the tiles, and
-    ``grids`` an entry for each picture. Where several rows show one picture it is there once, and ``pictures`` has its
-    place for each row, -1 for a row without any; otherwise that is absent. Counts are plain integers, known without
-    asking the device: ``num_tokens`` attended and ``num_supervised`` positions of this micro batch, ``num_pairs`` of
-    attended positions of one sample (the squares of lengths, added up), and ``num_step_supervised`` positions of all
-    micro batches on this rank that share its optimizer step (training only). ``questions`` is present in evaluation
-    only, ``indices``
-    where each sample knows its place in the dataset; ``skipped``, the place and reason of each sample that was left
-    out, only where there are any.
+    Counts are plain integers, known without asking the device. A key is absent where it says nothing.
+
+    Attributes:
+        ids: Names of the samples.
+        indices: Their places in the dataset, where each knows its own.
+        input_ids: int64 ``(B, T)``, image slots expanded.
+        labels: int64 ``(B, T)``, IGNORE_INDEX where nothing is supervised.
+        attention_mask: int64 ``(B, T)``, zero at padding; of padded rows only.
+        position_ids: int64 ``(1, T)``, restarting with each sample; of a packed row (B = 1) only.
+        sequence_lengths: Positions of each sample of a packed row.
+        pixel_values: float32 ``(N, C, H, W)``, the pictures of all rows in order, or their tiles; N may be 0.
+        patch_features: float ``(N, patches, D_v)`` in every batch of a run whose pictures are encoded already, and
+            `pixel_values` then has none.
+        grids: One for each tiled picture.
+        pictures: The picture of each row, -1 for none, where several rows show one that is there once.
+        num_tokens: Attended positions.
+        num_pairs: Pairs of attended positions of one sample: the squares of lengths, added up.
+        num_supervised: Supervised positions.
+        num_step_supervised: Those of all micro batches on this rank that share an optimizer step; in training only.
+        questions: What was asked, in evaluation only.
+        skipped: Place and reason of each sample that was left out.
     """
 
     ids: list[str]
@@ -237,6 +255,7 @@ class Batch(TypedDict, total=False):
     position_ids: Tensor
     sequence_lengths: list[int]
     pixel_values: Tensor
+    patch_features: Tensor
     grids: list[ImageGrid]
     pictures: list[int]
     num_tokens: int

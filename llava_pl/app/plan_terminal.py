@@ -78,6 +78,9 @@ def _memory(plan: RunPlan) -> Table:
         table.add_row("a host, offloaded", _gib(host.offloaded))
     table.add_row("a checkpoint", _gib(host.checkpoint))
     table.add_row(f"disk for {plan.num_checkpoints} of them", _gib(plan.num_checkpoints * host.checkpoint))
+    if plan.features is not None:
+        size = plan.features.num_pictures * plan.features.row_bytes
+        table.add_row(f"disk for the features of {plan.features.num_pictures:,} pictures", _gib(size))
     return table
 
 

@@ -52,6 +52,9 @@ def start_batch(samples: Sequence[Sample], *, num_image_tokens: int) -> Batch:
         num_tokens=sum(len(sample.input_ids) for sample in samples),
         num_pairs=sum(len(sample.input_ids) ** 2 for sample in samples),
     )
+    features = [sample.patch_features for sample in shown.values() if sample.patch_features is not None]
+    if features:
+        batch["patch_features"] = torch.cat(features)
     grids = [grid for sample in shown.values() for grid in sample.grids]
     if grids:
         batch["grids"] = grids
@@ -80,10 +83,10 @@ def _check_images(samples: Sequence[Sample], num_image_tokens: int) -> None:
     is_tiled = any(sample.grids for sample in samples)
     for sample in samples:
         expected, found = (
-            len(sample.pixel_values) * num_image_tokens,
+            sample.num_pictures * num_image_tokens,
             int((sample.input_ids == IMAGE_TOKEN_INDEX).sum()),
         )
-        pictures = f"{len(sample.pixel_values)} pictures of {num_image_tokens}"
+        pictures = f"{sample.num_pictures} pictures of {num_image_tokens}"
         if is_tiled:
             expected = sum(grid.num_tokens(num_image_tokens) for grid in sample.grids)
             num_tiles = sum(grid.num_tiles for grid in sample.grids)

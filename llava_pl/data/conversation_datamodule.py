@@ -5,7 +5,8 @@ In: the sources and questions that a data module names. Out: the batches of `fit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from math import ceil
 from pathlib import Path
@@ -21,6 +22,7 @@ from llava_pl.data.conversation import find_stop
 from llava_pl.data.dataset import RecordDataset, SampleEncoder
 from llava_pl.data.entries import RunSource, check_sources, open_entries
 from llava_pl.data.eval_loader import make_eval_loader
+from llava_pl.data.feature_store import FeatureCaching, PictureFeatures
 from llava_pl.data.load_encoder import load_encoder
 from llava_pl.data.loader import StepLoader
 from llava_pl.data.ordering import Grouping
@@ -66,6 +68,8 @@ class ConversationDataModule(LightningDataModule):
         cache_dir: Folder of what is read and counted once and mapped into memory from then on; by default
             `$LLAVA_PL_CACHE`, or `~/.cache/llava_pl`. What lies there may be deleted at any time between runs.
         cache_tokens: Keep the token ids of all records there, too, about five bytes for each token of text.
+        feature_cache: Keep there what a frozen vision encoder makes of the pictures to train on, and encode none twice:
+            where that spares a share of the run's work ("worthwhile"; elsewhere the run is refused), or "always".
         batch_size: Samples per device and micro batch in training.
         eval_batch_size: Samples per device and batch in validation; `batch_size` by default.
         num_workers: Processes that read and prepare data, per device.
@@ -100,6 +104,7 @@ class ConversationDataModule(LightningDataModule):
         quarantine: str | Path | None = None,
         cache_dir: str | Path | None = None,
         cache_tokens: bool = False,
+        feature_cache: FeatureCaching = "none",
         batch_size: int = 16,
         eval_batch_size: int | None = None,
         num_workers: int = 4,
@@ -123,8 +128,9 @@ class ConversationDataModule(LightningDataModule):
                 f"data.bad_records: found {bad_records} with data.quarantine {quarantine}; expected 'quarantine' with "
                 "the file that `llava-pl data check --quarantine FILE` wrote, or 'error' without a file"
             )
-        if grouping not in get_args(Grouping):
-            raise InputError(f"data.grouping: expected one of {', '.join(get_args(Grouping))}, found {grouping!r}")
+        for name, word, words in (("grouping", grouping, Grouping), ("feature_cache", feature_cache, FeatureCaching)):
+            if word not in get_args(words):
+                raise InputError(f"data.{name}: expected one of {', '.join(get_args(words))}, found {word!r}")
         if is_packed and grouping not in ("none", "balanced"):
             raise InputError(f"data.is_packed: expected grouping none or balanced, found {grouping}; choose one")
         self.num_image_tokens = num_image_tokens
@@ -155,7 +161,8 @@ class ConversationDataModule(LightningDataModule):
             tiling=choose_tiling(image_aspect, grid_pinpoints, image_processor, num_image_tokens),
         )
         self._bad_records, self._quarantine = bad_records, quarantine
-        self._cache_dir, self._cache_tokens = cache_dir, cache_tokens
+        self.cache_dir, self._cache_tokens, self.feature_cache = cache_dir, cache_tokens, feature_cache
+        self.bring_features: Callable[[], PictureFeatures] | None = None  # set by who owns the vision encoder
         self.encoder: SampleEncoder | None = None
 
     def make_encoder(self) -> SampleEncoder:
@@ -189,7 +196,7 @@ class ConversationDataModule(LightningDataModule):
         """
         train = self.train_sources()
         given = {} if train else self.train_data.entries
-        return {**given, **open_entries(train, self.val_sources(), self._cache_dir)}
+        return {**given, **open_entries(train, self.val_sources(), self.cache_dir)}
 
     @cached_property
     def quarantine(self) -> Quarantine | None:
@@ -230,7 +237,7 @@ class ConversationDataModule(LightningDataModule):
         return TrainingData(
             sources,
             self.make_encoder(),
-            cache_dir=self._cache_dir,
+            cache_dir=self.cache_dir,
             has_tokens=self._cache_tokens,
             num_workers=self.num_workers,
             quarantine=self.quarantine,
@@ -257,8 +264,11 @@ class ConversationDataModule(LightningDataModule):
         """Return the loader of training batches, in an order that seed and epoch alone decide."""
         if not self.train_records:
             raise InputError("data: no records to train on; give the data module a training file")
+        dataset = self.make_dataset(self.train_data)
+        if self.bring_features is not None:
+            dataset.encoder = replace(dataset.encoder, features=self.bring_features())
         return make_train_loader(
-            self.make_dataset(self.train_data),
+            dataset,
             self.train_data,
             batch_size=self.batch_size,
             seed=self.seed,

@@ -19,12 +19,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from llava_pl.data.anyres import Tiling
+from llava_pl.data.feature_store import PictureFeatures
 from llava_pl.data.image import ImageTransform, find_picture, load_image, read_picture_size
 from llava_pl.data.templates import TemplateName
 from llava_pl.data.tokenization import EncodedConversation, fill_slots, tokenize_conversation
 from llava_pl.types import (
     IGNORE_INDEX,
     IMAGE_SLOT,
+    IMAGE_TOKEN_INDEX,
     ImageGrid,
     InputError,
     OnTooLong,
@@ -57,6 +59,7 @@ class SampleEncoder:
         max_length: The most positions of a training sample; prompts are never cut.
         on_too_long: What becomes of longer training samples.
         tiling: How pictures are cut into tiles, each of which is then transformed; None leaves them whole.
+        features: What the vision encoder makes of the pictures of records, which are then not opened; None opens them.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -69,6 +72,7 @@ class SampleEncoder:
     max_length: int | None = None
     on_too_long: OnTooLong = "truncate_text"
     tiling: Tiling | None = None
+    features: PictureFeatures | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -100,6 +104,9 @@ class SampleEncoder:
         if not record.images or sample.skipped is not None:
             return sample
         try:
+            if (features := self.features) is not None:
+                rows = [self._look_up(name, features) for name in record.images]
+                return replace(sample, patch_features=torch.stack(rows))
             pixel_values = self._transform([self.load_picture(name) for name in record.images])
         except InputError as error:
             raise _naming(record, error) from error
@@ -127,8 +134,8 @@ class SampleEncoder:
             if isinstance(error, RecordError) and error.reason == "too_long" and self.on_too_long == "drop":
                 return self.skip(record, error.reason)
             raise _naming(record, error) from error
-        ids, labels = encoded.input_ids, encoded.labels
-        return Sample(record.id, ids, labels, self._transform([]), num_cut=encoded.num_cut, grids=grids)
+        sample = self._start(record, encoded.input_ids, encoded.labels)
+        return replace(sample, num_cut=encoded.num_cut, grids=grids)
 
     def tokenize(self, record: Record) -> EncodedConversation:
         """Return the ids and labels of a record with one position for each image slot, whatever its length.
@@ -142,7 +149,7 @@ class SampleEncoder:
     def skip(self, record: Record, reason: str) -> Sample:
         """Return what stands in the place of a record that is left out: one position that supervises nothing."""
         ids = torch.tensor([self.tokenizer.pad_token_id], dtype=torch.int64)
-        return Sample(record.id, ids, torch.full_like(ids, IGNORE_INDEX), self._transform([]), skipped=reason)
+        return replace(self._start(record, ids, torch.full_like(ids, IGNORE_INDEX)), skipped=reason)
 
     def count_tokens(self, record: Record) -> int:
         """Return the length T of the sample of a record, without opening its pictures; of tiled ones, their headers.
@@ -198,6 +205,30 @@ class SampleEncoder:
             RecordError: As `find_picture` and `load_image`.
         """
         return load_image(find_picture(self.image_folder, name), respect_exif=self.respect_exif)
+
+    def encode_picture(self, name: str) -> Sample:
+        """Return a sample that is one picture of the image folder, and no word.
+
+        Raises:
+            RecordError: As `load_picture`, or the picture is too elongated.
+        """
+        ids = torch.full((self.num_image_tokens,), IMAGE_TOKEN_INDEX)
+        sample = self._start(Record(name, ()), ids, torch.full_like(ids, IGNORE_INDEX))
+        return replace(sample, pixel_values=self._transform([self.load_picture(name)]))
+
+    def _start(self, record: Record, input_ids: Tensor, labels: Tensor) -> Sample:
+        nothing = None if self.features is None else self.features.nothing
+        return Sample(record.id, input_ids, labels, self._transform([]), patch_features=nothing)
+
+    def _look_up(self, name: str, features: PictureFeatures) -> Tensor:
+        if (found := features.get(name)) is not None:
+            return found
+        self.encode_picture(name)  # which says as ever what is wrong with it
+        raise RecordError(
+            f"picture {name!r}: could not be read, or changed, when features were computed, and can be read now; "
+            "go on with --ckpt_path last, which computes its features",
+            "picture_broken",
+        )
 
     def _tokenize(self, turns: Sequence[Turn], *, has_images: bool, is_prompt: bool) -> EncodedConversation:
         return tokenize_conversation(
@@ -275,16 +306,3 @@ class RecordDataset(Dataset[Sample]):
                 return self.encoder.skip(record, error.reason)
         time.sleep(waits[0])
         return self._encode(index, waits[1:])
-
-
-class PackedDataset(Dataset[list[Sample]]):
-    """The samples of a dataset by lists of indices, as a loader of packed rows asks for them."""
-
-    def __init__(self, dataset: RecordDataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, indices: Sequence[int]) -> list[Sample]:
-        return [self.dataset[index] for index in indices]

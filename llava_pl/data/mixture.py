@@ -111,6 +111,10 @@ class Mixture:
         parts = [values[drawn] for values, drawn in zip(numbers, self._places, strict=True)]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
+    def count_draws(self, source: int, num_records: int) -> NDArray[np.int64]:
+        """Return how often an epoch holds each of the records of a source."""
+        return np.bincount(self._places[source], minlength=num_records)
+
     @property
     def digest(self) -> bytes:
         """What tells the records of this epoch from those of another one."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.utils.data import Dataset
 
 from llava_pl.data.collate import count_supervised, start_batch
+from llava_pl.data.dataset import RecordDataset
 from llava_pl.types import IGNORE_INDEX, Batch, Sample
 
 
@@ -38,3 +40,16 @@ def pack(samples: Sequence[Sample], *, num_image_tokens: int) -> Batch:
     batch["sequence_lengths"] = lengths
     batch["num_supervised"] = count_supervised(batch["labels"])
     return batch
+
+
+class PackedDataset(Dataset[list[Sample]]):
+    """The samples of a dataset by lists of indices, as a loader of packed rows asks for them."""
+
+    def __init__(self, dataset: RecordDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, indices: Sequence[int]) -> list[Sample]:
+        return [self.dataset[index] for index in indices]

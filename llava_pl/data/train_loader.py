@@ -14,10 +14,10 @@ import torch
 from torch.utils.data import Dataset
 
 from llava_pl.data.collate import collate
-from llava_pl.data.dataset import PackedDataset, RecordDataset
+from llava_pl.data.dataset import RecordDataset
 from llava_pl.data.loader import StepLoader
 from llava_pl.data.ordering import Grouping
-from llava_pl.data.packing import pack
+from llava_pl.data.packing import PackedDataset, pack
 from llava_pl.data.sampler import PackedSampler, ResumableSampler, check_budget, count_epochs
 from llava_pl.data.training_data import GivenRecords, TrainingData
 

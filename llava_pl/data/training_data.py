@@ -6,6 +6,7 @@ to their loaders. `GivenRecords` is the same for records that a data module make
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -61,6 +62,10 @@ class GivenRecords:
     def num_words(self) -> NDArray[np.int32]:
         """The words of each sample, negative without a picture."""
         return np.array(count_words(self.records), dtype=np.int32)
+
+    def count_pictures(self) -> Counter[str]:
+        """Return how often an epoch shows each picture, by its name."""
+        return Counter(name for record in self.records for name in record.images)
 
     def count_sources(self, indices: Sequence[int]) -> list[int]:
         """Return how many of some samples are from each source."""
@@ -159,6 +164,16 @@ class TrainingData:
     def num_supervised(self) -> NDArray[np.int32]:
         """The supervised tokens of each sample of an epoch."""
         return self.mixture.gather([encoded.num_supervised for encoded in self._encoded])
+
+    def count_pictures(self) -> Counter[str]:
+        """Return how often an epoch shows each picture, by its name."""
+        counts: Counter[str] = Counter()
+        for number, store in enumerate(self._stores):
+            times = self.mixture.count_draws(number, len(store)).tolist()
+            for index, name in store.list_pictures():
+                if times[index]:
+                    counts[name] += times[index]
+        return counts
 
     def count_sources(self, indices: Sequence[int]) -> list[int]:
         """Return how many of some samples of an epoch are from each source."""

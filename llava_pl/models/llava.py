@@ -19,6 +19,12 @@ from llava_pl.models.splice import splice
 from llava_pl.models.vision_encoder import VisionEncoder
 from llava_pl.types import IMAGE_TOKEN_INDEX, ImageGrid, InputError, LossOutput
 
+INPUTS = frozenset(
+    {"input_ids", "pixel_values", "attention_mask", "position_ids", "labels", "sequence_lengths", "grids"}
+    | {"patch_features"}
+)
+"""What `LlavaModel.forward` takes of a batch."""
+
 
 @dataclass(frozen=True)  # without slots: DeepSpeed asks for the `vars` of what a module returns
 class LlavaOutput:
@@ -84,7 +90,10 @@ class LlavaModel(nn.Module):
             InputError: The pictures are tiled, and the model has no newline embedding; or the projector gives other
                 image tokens than it counts, or of another width.
         """
-        patch_features = self.vision_encoder(pixel_values)
+        return self.project(self.vision_encoder(pixel_values), grids)
+
+    def project(self, patch_features: Tensor, grids: Sequence[ImageGrid] = ()) -> Tensor:
+        """Return the image features of patch features ``(N, patches, D_v)``, as `encode_images`."""
         weight = next(self.projector.parameters(), patch_features)
         features: Tensor = self.projector(patch_features.to(weight.dtype))
         if features.shape[1] != self.num_image_tokens:
@@ -109,8 +118,9 @@ class LlavaModel(nn.Module):
         pixel_values: Tensor | None,
         grids: Sequence[ImageGrid] = (),
         pictures: Sequence[int] = (),
+        patch_features: Tensor | None = None,
     ) -> Tensor:
-        """Return the embeddings ``(B, T, D)`` of words and pictures.
+        """Return the embeddings ``(B, T, D)`` of words and pictures; the encoder does not run for features at hand.
 
         A batch without pictures runs neither encoder nor projector, unless the model encodes blanks; nothing of them is
         used.
@@ -120,10 +130,14 @@ class LlavaModel(nn.Module):
             pixel_values: As in `forward`; where `pictures` are given, each picture once.
             grids: As in `forward`.
             pictures: For each row the place of its only picture, -1 without one; empty when each row has its own.
+            patch_features: As in `forward`.
         """
         is_image = input_ids == IMAGE_TOKEN_INDEX
         inputs_embeds = self.decoder.embed(input_ids.masked_fill(is_image, 0))
-        if pixel_values is not None and len(pixel_values):
+        has_pictures = True
+        if patch_features is not None and len(patch_features):
+            image_features = self.project(patch_features, grids)
+        elif pixel_values is not None and len(pixel_values):
             image_features = self.encode_images(pixel_values, grids)
             if pictures:
                 image_features = self._repeat(image_features, grids, [place for place in pictures if place >= 0])
@@ -131,12 +145,12 @@ class LlavaModel(nn.Module):
             pixel_values, grids = self._blank_picture(inputs_embeds)
             image_features = self.encode_images(pixel_values, grids)[:0]
         else:
-            pixel_values = None
+            has_pictures = False
             image_features = inputs_embeds.new_empty(0, self.num_image_tokens, inputs_embeds.shape[-1])
         inputs_embeds = splice(inputs_embeds, image_features, is_image)
         # A zero gradient, not None: Adam's momentum goes on moving the projector as in the original, and DDP does not
         # wait forever for a rank without pictures.
-        idle = self._idle_parameters(has_pictures=pixel_values is not None, has_tiles=bool(grids))
+        idle = self._idle_parameters(has_pictures=has_pictures, has_tiles=bool(grids))
         if idle and self.training:
             inputs_embeds = inputs_embeds + 0.0 * sum(p.sum() for p in idle)
         return inputs_embeds
@@ -174,6 +188,7 @@ class LlavaModel(nn.Module):
         labels: Tensor | None = None,
         sequence_lengths: Sequence[int] | None = None,
         grids: Sequence[ImageGrid] = (),
+        patch_features: Tensor | None = None,
     ) -> LlavaOutput:
         """Return the loss when labels are given, the logits of all positions when they are not.
 
@@ -187,11 +202,13 @@ class LlavaModel(nn.Module):
             sequence_lengths: Positions of each sequence of a packed row, whose `position_ids` restart; None when rows
                 are not packed.
             grids: One for each picture where pictures are tiled; `pixel_values` then holds their tiles.
+            patch_features: float ``(N, patches, D_v)``, what the vision encoder makes of the pictures, in the place of
+                `pixel_values`; None to encode these.
 
         Raises:
             ValueError: Image tokens and pictures do not match.
         """
-        inputs_embeds = self.embed(input_ids, pixel_values, grids)
+        inputs_embeds = self.embed(input_ids, pixel_values, grids, patch_features=patch_features)
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
         hidden = self.decoder.hidden_states(inputs_embeds, attention_mask, position_ids, sequence_lengths)

@@ -15,6 +15,8 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 
 from llava_pl.export.part_configs import read_decoder_config
 from llava_pl.planning.spread import Spread, count_devices, read_precision
+from llava_pl.training.feature_cache import check_frozen
+from llava_pl.training.feature_worth import FeatureWorth
 from llava_pl.training.module import LlavaModule
 from llava_pl.training.rehearsal import check_dtypes
 from llava_pl.training.sharding import check_shardable
@@ -111,6 +113,19 @@ def check_trainer(trainer: Any) -> list[str]:  # noqa: ANN401  a namespace
     if isinstance(trainer.accelerator, str) and trainer.accelerator not in known:
         lines.append(f"trainer.accelerator: expected one of {', '.join(known)}, found {trainer.accelerator!r}")
     return lines
+
+
+def check_features(spread: Spread, module: LlavaModule, worth: FeatureWorth | None, *, is_checked: bool) -> list[str]:
+    """Check that a run can have a store of features, and gains by one that has all, as `fit` does.
+
+    Args:
+        spread: How the run is spread.
+        module: Whose settings are looked at.
+        worth: What the run would do without; None where that is not known.
+        is_checked: Whether the store must pay.
+    """
+    lines = _refusals(check_frozen, module, is_zero=spread.is_zero)
+    return lines or (_refusals(worth.check, 0) if worth is not None and is_checked else [])
 
 
 def check_lengths(path: str, *, longest: int, is_known: bool, num_image_tokens: int) -> list[str]:

@@ -16,6 +16,7 @@ from llava_pl.data.conversation_datamodule import ConversationDataModule
 from llava_pl.models.work import add_up, count_work
 from llava_pl.planning.batches import BatchShape
 from llava_pl.planning.contradictions import (
+    check_features,
     check_global_batch,
     check_lengths,
     check_steps,
@@ -27,6 +28,7 @@ from llava_pl.planning.data_facts import DataFacts, find_excess, read_facts
 from llava_pl.planning.memory_plan import MemoryPlan
 from llava_pl.planning.run_plan import GIB, Assumptions, RunPlan
 from llava_pl.planning.spread import Spread, read_spread
+from llava_pl.training.feature_worth import measure_worth
 from llava_pl.training.module import LlavaModule
 from llava_pl.training.schedule import count_optimizer_steps
 from llava_pl.types import ImageGrid, InputError
@@ -102,6 +104,13 @@ def plan_run(
     per_sample = add_up(work)
     per_step = samples_per_step * (per_sample.forward + per_sample.backward)
     per_epoch, steps = _count_steps(data, facts, trainer, spread)
+    features = None
+    if data.feature_cache != "none":
+        if is_known and steps is not None:
+            features = measure_worth(
+                module, data, num_steps=steps, num_ranks=spread.num_ranks, num_micro_batches=accumulation
+            )
+        lines += check_features(spread, module, features, is_checked=data.feature_cache == "worthwhile")
     rate = spread.num_ranks * assumptions.device_tflops * 1e12 * assumptions.mfu
     return RunPlan(
         stage=module.stage,
@@ -121,6 +130,7 @@ def plan_run(
         hours=None if steps is None else steps * per_step / rate / 3600,
         assumptions=assumptions,
         contradictions=lines,
+        features=features,
     )
 
 

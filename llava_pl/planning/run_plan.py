@@ -12,6 +12,7 @@ from llava_pl.models.work import Work
 from llava_pl.planning.data_facts import DataFacts
 from llava_pl.planning.memory import HostMemory, RankMemory
 from llava_pl.planning.spread import Spread
+from llava_pl.training.feature_worth import FeatureWorth
 from llava_pl.training.stages import PartSummary
 from llava_pl.types import InputError
 
@@ -83,6 +84,7 @@ class RunPlan:
         hours: Of the whole run, likewise.
         assumptions: What was taken for granted.
         contradictions: What does not go together.
+        features: What the run would do without a store of features; None where it has none.
     """
 
     stage: str
@@ -102,3 +104,4 @@ class RunPlan:
     hours: float | None
     assumptions: Assumptions
     contradictions: list[str]
+    features: FeatureWorth | None = None

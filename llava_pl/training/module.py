@@ -18,12 +18,13 @@ from llava_pl.export.initial_weights import check_lora, load_initial_weights
 from llava_pl.export.streaming import WeightStream
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.models.division import is_divided
-from llava_pl.models.llava import LlavaModel
+from llava_pl.models.llava import INPUTS, LlavaModel
 from llava_pl.models.vocabulary import check_vocabulary
 from llava_pl.training.answering import ScoreQuestions
 from llava_pl.training.base_watch import BaseModels
 from llava_pl.training.carried import describe_run
 from llava_pl.training.checkpoint import check_kept, find_own, keep_own, take_rows
+from llava_pl.training.feature_cache import FeatureCache
 from llava_pl.training.loss_watch import LossWatch
 from llava_pl.training.normalization import LossNormalization, normalize_loss
 from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule, check_rates
@@ -171,15 +172,7 @@ class LlavaModule(LightningModule):
 
     def forward(self, batch: Batch) -> LossOutput:
         """Return sum and number of supervised tokens of a batch."""
-        output = self.model(
-            input_ids=batch["input_ids"],
-            pixel_values=batch["pixel_values"],
-            attention_mask=batch.get("attention_mask"),
-            position_ids=batch.get("position_ids"),
-            labels=batch["labels"],
-            sequence_lengths=batch.get("sequence_lengths"),
-            grids=batch.get("grids", ()),
-        )
+        output = self.model(**{name: value for name, value in batch.items() if name in INPUTS})
         return cast("LossOutput", output.loss_output)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -203,7 +196,7 @@ class LlavaModule(LightningModule):
         """
         if self.model is None:
             check_run(self.trainer, self.model_config, self.plan, lora=self.lora, optim=self.optim_config)
-        return [self._bases, StepLog(), ScoreQuestions(self.parser)]
+        return [self._bases, StepLog(), ScoreQuestions(self.parser), FeatureCache()]
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Answers | None:
         """Answer a batch of questions, or add a batch of records to the mean loss."""

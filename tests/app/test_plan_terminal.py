@@ -12,6 +12,7 @@ from llava_pl.planning.data_facts import DataFacts
 from llava_pl.planning.memory import HostMemory, RankMemory
 from llava_pl.planning.run_plan import GIB, Assumptions, RunPlan
 from llava_pl.planning.spread import Spread
+from llava_pl.training.feature_worth import FeatureWorth
 from llava_pl.training.stages import PartSummary
 
 PLAN = RunPlan(
@@ -32,6 +33,7 @@ PLAN = RunPlan(
     hours=None,
     assumptions=Assumptions(device_memory_gib=20, headroom=0.5),
     contradictions=["data.max_length: too long"],
+    features=FeatureWorth(1024, 4096, 1.0, 10.0, 2**19),
 )
 
 
@@ -52,6 +54,7 @@ def test_rows():
         ["6.00"], ["7.00"], ["8.00"],
     ]  # fmt: skip
     assert table["disk for 3 of them"] == ["27.00"]
+    assert table["disk for the features of 1,024 pictures"] == ["0.50"]
     assert table["steps of the run"] == ["unknown"]
     assert table["TFLOP of a step"] == ["5,000.0"]
     assert table["hours at 40% of 312 TFLOPS a device"] == ["unknown"]

@@ -473,6 +473,20 @@ def test_tiles_are_the_data_s_choice_and_the_model_follows(name, fit, monkeypatc
     assert merge(before["data"], wanted["data"]) == after["data"]
 
 
+def test_features_are_kept_by_an_overlay_of_the_data_alone(fit, monkeypatch):
+    text = (CONFIGS / "data" / "feature_cache.yaml").read_text()
+    assert yaml.safe_load(text) == {"data": {"init_args": {"feature_cache": "worthwhile"}}}
+    (line,) = [line for line in text.splitlines() if "llava-pl" in line]
+    monkeypatch.chdir(REPOSITORY)
+    words = command(line.removeprefix("#"))[2:]
+    before, after = plain(fit(*words[:2])), plain(fit(*words))
+    assert (before["data"]["init_args"].pop("feature_cache"), after["data"]["init_args"].pop("feature_cache")) == (
+        "none",
+        "worthwhile",
+    )
+    assert before == after
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_one_device_keeps_the_global_batch(name, fit):
     config = fit("--config", str(experiment(name)), *overlay("strategy/single.yaml"), *GIVEN.get(name, []))

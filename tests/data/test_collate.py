@@ -208,3 +208,17 @@ def test_a_tiled_picture_that_rows_share_is_there_once():
     ]
     batch = collated(*samples)
     assert (batch["grids"], batch["pictures"], len(batch["pixel_values"])) == ([grid, other], [0, 1, 1], 5)
+
+
+def test_features_in_the_place_of_pictures_are_counted_and_stay_in_order():
+    features = torch.arange(2 * 2 * 3.0).view(2, 2, 3)
+    nothing = {"pixel_values": torch.empty(0, 3, 2, 2)}
+    first = replace(LONG, patch_features=features[:1], **nothing)
+    second = replace(SHORT, patch_features=torch.empty(0, 2, 3))
+    batch = collated(first, second, replace(first, patch_features=features[1:]))
+    assert torch.equal(batch["patch_features"], features)
+    assert batch["pixel_values"].shape == (0, 3, 2, 2)
+    assert collated(second)["patch_features"].shape == (0, 2, 3)
+    assert "patch_features" not in collated(LONG)
+    with pytest.raises(InputError, match="sample 'long': 2 image tokens for 0 pictures of 2; expected 0"):
+        collated(replace(first, patch_features=torch.empty(0, 2, 3)))

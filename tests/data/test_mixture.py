@@ -36,6 +36,8 @@ def test_what_sources_hold_is_put_in_the_same_order():
     mixed = pickle.loads(pickle.dumps(Mixed(mixture, ["xyz", "q"])))
     assert list(mixed) == ["y", "z", "q", "q"]
     assert len(mixed) == 4
+    assert mixture.count_draws(0, 4).tolist() == [0, 1, 1, 0]
+    assert mixture.count_draws(1, 1).tolist() == [2]
 
 
 def test_the_entry_of_a_record_is_found():

@@ -63,6 +63,18 @@ def test_sources_are_one_after_the_other(write, encoder, tmp_path):
     assert data.count_sources([0, 2, 3]) == [1, 2]
 
 
+def test_pictures_are_counted_as_often_as_an_epoch_shows_them(write, encoder, tmp_path, leaving_out):
+    for name in ("b.png", "c.png"):
+        (tmp_path / name).touch()
+    shown = [{**entry(f"a{number}"), "image": name} for number, name in enumerate(("a.png", "b.png", "b.png"))]
+    sources = [write("a", *shown), write("b", {**entry("b0"), "image": "c.png"})]
+    sources[1] = replace(sources[1], repeats=2)
+    quarantine = leaving_out(sources, ("a", 0, "a0"))
+    data = open_data(sources, encoder, tmp_path, quarantine=quarantine)
+    assert data.count_pictures() == {"b.png": 2, "c.png": 2}
+    assert GivenRecords(list(data.records), lambda: encoder).count_pictures() == data.count_pictures()
+
+
 def test_missing_pictures_are_found_before_the_run(write, encoder, tmp_path):
     gone = {**entry("a1"), "image": "gone.png"}
     with pytest.raises(RecordError) as caught:

@@ -266,3 +266,20 @@ def test_a_blank_picture_runs_all_that_a_picture_runs_and_changes_nothing(model)
     with torch.no_grad():
         model.eval().generate(text["input_ids"], text["pixel_values"], max_new_tokens=1, do_sample=False)
     assert called == ["encoder", "projector"] * 2
+
+
+@pytest.mark.parametrize("numbers", [[0, 1, 2], [1]])
+def test_features_at_hand_take_the_place_of_pictures_to_the_last_bit(tiny_parts, numbers):
+    """Losses and gradients, of a batch without pictures too; the encoder is not asked."""
+    found = []
+    for has_features in (False, True):
+        model, rows = build(tiny_parts), batch(numbers)
+        if has_features:
+            pixels = rows["pixel_values"]
+            rows["patch_features"] = model.vision_encoder(pixels) if len(pixels) else torch.empty(0, 4, 16)
+            rows["pixel_values"] = pixels[:0]
+            model.vision_encoder.forward = None
+        loss = model(**rows).loss
+        loss.backward()
+        found.append([loss, *(parameter.grad for parameter in model.projector.parameters())])
+    assert all(torch.equal(live, stored) for live, stored in zip(*found, strict=True))

@@ -8,6 +8,7 @@ import pytest
 
 from llava_pl import LlavaModule
 from llava_pl.planning.contradictions import (
+    check_features,
     check_global_batch,
     check_lengths,
     check_steps,
@@ -15,6 +16,7 @@ from llava_pl.planning.contradictions import (
     check_trainer,
 )
 from llava_pl.planning.spread import Spread
+from llava_pl.training.feature_worth import FeatureWorth
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FINETUNE, SINGLE = CONFIGS / "experiment" / "finetune_7b.yaml", CONFIGS / "strategy" / "single.yaml"
@@ -97,6 +99,16 @@ def test_strategies(say, spread, settings, message):
     else:
         (line,) = lines
         assert line.startswith(message)
+
+
+def test_a_store_of_features_is_refused_as_by_fit(tiny_model):
+    module, worth = LlavaModule(**tiny_model), FeatureWorth(10, 120, 1.0, 10_000.0, 100)
+    assert check_features(FSDP2, module, worth, is_checked=False) == []
+    assert check_features(FSDP2, module, None, is_checked=True) == []
+    (line,) = check_features(FSDP2, module, worth, is_checked=True)
+    assert line.startswith("data.feature_cache: does not pay: 120 of 120 encodings spared are 1.2% of the run's")
+    (line,) = check_features(ZERO3, module, worth, is_checked=True)
+    assert line.startswith("data.feature_cache: under DeepSpeed no rank encodes by itself")
 
 
 def test_positions(tmp_path):

@@ -90,6 +90,12 @@ def test_tiles_are_counted_at_their_most(plan):
     assert tiled.work[0].forward == 5 * whole.work[0].forward  # the whole picture, and four tiles of 2 x 2
 
 
+def test_a_store_of_features_is_planned_for_pictures_and_epochs(plan):
+    found = plan("--data.init_args.feature_cache", "always").features
+    assert (found.num_pictures, found.num_shown) == (1, 3 * 16)
+    assert found.row_bytes == 64 * 64 * 4
+
+
 def test_plain_values(plan):
     from llava_pl.app.plan_terminal import as_plain
 

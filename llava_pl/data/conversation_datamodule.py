@@ -136,11 +136,9 @@ class ConversationDataModule(LightningDataModule):
         self.num_image_tokens = num_image_tokens
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
-        self.num_workers = num_workers
-        self.seed = seed
+        self.num_workers, self.seed = num_workers, seed
         self.grouping: Grouping = grouping
-        self.is_packed = is_packed
-        self.token_budget = token_budget
+        self.is_packed, self.token_budget = is_packed, token_budget
         self.train_data: TrainingData | GivenRecords = GivenRecords((), self.make_encoder)
         self.val_datasets: list[Dataset[Sample]] = []
         self._template = template

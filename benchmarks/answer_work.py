@@ -23,11 +23,11 @@ from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.types import Question
 
-IMAGE_SIDE, PATCH_SIDE = 336, 14
+IMAGE_SIDE, PATCH_SIDE = 224, 14
 NUM_IMAGE_TOKENS = (IMAGE_SIDE // PATCH_SIDE) ** 2
 NUM_WORDS, IMAGE_ID = 32_000, 32_000
 """LLaMA's words; llava-hf has a further one for image tokens."""
-END_STRENGTH = 3.0
+END_STRENGTH = 2.5
 """How much larger the end mark's row of the head is than that of a word: most answers then end by themselves."""
 REQUEST = "Answer with the option's letter from the given choices directly."
 
@@ -113,7 +113,10 @@ def write_model(folder: Path, tokenizer_path: str, size: Size = TINY) -> None:
 def make_encoder(folder: Path, tokenizer_path: str) -> SampleEncoder:
     """Return what makes samples of questions."""
     return SampleEncoder(
-        load_tokenizer(tokenizer_path), ImageTransform(), folder / "pictures", num_image_tokens=NUM_IMAGE_TOKENS
+        load_tokenizer(tokenizer_path),
+        ImageTransform(IMAGE_SIDE),
+        folder / "pictures",
+        num_image_tokens=NUM_IMAGE_TOKENS,
     )
 
 

@@ -12,14 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from llava_pl.models.decoder import Decoder
 from llava_pl.models.shared_prefix import SharedPrefix, spread, take
 from llava_pl.types import ImageGrid
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,8 @@ def read_prompts(
         return _read_rows(decoder, inputs_embeds, attention_mask)
     sources, end = list(shared.sources), shared.num_columns
     read = _read_rows(decoder, inputs_embeds[sources, :end], attention_mask[sources, :end], keeps_all=True)
-    cache = spread(read.cache, shared)
+    cache = decoder.new_cache(keeps_all=True)
+    spread(read.cache, shared, cache)
     hidden = decoder.extend(cache, inputs_embeds[:, end:], attention_mask)
     return ReadPrompts(cache, attention_mask, hidden[:, -1])
 
@@ -98,11 +102,13 @@ def _read_rows(
     if min(lengths) == width or not decoder.can_pack_prompts:
         hidden = decoder.extend(cache, inputs_embeds, attention_mask)
         return ReadPrompts(cache, attention_mask, hidden[:, -1])
-    hidden = decoder.extend(cache, inputs_embeds[attention_mask.bool()][None], None, lengths)
+    packed = decoder.new_cache(keeps_all=keeps_all)
+    hidden = decoder.extend(packed, inputs_embeds[attention_mask.bool()][None], None, lengths)
     ends = torch.tensor(list(accumulate(lengths)))
     # Padding takes over what stands before its row: something, which the mask hides.
     columns = (ends[:, None] - torch.arange(width, 0, -1)).clamp(min=0)
-    return ReadPrompts(take(cache, torch.tensor(0), columns), attention_mask, hidden[0, ends - 1])
+    take(packed, torch.tensor(0), columns, cache)
+    return ReadPrompts(cache, attention_mask, hidden[0, ends - 1])
 
 
 @torch.no_grad()

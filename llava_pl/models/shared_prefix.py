@@ -19,10 +19,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,28 +75,28 @@ def find_shared_prefix(rows: Sequence[Sequence[int]], pictures: Sequence[int]) -
     return SharedPrefix(min(ends), tuple(sources), tuple(source_of_row), tuple(shifts))
 
 
-def spread(cache: DynamicCache, shared: SharedPrefix) -> DynamicCache:
-    """Return the cache of all rows, made from that of the sources.
+def spread(cache: DynamicCache, shared: SharedPrefix, into: DynamicCache) -> None:
+    """Fill the cache of all rows with that of the sources.
 
     Args:
         cache: Keys and values ``(sources, heads, num_columns, D / heads)`` of each layer.
         shared: Which row takes which.
+        into: An empty cache.
     """
     rows, shifts = torch.tensor(shared.source_of_row)[:, None], torch.tensor(shared.shifts)[:, None]
-    return take(cache, rows, (torch.arange(shared.num_columns) - shifts).clamp(min=0))  # what is clamped is padding
+    take(cache, rows, (torch.arange(shared.num_columns) - shifts).clamp(min=0), into)  # what is clamped is padding
 
 
-def take(cache: DynamicCache, rows: Tensor, columns: Tensor) -> DynamicCache:
-    """Return a cache whose entry in row b and column t is what another one has in ``rows[b, t]``, ``columns[b, t]``.
+def take(cache: DynamicCache, rows: Tensor, columns: Tensor, into: DynamicCache) -> None:
+    """Fill a cache, in row b and column t, with what another one has in ``rows[b, t]``, ``columns[b, t]``.
 
     Args:
         cache: Keys and values ``(rows, heads, columns, D / heads)`` of each layer.
         rows: int64, broadcast to ``(B, T)``.
         columns: int64 ``(B, T)``.
+        into: An empty cache.
     """
-    taken = DynamicCache()
     for number, (keys, values, _) in enumerate(cache):
         rows, columns = rows.to(keys.device), columns.to(keys.device)
         own_keys, own_values = (tensor.transpose(1, 2)[rows, columns].transpose(1, 2) for tensor in (keys, values))
-        taken.update(own_keys, own_values, number)
-    return taken
+        into.update(own_keys, own_values, number)

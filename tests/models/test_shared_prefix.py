@@ -44,7 +44,9 @@ def test_keys_and_values_go_to_their_rows_and_columns():
     cache.update(keys, -keys, 0)
     cache.update(keys + 100, keys, 1)
     shared = SharedPrefix(num_columns=3, sources=(0, 2), source_of_row=(0, 0, 1), shifts=(0, 1, 0))
-    (first, values, _), (second, _, _) = spread(cache, shared)
+    filled = DynamicCache()
+    spread(cache, shared, filled)
+    (first, values, _), (second, _, _) = filled
     assert first[..., 0].tolist() == [[[0, 1, 2], [3, 4, 5]], [[0, 0, 1], [3, 3, 4]], [[6, 7, 8], [9, 10, 11]]]
     assert torch.equal(values, -first)
     assert torch.equal(second, first + 100)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -93,11 +94,15 @@ class DataCount(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log how many samples of each source were learned from and left out so far."""
+        # Every rank has the sums. Lightning would add them up again as soon as somebody looks at them, and a progress
+        # bar does so on the first rank alone, which then meets the others at something else: `rank_zero_only` keeps it
+        # from that, and `sync_dist` from a warning.
+        log = partial(pl_module.log, sync_dist=True, rank_zero_only=True)
         for label, (num_seen, *skipped) in zip(_data(trainer).labels, self._totals(trainer), strict=True):
-            pl_module.log(f"data/seen/{label}", float(num_seen), sync_dist=True)  # the mean of equal numbers
+            log(f"data/seen/{label}", float(num_seen))
             for reason, count in zip(SKIP_REASONS, skipped, strict=True):
                 if count:
-                    pl_module.log(f"data/skipped/{label}/{reason}", float(count), sync_dist=True)
+                    log(f"data/skipped/{label}/{reason}", float(count))
                     rank_zero_warn(f"data/skipped/{label}/{reason}: {count:,} samples were left out so far")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -97,6 +97,8 @@ def fit(split: Split, *words: str, run: str = "run", **assassin: int) -> None:
     ranks, num_micro_batches, batch_size = split
     settings = {"trainer": {"devices": ranks, "accumulate_grad_batches": num_micro_batches}}
     settings["data"] = {"init_args": {"batch_size": batch_size}}
+    # As by default: it asks for metrics on the first rank alone.
+    settings["trainer"]["enable_progress_bar"] = ranks > 1
     if ranks > 1:
         settings["trainer"]["strategy"] = "ddp_fork"  # as "ddp", but that nothing is imported again
     if assassin:

@@ -39,7 +39,9 @@ def trainer_of(world_size=1, content="c" * 32):
 
 
 class Log(dict):
-    def log(self, name, value, sync_dist):
+    def log(self, name, value, *, sync_dist, rank_zero_only=False):
+        # Nobody adds up again what is the sum of all ranks: a progress bar would do so on the first rank alone.
+        assert (sync_dist, rank_zero_only) == (True, name.startswith("data/"))
         self[name] = value
 
 

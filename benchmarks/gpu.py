@@ -4,7 +4,7 @@
     python benchmarks/gpu.py align                               # G2: the projector alone
     python benchmarks/gpu.py lora                                # G3: LoRA of rank 128, packed
     python benchmarks/gpu.py finetune --rows padded              # G4; also --recompute, --logits all, and of
-    python benchmarks/gpu.py finetune --decoder attention=eager  # `DecoderConfig` any field
+    python benchmarks/gpu.py finetune --decoder attention=eager  # `DecoderConfig` any field, as compile_layers=true
     python benchmarks/gpu.py finetune --peer transformers        # the same samples, as its example trains
     python benchmarks/gpu.py evaluate                            # G6: short answers, in batches and one by one
 

@@ -67,6 +67,11 @@ class RandomModule(LlavaModule):
             model = sketch_run(self.model_config, self.plan, self.lora)
             device = torch.device("cpu") if self._trainer is None else self.trainer.strategy.root_device
             draw_weights(model, device)
+            decoder = self.model_config.decoder
+            if getattr(decoder, "compile_layers", False):  # as `build_model` does
+                from llava_pl.models.compiling import compile_layers
+
+                compile_layers(model.decoder.model, decoder.gradient_checkpointing)
             self.model = model
 
 

@@ -91,7 +91,8 @@ class Throughput(Callback):
     ) -> None:
         """Count the batch, and log after each interval."""
         self._sums.update(self._count(batch))
-        if not is_step_complete(trainer) or trainer.global_step % self._interval(trainer):
+        interval = int(trainer.log_every_n_steps)  # type: ignore[attr-defined]  # set by Lightning's logger connector
+        if not interval or not is_step_complete(trainer) or trainer.global_step % interval:
             return
         self._sums["seconds"] = max(time.perf_counter() - self._start, 1e-9)  # type: ignore[assignment]
         if (waited := _waited_seconds(trainer)) is not None:
@@ -132,10 +133,6 @@ class Throughput(Callback):
         if self._needed:
             metrics["perf/mfu"] = sums["operations"] / (sums["seconds"] * cast("float", self._peak_tflops) * 1e12)
         return metrics
-
-    @staticmethod
-    def _interval(trainer: Trainer) -> int:
-        return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]  # set by Lightning's logger connector
 
     def _restart(self, trainer: Trainer) -> None:
         self._start, self._waited = time.perf_counter(), _waited_seconds(trainer) or 0.0

@@ -20,8 +20,8 @@ from harness import Channel, Measured, Peer, compare, read_memory, run_rounds
 from report import Row
 
 WAYS = ("ours", "logits of all rows")
-SHARES = {"2.5 %, frozen head": (0.025, False), "12 %": (0.12, True)}
-TARGETS = {"2.5 %, frozen head": 20.0, "12 %": 6.0}
+SHARES = {"2.5 % supervised, frozen head": (0.025, False), "12 % supervised": (0.12, True)}
+TARGETS = {"2.5 % supervised, frozen head": 20.0, "12 % supervised": 6.0}
 NUM_ROWS, LENGTH, WIDTH, VOCABULARY = 8, 700, 576, 32_000
 
 
@@ -37,7 +37,7 @@ def measure(_: Any, *, is_full: bool, num_threads: int) -> Iterator[Row]:  # noq
         if max(losses) - min(losses) > 1e-5:
             raise SystemExit(f"B6: losses differ: {losses}")
         ours, theirs = ([m.answer["above_mib"] for m in found[way]] for way in WAYS)
-        benchmark = f"B6 memory of the loss, {supervised} supervised"
+        benchmark = f"B6 memory of the loss, {supervised}"
         yield Row(benchmark, "ours", f"{median(ours):.0f} MiB")
         yield Row(benchmark, WAYS[1], f"{median(theirs):.0f} MiB", compare(ours, theirs), target=target)
 

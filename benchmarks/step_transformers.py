@@ -1,7 +1,7 @@
 """The training step of transformers' `LlavaForConditionalGeneration`, in its Trainer or in TRL's SFTTrainer.
 
-Settings are the trainers' own but for what both of ours have, too: rates, float32, no recomputation unless
-"recomputed" is said. (TRL's own default is to recompute.)
+Settings are the trainers' own but for the rate and float32. "recomputed" is TRL's default, by which it goes backward
+through the frozen encoder, too; transformers' is not to recompute.
 """
 
 from __future__ import annotations

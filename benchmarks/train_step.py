@@ -11,8 +11,9 @@ What a way is:
 
 * ours: `LlavaModule` in Lightning's Trainer, packed rows, nothing recomputed;
 * transformers: `LlavaForConditionalGeneration` in its Trainer with its defaults;
-* TRL: the same model in its SFTTrainer with its defaults, which recompute; on a processor it scores every row;
-* the original: its model, collator and `LLaVATrainer`, recomputing as its scripts ask, and not.
+* TRL: the same model in its SFTTrainer with its defaults, which recompute, and without that; on a processor it scores
+  every row;
+* the original: its model, collator and `LLaVATrainer`, recomputing as its scripts ask, and without that.
 """
 
 from __future__ import annotations
@@ -60,15 +61,17 @@ def make_commands(folder: Path, stage: str, places: Environments, *, is_full: bo
         return [str(python), str(Path(__file__).with_name(name)), str(folder), stage, *arguments]
 
     commands: dict[str, list[str] | None] = {
-        "transformers": script("step_transformers.py", sys.executable, "transformers"),
-        "TRL": script("step_transformers.py", places.trl_python, "trl", "recomputed") if places.trl_python else None,
+        "transformers": script("step_transformers.py", sys.executable, "transformers")
     }
-    for way, words in {"original": ["recomputed"], "original, not recomputed": []}.items():
-        commands[way] = None
+    for extra, words in {"": ["recomputed"], ", not recomputed": []}.items():
+        if extra and not is_full:
+            continue
+        commands[f"TRL{extra}"] = commands[f"original{extra}"] = None
+        if places.trl_python:
+            commands[f"TRL{extra}"] = script("step_transformers.py", places.trl_python, "trl", *words)
         if places.llava_python and places.llava_checkout:
-            commands[way] = script("step_original.py", places.llava_python, str(places.llava_checkout), *words)
-    if not is_full:
-        commands.pop("original, not recomputed")
+            checkout = str(places.llava_checkout)
+            commands[f"original{extra}"] = script("step_original.py", places.llava_python, checkout, *words)
     return commands
 
 

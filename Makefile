@@ -14,7 +14,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-.PHONY: install demo test test-slow test-deepspeed test-gpu lint clean
+.PHONY: install demo test test-slow test-deepspeed test-gpu bench bench-full lint clean
 
 # Without compiled kernels; those that the tests use are compiled when they are first used, in about a minute.
 $(DEEPSPEED_STAMP): $(STAMP) requirements-deepspeed.lock
@@ -37,6 +37,15 @@ test-deepspeed: $(DEEPSPEED_STAMP)  ## DeepSpeed's ZeRO between two processes on
 
 test-gpu: $(DEEPSPEED_STAMP)  ## what needs a CUDA device; docs/gpu-runs.md says where it was run
 	$(BIN)/python -m pytest -m gpu
+
+# PEERS: a folder that benchmarks/make_peer_envs.py made; LLAVA: a checkout of haotian-liu/LLaVA. Both may be left out.
+BENCH_PEERS = $(if $(PEERS),--peers $(PEERS)) $(if $(LLAVA),--llava-checkout $(LLAVA))
+
+bench: $(STAMP)  ## beside the peers at hand, in small: minutes
+	$(BIN)/python benchmarks/run.py $(BENCH_PEERS)
+
+bench-full: $(STAMP)  ## beside all peers, at the sizes of the targets: hours; writes benchmarks/README.md
+	$(BIN)/python benchmarks/run.py --full $(BENCH_PEERS) --output benchmarks/results --readme benchmarks/README.md
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -30,6 +30,7 @@ import random
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,13 +48,13 @@ class Measured:
     Args:
         wall: Seconds.
         cpu: User and system seconds of the process, all its threads together.
-        peak_mib: Most memory that the process held during the round, MiB.
+        peak_mib: Most memory that the process held during the round, MiB; None where nobody looked.
         answer: What the way itself has to say about the round.
     """
 
     wall: float
     cpu: float
-    peak_mib: float
+    peak_mib: float | None = None
     answer: dict[str, Any] = field(default_factory=dict)
 
 
@@ -110,6 +111,30 @@ def pin(num_threads: int, process: int = 0) -> None:
         os.sched_setaffinity(process, sorted(os.sched_getaffinity(process))[:num_threads])
 
 
+def run_process(
+    command: Sequence[str], num_threads: int, environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> Measured:
+    """Return what a process took from its start to its end.
+
+    Raises:
+        RuntimeError: It did not end with status 0; holds the end of what it said.
+    """
+    with tempfile.TemporaryFile("w+") as said:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            command, stdout=said, stderr=said, cwd=folder, env=_environment(num_threads, environment)
+        )
+        pin(num_threads, process.pid)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            said.seek(0)
+            raise RuntimeError(f"ended with status {process.returncode}: {' '.join(command)}\n{said.read()[-2000:]}")
+    # The system counts this process's own memory into the most that its child held.
+    return Measured(wall, usage.ru_utime + usage.ru_stime)
+
+
 class Peer:
     """A process that works when it is asked to, and waits while others work.
 
@@ -120,13 +145,12 @@ class Peer:
     """
 
     def __init__(self, command: Sequence[str], num_threads: int, environment: Mapping[str, str] | None = None) -> None:
-        fixed = {"OMP_NUM_THREADS": str(num_threads), "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, **fixed, **(environment or {})},
+            env=_environment(num_threads, environment),
         )
         pin(num_threads, self.process.pid)
 
@@ -185,12 +209,21 @@ class Channel:
         print(json.dumps(found), file=self._answers, flush=True)
 
 
+def _environment(num_threads: int, further: Mapping[str, str] | None) -> dict[str, str]:
+    fixed = {"OMP_NUM_THREADS": str(num_threads), "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
+    return {**os.environ, **fixed, "HF_HUB_OFFLINE": "1", **(further or {})}
+
+
 def read_peak() -> float:
     """Return the most memory that this process held, MiB: since `Channel.wait` on Linux, elsewhere since its start."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1024
+    if Path("/proc/self/status").exists():
+        return read_memory("VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
+
+
+def read_memory(name: str) -> float:
+    """Return a kind of memory of this process on Linux, MiB: held now (VmRSS) or at most (VmHWM)."""
+    return int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0]) / 1024
 
 
 def _forget_peak() -> None:

@@ -1,0 +1,132 @@
+"""B4 and B5: a training step of stage `finetune` and of stage `align`, beside the same step in peers' own trainers.
+
+    python benchmarks/run.py --only B4 B5
+
+Every way has the same weights and the same micro batch of mixed length, in float32 with AdamW and gradients clipped to
+a norm of 1. Before anything is timed, the losses of the first step must agree within 1e-5 and the gradients of each
+parameter within 1e-4 of their norm. A round is one step of the trainer's own loop: forward and backward pass, clipping,
+update, schedule, log, and fetching and collating the next micro batch from samples in memory (see `StepRounds`).
+
+What a way is:
+
+* ours: `LlavaModule` in Lightning's Trainer, packed rows, nothing recomputed;
+* transformers: `LlavaForConditionalGeneration` in its Trainer with its defaults;
+* TRL: the same model in its SFTTrainer with its defaults, which recompute, and without that; on a processor it scores
+  every row;
+* the original: its model, collator and `LLaVATrainer`, recomputing as its scripts ask, and without that.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from harness import Measured, Peer, run_rounds
+from report import Row, row_of
+from step_work import FULL, NUM_IMAGE_TOKENS, QUICK, Size, text_lengths, write_work
+
+BENCHMARKS = {"B4": "finetune", "B5": "align"}
+MAX_LOSS_DIFFERENCE = 1e-5
+MAX_GRADIENT_DIFFERENCE = 1e-4
+TARGETS = {
+    "B4": {"transformers": 1.7, "TRL": 1.7, "original": 1.7, "original, not recomputed": 1.4},
+    "B5": {"transformers": 1.7, "original": 1.45, "original, not recomputed": 1.05},
+}
+
+
+@dataclass(frozen=True)
+class Environments:
+    """Where peers are.
+
+    Args:
+        trl_python: Interpreter with TRL.
+        llava_python: Interpreter with what the original pins.
+        llava_checkout: Folder of haotian-liu/LLaVA.
+    """
+
+    trl_python: Path | None = None
+    llava_python: Path | None = None
+    llava_checkout: Path | None = None
+
+
+def make_commands(folder: Path, stage: str, places: Environments, *, is_full: bool) -> dict[str, list[str] | None]:
+    """Return what starts each peer, by its name; None for one that is not at hand."""
+
+    def script(name: str, python: Path | str, *arguments: str) -> list[str]:
+        return [str(python), str(Path(__file__).with_name(name)), str(folder), stage, *arguments]
+
+    commands: dict[str, list[str] | None] = {
+        "transformers": script("step_transformers.py", sys.executable, "transformers")
+    }
+    for extra, words in {"": ["recomputed"], ", not recomputed": []}.items():
+        if extra and not is_full:
+            continue
+        commands[f"TRL{extra}"] = commands[f"original{extra}"] = None
+        if places.trl_python:
+            commands[f"TRL{extra}"] = script("step_transformers.py", places.trl_python, "trl", *words)
+        if places.llava_python and places.llava_checkout:
+            checkout = str(places.llava_checkout)
+            commands[f"original{extra}"] = script("step_original.py", places.llava_python, checkout, *words)
+    return commands
+
+
+def check_equal(way: str, loss: float, other: float, path: Path, other_path: Path) -> str:
+    """Return by how much the first step of a way differs from ours.
+
+    Raises:
+        SystemExit: By too much: they do not do the same work.
+    """
+    gradients, others = torch.load(path), torch.load(other_path)
+    if gradients.keys() != others.keys():
+        raise SystemExit(f"{way}: other parameters learn: {sorted(gradients.keys() ^ others.keys())}")
+    worst = max(float((others[name] - own).norm() / own.norm()) for name, own in gradients.items())
+    found = f"{way}: loss {other:.6f} differs by {abs(other - loss):.1e}, gradients by {worst:.1e}"
+    if not (abs(other - loss) <= MAX_LOSS_DIFFERENCE and worst <= MAX_GRADIENT_DIFFERENCE):
+        raise SystemExit(f"{found}; expected at most {MAX_LOSS_DIFFERENCE} and {MAX_GRADIENT_DIFFERENCE}")
+    return found
+
+
+def measure(number: str, places: Environments, *, is_full: bool, num_threads: int) -> Iterator[Row]:
+    """Yield the rows of B4 or B5, a peer's as soon as it is done; ours takes turns with one after the other."""
+    stage, size = BENCHMARKS[number], FULL if is_full else QUICK
+    num_rounds, benchmark = 7 if is_full else 3, f"{number} `{stage}` step"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_work(folder, size, stage)
+        words = [sys.executable, str(Path(__file__).with_name("step_ours.py")), str(folder), stage]
+        ours = Peer(words, num_threads)
+        loss = ours.ask(do="check", path=str(folder / "ours.pt"))["loss"]
+        own: list[Measured] = []
+        rows = []
+        for way, command in make_commands(folder, stage, places, is_full=is_full).items():
+            if command is None:
+                rows.append(Row(benchmark, way, note="skipped: see `make_peer_envs.py`"))
+                continue
+            peer = Peer(command, num_threads)
+            other = peer.ask(do="check", path=str(folder / "peer.pt"))["loss"]
+            print(check_equal(way, loss, other, folder / "ours.pt", folder / "peer.pt"), file=sys.stderr, flush=True)
+            # The first step, which was compared, was a warm-up, too.
+            ways = {"ours": ours.run_round, way: peer.run_round}
+            found = run_rounds(ways, num_rounds=num_rounds, num_warm_ups=1)
+            peer.close()
+            own += found["ours"]
+            # The targets are for the full size.
+            target = TARGETS[number].get(way) if is_full else None
+            rows.append(row_of(benchmark, way, _median(found[way], size, stage), found[way], found["ours"], target))
+        ours.close()
+        yield row_of(benchmark, "ours", _median(own, size, stage), own)
+        yield from rows
+
+
+def _median(rounds: list[Measured], size: Size, stage: str) -> str:
+    seconds = median(measured.wall for measured in rounds)
+    if stage == "align":
+        return f"{size.micro_batch / seconds:.2f} samples/s"
+    lengths = text_lengths(stage, size.micro_batch)
+    num_tokens = sum(length + NUM_IMAGE_TOKENS + 1 for length in lengths)
+    return f"{1000 * seconds / num_tokens:.2f} ms/token"

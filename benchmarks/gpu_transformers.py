@@ -5,6 +5,7 @@ In: what we would train. Out: a Lightning module that trains its peer, each laye
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from lightning import LightningModule
 from random_work import RandomModule, Shapes
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from llava_pl.training.optim import _find_optimizer
 from llava_pl.types import IMAGE_TOKEN_INDEX, Batch, InputError
 
 
@@ -77,7 +77,8 @@ class TransformersModule(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return our optimizer over its weights."""
         (ours,) = self.ours
-        make = _find_optimizer(ours.optim_config.optimizer)
+        package, _, name = ours.optim_config.optimizer.rpartition(".")
+        make = getattr(import_module(package), name)
         learners = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer: torch.optim.Optimizer = make(learners, lr=ours.optim_config.learning_rate)
         return optimizer

@@ -57,7 +57,7 @@ def packed_sdpa(
         query: float ``(B, heads, T, D / heads)``.
         key: float ``(B, key heads, T, D / heads)``.
         value: float ``(B, key heads, T, D / heads)``.
-        attention_mask: As transformers makes it; None for a packed row.
+        attention_mask: As transformers makes it; not looked at for a packed row.
         sequence_lengths: Positions of each sequence of a single packed row, which add up to T; None when unpacked.
         sequence_ends: The same as `sequence_ends` makes it, on the device; None never to use `varlen_attn`.
         dropout: Share of the attention weights that are dropped.
@@ -65,9 +65,8 @@ def packed_sdpa(
     """
     if sequence_lengths is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, **options)
-    dtype = _compute_dtype(query)
-    fits = dtype in (torch.bfloat16, torch.float16) and value.shape[-1] % 8 == 0 and value.shape[-1] <= MAX_HEAD_DIM
-    if sequence_ends is not None and fits and dropout == 0 and _has_varlen(query.device):
+    if sequence_ends is not None and dropout == 0 and _takes_varlen(query):
+        dtype = _compute_dtype(query)
         q, k, v = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))  # (T, heads, D / heads)
         longest = max(sequence_lengths)
         output = varlen_attn(
@@ -95,6 +94,13 @@ def _compute_dtype(query: Tensor) -> torch.dtype:
     """Return what torch's ordinary attention would compute in: autocast knows that one, but not `varlen_attn`."""
     device = query.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
+
+
+def _takes_varlen(query: Tensor) -> bool:
+    """Return whether `varlen_attn` can do attention of such heads, whose width is that of keys and values."""
+    width = query.shape[-1]
+    fits = width % 8 == 0 and width <= MAX_HEAD_DIM
+    return fits and _has_varlen(query.device) and _compute_dtype(query) in (torch.bfloat16, torch.float16)
 
 
 @cache

@@ -140,13 +140,11 @@ class CausalDecoder(nn.Module):
                 f"decoder: {type(self.model).__name__} takes at most {longest} positions, found "
                 f"{inputs_embeds.shape[1]}; lower data.max_length"
             )
-        packing = {} if sequence_lengths is None else self._packing_options(sequence_lengths, inputs_embeds.device)
+        options: dict[str, Any] = {"attention_mask": attention_mask}
+        if sequence_lengths is not None:
+            options |= self._packing_options(sequence_lengths, inputs_embeds.device)
         output = self.model.base_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            use_cache=False,
-            **packing,
+            inputs_embeds=inputs_embeds, position_ids=position_ids, use_cache=False, **options
         )
         return cast("Tensor", output.last_hidden_state)
 
@@ -169,7 +167,10 @@ class CausalDecoder(nn.Module):
         self.check_packing()
         ends = sequence_ends(lengths, device)
         if self.model.config._attn_implementation == PACKED_SDPA:
-            return {"sequence_lengths": lengths, "sequence_ends": ends}
+            # A mask of four dimensions is handed through, here to be left alone. Without one, transformers reads off
+            # the positions whether a row is packed, for which the host waits for the device.
+            unread = ends.new_zeros(1, 1, 1, 1)
+            return {"attention_mask": unread, "sequence_lengths": lengths, "sequence_ends": ends}
         longest = max(lengths)
         # All four, or transformers looks for the ends itself and stalls the device in every layer.
         return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}

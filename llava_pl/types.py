@@ -192,12 +192,14 @@ class Sample:
         id: Identifier of the record or question.
         input_ids: int64 ``(T,)``; IMAGE_TOKEN_INDEX where an image token stands.
         labels: int64 ``(T,)``; IGNORE_INDEX where nothing is supervised.
-        pixel_values: float32 ``(N, C, H, W)``; N is 0 without a picture. Of tiled pictures, all tiles in order.
+        pixel_values: uint8 ``(N, C, H, W)``, levels whose values `value_of_level` tells, or float32 values; N is 0
+            without a picture. Of tiled pictures, all tiles in order.
         question: What an evaluation asks, None in training.
         index: Place in its dataset, which names a sample where ids repeat; None outside of training.
         num_cut: Tokens that were cut off the end.
         skipped: The reason why the record is left out; one position without supervision then stands in its place.
         grids: One for each tiled picture; empty when pictures are not tiled, each being P image tokens.
+        value_of_level: float32 ``(3, 256)``, the value of each level of each channel; None beside values.
     """
 
     id: str
@@ -209,6 +211,7 @@ class Sample:
     num_cut: int = 0
     skipped: str | None = None
     grids: tuple[ImageGrid, ...] = ()
+    value_of_level: Tensor | None = None
 
 
 class Batch(TypedDict, total=False):
@@ -217,11 +220,12 @@ class Batch(TypedDict, total=False):
     ``input_ids`` and ``labels`` are int64 ``(B, T)``, and so is ``attention_mask``, which padded rows have. A packed
     row (B = 1) has ``position_ids`` int64 ``(1, T)`` and ``sequence_lengths`` in its place. ``pixel_values`` is float32
     ``(N, C, H, W)`` with the pictures of all rows in order (N may be 0); of tiled pictures it holds the tiles, and
-    ``grids`` an entry for each picture. Counts are plain integers, known without asking the device: ``num_tokens``
-    attended and ``num_supervised`` positions of this micro batch, and ``num_step_supervised`` of all micro batches on
-    this rank that share its optimizer step (training only). ``questions`` is present in evaluation only, ``indices``
-    where each sample knows its place in the dataset; ``skipped``, the place and reason of each sample that was left
-    out, only where there are any.
+    ``grids`` an entry for each picture. Until the batch lies where the model runs, ``value_of_level`` stands beside
+    uint8 levels in the place of values; see `data.clip_pixels.look_up_pixels`. Counts are plain integers, known without
+    asking the device: ``num_tokens`` attended and ``num_supervised`` positions of this micro batch, and
+    ``num_step_supervised`` of all micro batches on this rank that share its optimizer step (training only).
+    ``questions`` is present in evaluation only, ``indices`` where each sample knows its place in the dataset;
+    ``skipped``, the place and reason of each sample that was left out, only where there are any.
     """
 
     ids: list[str]
@@ -232,6 +236,7 @@ class Batch(TypedDict, total=False):
     position_ids: Tensor
     sequence_lengths: list[int]
     pixel_values: Tensor
+    value_of_level: Tensor
     grids: list[ImageGrid]
     num_tokens: int
     num_supervised: int

@@ -48,6 +48,8 @@ def start_batch(samples: Sequence[Sample], *, num_image_tokens: int) -> Batch:
         pixel_values=torch.cat([sample.pixel_values for sample in samples]),
         num_tokens=sum(len(sample.input_ids) for sample in samples),
     )
+    if (table := samples[0].value_of_level) is not None:
+        batch["value_of_level"] = table
     grids = [grid for sample in samples for grid in sample.grids]
     if grids:
         batch["grids"] = grids

@@ -128,7 +128,8 @@ class SampleEncoder:
                 return self.skip(record, error.reason)
             raise _naming(record, error) from error
         ids, labels = encoded.input_ids, encoded.labels
-        return Sample(record.id, ids, labels, self._transform([]), num_cut=encoded.num_cut, grids=grids)
+        sample = Sample(record.id, ids, labels, self._transform([]), num_cut=encoded.num_cut, grids=grids)
+        return self._with_table(sample)
 
     def tokenize(self, record: Record) -> EncodedConversation:
         """Return the ids and labels of a record with one position for each image slot, whatever its length.
@@ -142,7 +143,8 @@ class SampleEncoder:
     def skip(self, record: Record, reason: str) -> Sample:
         """Return what stands in the place of a record that is left out: one position that supervises nothing."""
         ids = torch.tensor([self.tokenizer.pad_token_id], dtype=torch.int64)
-        return Sample(record.id, ids, torch.full_like(ids, IGNORE_INDEX), self._transform([]), skipped=reason)
+        sample = Sample(record.id, ids, torch.full_like(ids, IGNORE_INDEX), self._transform([]), skipped=reason)
+        return self._with_table(sample)
 
     def count_tokens(self, record: Record) -> int:
         """Return the length T of the sample of a record, without opening its pictures; of tiled ones, their headers.
@@ -168,7 +170,8 @@ class SampleEncoder:
             pixel_values = self._transform(pictures)
         except InputError as error:
             raise InputError(f"question {question.id!r}: {error}") from error
-        return Sample(question.id, encoded.input_ids, encoded.labels, pixel_values, question=question, grids=grids)
+        ids, labels = encoded.input_ids, encoded.labels
+        return self._with_table(Sample(question.id, ids, labels, pixel_values, question=question, grids=grids))
 
     def load_picture(self, name: str) -> Image.Image:
         """Return a picture of the image folder, RGB.
@@ -193,8 +196,14 @@ class SampleEncoder:
 
     def _transform(self, pictures: Sequence[Image.Image]) -> Tensor:
         tiles = [tile for picture in pictures for tile in self.tiling.cut(picture)] if self.tiling else pictures
+        if tiles:
+            return torch.stack([self.image_transform.prepare(tile) for tile in tiles])
         size = self.image_transform.image_size
-        return torch.stack([self.image_transform(tile) for tile in tiles]) if tiles else torch.empty(0, 3, size, size)
+        dtype = torch.float32 if self.image_transform.value_of_level is None else torch.uint8
+        return torch.empty(0, 3, size, size, dtype=dtype)
+
+    def _with_table(self, sample: Sample) -> Sample:
+        return replace(sample, value_of_level=self.image_transform.value_of_level)
 
 
 def _naming(record: Record, error: InputError) -> InputError:

@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llava_pl import LlavaDataModule, LlavaModule
+from llava_pl.data.clip_pixels import look_up_pixels
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.evaluation.generation import GenerationConfig
 from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
@@ -309,7 +310,7 @@ def test_biases_learn_as_lora_says(setup, bias):
 def test_adapters_start_as_the_base_model_bit_for_bit(setup, lora):
     data = setup.data()
     data.setup("fit")
-    batch = next(iter(data.train_dataloader()))
+    batch = look_up_pixels(next(iter(data.train_dataloader())))
     plan = TrainablePlan(vision_encoder="lora", decoder="lora")
     logits = []
     for settings in ({}, {"trainable": plan, "lora": lora}):
@@ -600,7 +601,7 @@ def test_adapters_train_on_a_quantized_decoder_and_come_back(setup, tiny_parts, 
     again = LlavaModule.load_from_checkpoint(setup.root / "last.ckpt", weights_only=True)
     data = setup.data(batch_size=6)
     data.setup("fit")
-    batch = next(iter(data.train_dataloader()))
+    batch = look_up_pixels(next(iter(data.train_dataloader())))
     answers = [
         each.eval().model(batch["input_ids"], batch["pixel_values"], batch["attention_mask"]).logits
         for each in (module, again)
@@ -806,7 +807,7 @@ def test_validation_loss_is_the_token_mean_whatever_the_batch_size(setup):
         losses[size] = metrics["val/loss"]
     (batch,) = list(data.val_dataloader()[0])
     with torch.no_grad():
-        output = module(batch)
+        output = module(look_up_pixels(batch))
     expected = output.total.item() / output.num_supervised.item()
     # A space, one to five letters and the end mark of each record.
     assert output.num_supervised.item() == sum(1 + (1 + number % 5) + 1 for number in range(NUM_RECORDS))

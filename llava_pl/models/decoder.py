@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llava_pl.models.adapters import plain_name, plain_table
-from llava_pl.models.attention import PACKED_SDPA, sequence_ends
+from llava_pl.models.attention import PACKED_SDPA, describe_packing, sequence_ends
 from llava_pl.models.division import is_divided
 from llava_pl.types import InputError
 
@@ -165,12 +165,11 @@ class CausalDecoder(nn.Module):
     def _packing_options(self, lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
         """Return what tells the model's attention where sequences end."""
         self.check_packing()
-        ends = sequence_ends(lengths, device)
         if self.model.config._attn_implementation == PACKED_SDPA:
             # A mask of four dimensions is handed through, here to be left alone. Without one, transformers reads off
             # the positions whether a row is packed, for which the host waits for the device.
-            unread = ends.new_zeros(1, 1, 1, 1)
-            return {"attention_mask": unread, "sequence_lengths": lengths, "sequence_ends": ends}
+            return {"attention_mask": torch.zeros(1, 1, 1, 1, device=device), **describe_packing(lengths, device)}
+        ends = sequence_ends(lengths, pin_memory=device.type == "cuda").to(device, non_blocking=True)
         longest = max(lengths)
         # All four, or transformers looks for the ends itself and stalls the device in every layer.
         return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}

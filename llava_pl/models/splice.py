@@ -34,4 +34,5 @@ def splice(inputs_embeds: Tensor, image_features: Tensor, is_image: Tensor) -> T
     positions = find_positions(is_image, num_features, f"splice: {{}} {complaint}")
     # (N, P, D) or (M, D) and the true positions of (B, T) are in row-major order, so features land in reading order.
     features = image_features.reshape(num_features, inputs_embeds.shape[-1]).to(inputs_embeds.dtype)
-    return inputs_embeds.flatten(0, 1).index_copy(0, positions, features).view_as(inputs_embeds)
+    # No view of another tensor: the first layer would be compiled apart, because what the others are given is none.
+    return inputs_embeds.index_put((positions // is_image.shape[1], positions % is_image.shape[1]), features)

@@ -137,11 +137,15 @@ def test_hyperparameters_are_plain_and_say_everything(setup, tiny_parts):
     assert is_plain(dict(module.hparams))
     assert dict(module.hparams) == {
         "stage": "align",
-        "vision_encoder": {"path": str(tiny_parts / "encoder"), "select_layer": -2, "select_feature": "patch"},
+        "vision_encoder": {
+            "path": str(tiny_parts / "encoder"), "select_layer": -2, "select_feature": "patch",
+            "compile_layers": False,
+        },
         "decoder": {
             "path": str(tiny_parts / "decoder"), "attention": "sdpa",
             "gradient_checkpointing": "none",
             "quantization": "none", "double_quantization": False, "compute_dtype": "bfloat16",
+            "compile_layers": False,
         },
         "optim": {
             "learning_rate": 1e-3, "weight_decay": 0.0, "betas": (0.9, 0.999), "eps": 1e-8, "warmup_share": 0.03,

@@ -17,6 +17,7 @@ from llava_pl.export.streaming import WeightStream
 from llava_pl.models.anyres import build_newline
 from llava_pl.models.compiling import compile_layers
 from llava_pl.models.decoder import CausalDecoder
+from llava_pl.models.fused import FusedKernels, fuse_kernels
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector, check_keeps_grid, count_image_tokens, find_connector
 from llava_pl.models.quantization import Quantization, check_quantized, prepare_quantized, require_bitsandbytes
@@ -63,6 +64,8 @@ class DecoderConfig:
         compute_dtype: Dtype that 4-bit weights are multiplied in.
         compile_layers: Have torch compile its layers for training, once for all lengths; the first step takes longer.
             Results differ by roundings.
+        fused_kernels: Whose kernels do its norms, rotations and gated products: torch's ("none"), or "liger", on GPUs,
+            which needs the extra [liger]. Results differ by roundings.
     """
 
     path: str
@@ -72,10 +75,15 @@ class DecoderConfig:
     double_quantization: bool = False
     compute_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     compile_layers: bool = False
+    fused_kernels: FusedKernels = "none"
 
     def __post_init__(self) -> None:
         """Refuse unknown words and settings that contradict each other."""
-        for name, choices in (("quantization", get_args(Quantization)), ("compute_dtype", tuple(DTYPES))):
+        for name, choices in (
+            ("quantization", get_args(Quantization)),
+            ("compute_dtype", tuple(DTYPES)),
+            ("fused_kernels", get_args(FusedKernels)),
+        ):
             if (found := getattr(self, name)) not in choices:
                 raise InputError(f"model.decoder.{name}: expected one of {', '.join(choices)}, found {found!r}")
         if self.double_quantization and self.quantization not in ("nf4", "fp4"):
@@ -170,6 +178,8 @@ def build_model(
     model = _compose(config, encoder, language, stream)
     if decoder.quantization != "none":
         check_quantized(model, language, plain=[language.head, language.embedding])
+    if decoder.fused_kernels != "none":
+        fuse_kernels(language.model)
     if vision_encoder.compile_layers:
         compile_layers(encoder.model)
     if decoder.compile_layers:

@@ -145,7 +145,7 @@ def test_hyperparameters_are_plain_and_say_everything(setup, tiny_parts):
             "path": str(tiny_parts / "decoder"), "attention": "sdpa",
             "gradient_checkpointing": "none",
             "quantization": "none", "double_quantization": False, "compute_dtype": "bfloat16",
-            "compile_layers": False,
+            "compile_layers": False, "fused_kernels": "none",
         },
         "optim": {
             "learning_rate": 1e-3, "weight_decay": 0.0, "betas": (0.9, 0.999), "eps": 1e-8, "warmup_share": 0.03,

@@ -192,7 +192,8 @@ class Sample:
         id: Identifier of the record or question.
         input_ids: int64 ``(T,)``; IMAGE_TOKEN_INDEX where an image token stands.
         labels: int64 ``(T,)``; IGNORE_INDEX where nothing is supervised.
-        pixel_values: float32 ``(N, C, H, W)``; N is 0 without a picture. Of tiled pictures, all tiles in order.
+        pixel_values: uint8 ``(N, C, H, W)``, levels whose values `value_of_level` tells, or float32 values; N is 0
+            without a picture. Of tiled pictures, all tiles in order.
         question: What an evaluation asks, None in training.
         index: Place in its dataset, which names a sample where ids repeat; None outside of training.
         num_cut: Tokens that were cut off the end.
@@ -201,6 +202,7 @@ class Sample:
         picture: Name of the only picture of a question: of samples with equal names, a batch holds it once.
         patch_features: float ``(N, patches, D_v)`` in the place of `pixel_values`, which then has none, where a store
             keeps what the vision encoder makes of pictures; None without one.
+        value_of_level: float32 ``(3, 256)``, the value of each level of each channel; None beside values.
     """
 
     id: str
@@ -214,6 +216,7 @@ class Sample:
     grids: tuple[ImageGrid, ...] = ()
     picture: str | None = None
     patch_features: Tensor | None = None
+    value_of_level: Tensor | None = None
 
     @property
     def num_pictures(self) -> int:
@@ -235,6 +238,8 @@ class Batch(TypedDict, total=False):
         position_ids: int64 ``(1, T)``, restarting with each sample; of a packed row (B = 1) only.
         sequence_lengths: Positions of each sample of a packed row.
         pixel_values: float32 ``(N, C, H, W)``, the pictures of all rows in order, or their tiles; N may be 0.
+        value_of_level: float32 ``(3, 256)``, and `pixel_values` are then uint8 levels; until the batch lies where the
+            model runs (`data.clip_pixels.look_up_pixels`).
         patch_features: float ``(N, patches, D_v)`` in every batch of a run whose pictures are encoded already, and
             `pixel_values` then has none.
         grids: One for each tiled picture.
@@ -255,6 +260,7 @@ class Batch(TypedDict, total=False):
     position_ids: Tensor
     sequence_lengths: list[int]
     pixel_values: Tensor
+    value_of_level: Tensor
     patch_features: Tensor
     grids: list[ImageGrid]
     pictures: list[int]

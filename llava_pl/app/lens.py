@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from llava_pl.app.stretches import Stretch, read_row, show_pixels
+from llava_pl.data.clip_pixels import look_up_pixels
 from llava_pl.data.conversation_datamodule import ConversationDataModule
 from llava_pl.data.entries import VAL_LABEL
 from llava_pl.types import BadRecord, Batch, ImageGrid, InputError, RecordError
@@ -130,7 +131,9 @@ def look_at(data: ConversationDataModule, index: int, source: str | None = None)
         id=record.id,
         stretches=read_row(batch, encoder.tokenizer, num_image_tokens=data.num_image_tokens),
         num_supervised=batch["num_supervised"],
-        pictures=tuple(show_pixels(pixels, encoder.image_transform) for pixels in batch["pixel_values"]),
+        pictures=tuple(
+            show_pixels(pixels, encoder.image_transform) for pixels in look_up_pixels(batch)["pixel_values"]
+        ),
         grids=tuple(batch.get("grids", ())),
         num_cut=sample.num_cut,
         skipped=sample.skipped,

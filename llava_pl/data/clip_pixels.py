@@ -1,16 +1,19 @@
 """RGB picture -> pixel values: what a CLIP or SigLIP processor computes, bit for bit, in half its time.
 
-In: the picture that `data/image.py` has read, and the processor whose settings count. Out: ``pixel_values``,
-float32 ``(3, H, W)``.
+In: the picture that `data/image.py` has read, and the processor whose settings count. Out: its levels, uint8
+``(3, H, W)``, and the table that gives their values, float32 ``(3, 256)``. Workers hand on these two, a quarter of the
+bytes; `look_up_pixels` makes ``pixel_values`` of them where the model runs.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from PIL import Image
+
+from llava_pl.types import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +35,27 @@ def centre_on_canvas(picture: Image.Image, size: tuple[int, int], colour: tuple[
     return canvas
 
 
+def look_up(levels: Tensor, value_of_level: Tensor) -> Tensor:
+    """Return the value of each level, ``(..., 3, H, W)`` in the dtype of the table.
+
+    A table, not arithmetic: a device may round a product and a sum otherwise than the processor did.
+
+    Args:
+        levels: uint8 ``(..., 3, H, W)``.
+        value_of_level: The value of each level of each channel, ``(3, 256)``.
+    """
+    first = torch.arange(0, value_of_level.numel(), 256, device=levels.device)  # of each channel in the table
+    return torch.take(value_of_level, levels + first.view(3, 1, 1))
+
+
+def look_up_pixels(batch: Batch) -> Batch:
+    """Return a batch whose ``pixel_values`` are float32, whether its loader handed on levels or values."""
+    if "value_of_level" not in batch:
+        return batch
+    rest = {name: value for name, value in batch.items() if name != "value_of_level"}
+    return cast("Batch", {**rest, "pixel_values": look_up(batch["pixel_values"], batch["value_of_level"])})
+
+
 class ClipPixels:
     """Turns RGB pictures into the pixel values that a processor gives.
 
@@ -40,7 +64,7 @@ class ClipPixels:
     float32. A channel has only 256 levels: here the processor itself computes the values of these once, and a picture
     looks them up.
 
-    Rare settings (other sizes, no centre crop, padding) go through the processor itself.
+    Rare settings (other sizes, no centre crop, padding) go through the processor itself, and have no levels.
 
     Args:
         processor: Its settings are read once; later changes do not count.
@@ -61,7 +85,7 @@ class ClipPixels:
         values = processor.preprocess(
             grey_levels.convert("RGB"), do_resize=False, do_center_crop=False, do_pad=False, return_tensors="np"
         )["pixel_values"]
-        self.value_of_level = np.ascontiguousarray(values[0, :, 0])
+        self.value_of_level = torch.from_numpy(np.ascontiguousarray(values[0, :, 0]))
         """The value of each level of each channel, float32 ``(3, 256)``."""
 
     def __call__(self, picture: Image.Image, pad_colour: tuple[int, int, int] | None = None) -> Tensor:
@@ -76,13 +100,17 @@ class ClipPixels:
                 picture = centre_on_canvas(picture, (max(picture.size),) * 2, pad_colour)
             pixel_values: Tensor = self.processor.preprocess(picture, return_tensors="pt")["pixel_values"][0]
             return pixel_values
+        return look_up(self.levels(picture, pad_colour), self.value_of_level)
+
+    def levels(self, picture: Image.Image, pad_colour: tuple[int, int, int] | None = None) -> Tensor:
+        """Return the levels of a resized RGB picture, uint8 ``(3, H, W)``; only with settings that are known.
+
+        Args:
+            picture: As for a call.
+            pad_colour: Likewise.
+        """
         picture = self._crop(self._resize(picture, pad_colour))
-        levels = np.asarray(picture)
-        values = np.empty((3, picture.height, picture.width), self.value_of_level.dtype)
-        for channel, value_of_level in enumerate(self.value_of_level):
-            # "clip" because the default checks indices in a copy of `out`; every uint8 is an index.
-            np.take(value_of_level, levels[:, :, channel], out=values[channel], mode="clip")
-        return torch.from_numpy(values)
+        return torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy())
 
     def _resize(self, picture: Image.Image, pad_colour: tuple[int, int, int] | None) -> Image.Image:
         side, edge = max(picture.size), self.edge

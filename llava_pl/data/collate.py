@@ -55,6 +55,8 @@ def start_batch(samples: Sequence[Sample], *, num_image_tokens: int) -> Batch:
     features = [sample.patch_features for sample in shown.values() if sample.patch_features is not None]
     if features:
         batch["patch_features"] = torch.cat(features)
+    if (table := samples[0].value_of_level) is not None:
+        batch["value_of_level"] = table
     grids = [grid for sample in shown.values() for grid in sample.grids]
     if grids:
         batch["grids"] = grids

@@ -134,7 +134,7 @@ class SampleEncoder:
             if isinstance(error, RecordError) and error.reason == "too_long" and self.on_too_long == "drop":
                 return self.skip(record, error.reason)
             raise _naming(record, error) from error
-        sample = self._start(record, encoded.input_ids, encoded.labels)
+        sample = self._start(record.id, encoded.input_ids, encoded.labels)
         return replace(sample, num_cut=encoded.num_cut, grids=grids)
 
     def tokenize(self, record: Record) -> EncodedConversation:
@@ -149,7 +149,7 @@ class SampleEncoder:
     def skip(self, record: Record, reason: str) -> Sample:
         """Return what stands in the place of a record that is left out: one position that supervises nothing."""
         ids = torch.tensor([self.tokenizer.pad_token_id], dtype=torch.int64)
-        return replace(self._start(record, ids, torch.full_like(ids, IGNORE_INDEX)), skipped=reason)
+        return replace(self._start(record.id, ids, torch.full_like(ids, IGNORE_INDEX)), skipped=reason)
 
     def count_tokens(self, record: Record) -> int:
         """Return the length T of the sample of a record, without opening its pictures; of tiled ones, their headers.
@@ -184,7 +184,8 @@ class SampleEncoder:
             encoded = fill_slots(tokenized, sizes)
         except InputError as error:
             raise InputError(f"question {question.id!r}: {error}") from error
-        return Sample(question.id, encoded.input_ids, encoded.labels, pixel_values, question=question, grids=grids)
+        sample = self._start(question.id, encoded.input_ids, encoded.labels)
+        return replace(sample, pixel_values=pixel_values, question=question, grids=grids)
 
     def tokenize_question(self, question: Question, *, has_picture: bool) -> EncodedConversation:
         """Return the ids of a prompt with one position for its image slot, which goes where no picture is shown.
@@ -213,12 +214,14 @@ class SampleEncoder:
             RecordError: As `load_picture`, or the picture is too elongated.
         """
         ids = torch.full((self.num_image_tokens,), IMAGE_TOKEN_INDEX)
-        sample = self._start(Record(name, ()), ids, torch.full_like(ids, IGNORE_INDEX))
+        sample = self._start(name, ids, torch.full_like(ids, IGNORE_INDEX))
         return replace(sample, pixel_values=self._transform([self.load_picture(name)]))
 
-    def _start(self, record: Record, input_ids: Tensor, labels: Tensor) -> Sample:
+    def _start(self, name: str, input_ids: Tensor, labels: Tensor) -> Sample:
+        """Return a sample without pictures."""
         nothing = None if self.features is None else self.features.nothing
-        return Sample(record.id, input_ids, labels, self._transform([]), patch_features=nothing)
+        table = self.image_transform.value_of_level
+        return Sample(name, input_ids, labels, self._transform([]), patch_features=nothing, value_of_level=table)
 
     def _look_up(self, name: str, features: PictureFeatures) -> Tensor:
         if (found := features.get(name)) is not None:
@@ -245,8 +248,11 @@ class SampleEncoder:
 
     def _transform(self, pictures: Sequence[Image.Image]) -> Tensor:
         tiles = [tile for picture in pictures for tile in self.tiling.cut(picture)] if self.tiling else pictures
+        if tiles:
+            return torch.stack([self.image_transform.prepare(tile) for tile in tiles])
         size = self.image_transform.image_size
-        return torch.stack([self.image_transform(tile) for tile in tiles]) if tiles else torch.empty(0, 3, size, size)
+        dtype = torch.float32 if self.image_transform.value_of_level is None else torch.uint8
+        return torch.empty(0, 3, size, size, dtype=dtype)
 
 
 def _naming(record: Record, error: InputError) -> InputError:

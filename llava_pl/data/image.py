@@ -1,7 +1,7 @@
-"""Picture file -> RGB picture -> pixel values.
+"""Picture file -> RGB picture -> levels and their pixel values.
 
-In: the file name that a record or a question gives. Out: float32 ``(C, H, W)``, one entry of a sample's
-``pixel_values``. ``data/dataset.py`` stacks them; the vision encoder is the next to read them.
+In: the file name that a record or a question gives. Out: uint8 ``(C, H, W)``, one entry of a sample's
+``pixel_values``. ``data/dataset.py`` stacks them; where the vision encoder runs, they become float32.
 
 Every number equals what the original gets from Pillow and the CLIP processor of transformers 4, bit for bit. The
 departures are marked ``Unlike LLaVA``.
@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, ImageOps
 # Not CLIPImageProcessor: that one is backed by torchvision, whose resizing differs by 1/255, and warns without it.
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from llava_pl.data.clip_pixels import ClipPixels, centre_on_canvas
+from llava_pl.data.clip_pixels import ClipPixels, centre_on_canvas, look_up
 from llava_pl.data.json_files import read_json_object
 from llava_pl.types import InputError, RecordError
 
@@ -196,8 +196,8 @@ class ImageTransform:
     def from_pretrained(cls, path: str | Path, *, aspect: Literal["pad", "square"] = "pad") -> ImageTransform:
         """Return the transform that a vision encoder was trained with.
 
-        Reads ``preprocessor_config.json``, of transformers 5 or older. A folder that has only the ``config.json`` of
-        a CLIP or SigLIP model gives their values at that model's size.
+        Reads ``preprocessor_config.json``, of transformers 5 or older. A folder with only the ``config.json`` of a CLIP
+        or SigLIP model gives their values at its size.
 
         Args:
             path: Folder or hub id of the encoder.
@@ -206,10 +206,8 @@ class ImageTransform:
         Raises:
             InputError: Neither file can be read, or they do not describe an encoder of square pictures of one size.
         """
-        expected = (
-            f"image transform of {path}: expected preprocessor_config.json of a CLIP or SigLIP encoder of square "
-            "pictures"
-        )
+        reads = "preprocessor_config.json of a CLIP or SigLIP encoder of square pictures"
+        expected = f"image transform of {path}: expected {reads}"
         step = "check the path of the vision encoder"
         try:
             config_path = Path(path) / "config.json"
@@ -225,8 +223,7 @@ class ImageTransform:
         # Files of transformers before 4.26 name the type by another key, if at all.
         name = str(settings.get("image_processor_type") or settings.get("feature_extractor_type", "CLIP"))
         kind = name.upper()
-        is_siglip = kind.startswith("SIGLIP") and not kind.startswith("SIGLIP2")
-        if is_siglip:
+        if is_siglip := kind.startswith("SIGLIP") and not kind.startswith("SIGLIP2"):
             side = settings.get("size", 224)
             size = {"height": side, "width": side} if isinstance(side, int) else side
             settings = {**SIGLIP_SETTINGS, **settings, "size": size}
@@ -248,7 +245,17 @@ class ImageTransform:
         self._clip_pixels = ClipPixels(processor)
 
     def __call__(self, picture: Image.Image) -> Tensor:
-        """Return the pixel values of a picture of any mode, float32 ``(3, image_size, image_size)``.
+        """Return the pixel values of what `prepare` makes of a picture, float32 ``(3, image_size, image_size)``."""
+        levels = self.prepare(picture)
+        return levels if self.value_of_level is None else look_up(levels, self.value_of_level)
+
+    @property
+    def value_of_level(self) -> Tensor | None:
+        """The value of each level of each channel, float32 ``(3, 256)``; None where settings are rare."""
+        return self._clip_pixels.value_of_level.float() if self._clip_pixels.is_known else None
+
+    def prepare(self, picture: Image.Image) -> Tensor:
+        """Return the levels of a picture of any mode, uint8 ``(3, image_size, image_size)``; values if it has none.
 
         Raises:
             RecordError: The picture is so elongated that squaring or resizing it would exhaust memory.
@@ -267,7 +274,8 @@ class ImageTransform:
             picture = _to_rgb(picture)
         # Unlike LLaVA: pictures 1 or 3 pixels high work. There the processor takes the height for the channels: it
         # refuses the former and garbles the latter.
-        return self._clip_pixels(picture, self.pad_colour if self.aspect == "pad" else None)
+        give = self._clip_pixels.levels if self._clip_pixels.is_known else self._clip_pixels
+        return give(picture, self.pad_colour if self.aspect == "pad" else None)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

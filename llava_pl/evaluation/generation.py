@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 from PIL import Image
 
+from llava_pl.data.clip_pixels import look_up_pixels
 from llava_pl.data.collate import collate
 from llava_pl.data.conversation import find_stop
 from llava_pl.data.dataset import SampleEncoder
@@ -135,6 +136,7 @@ def ask_about_picture(
             num_image_tokens=encoder.num_image_tokens,
             padding_side="left",
         )
+        batch = look_up_pixels(batch)
         for key in ("input_ids", "attention_mask", "pixel_values"):
             batch[key] = batch[key].to(device)
         texts = generate_answers(model, batch, encoder.tokenizer, config, stop=stop)

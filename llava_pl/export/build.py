@@ -15,7 +15,9 @@ from llava_pl.export.part_configs import read_decoder_config, read_vision_config
 from llava_pl.export.parts import load_decoder, load_vision_encoder
 from llava_pl.export.streaming import WeightStream
 from llava_pl.models.anyres import build_newline
+from llava_pl.models.compiling import compile_layers
 from llava_pl.models.decoder import CausalDecoder
+from llava_pl.models.fused import FusedKernels, fuse_kernels
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.projector import build_projector, check_keeps_grid, count_image_tokens, find_connector
 from llava_pl.models.quantization import Quantization, check_quantized, prepare_quantized, require_bitsandbytes
@@ -35,11 +37,13 @@ class VisionEncoderConfig:
         path: Folder or hub name of a CLIP model, or of a SigLIP or SigLIP-2 model of one picture size.
         select_layer: Which hidden state to use; negative counts from the last layer. LLaVA-1.5: -2.
         select_feature: "patch", or "cls_patch" with the class token in front, which SigLIP has not.
+        compile_layers: Have torch compile its layers for training; see the decoder's.
     """
 
     path: str
     select_layer: int = -2
     select_feature: SelectFeature = "patch"
+    compile_layers: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,10 @@ class DecoderConfig:
             (Dettmers et al. 2023), "int8" in 8, or "none". Head and embeddings are never quantized.
         double_quantization: Quantize the scales of 4-bit weights, too.
         compute_dtype: Dtype that 4-bit weights are multiplied in.
+        compile_layers: Have torch compile its layers for training, once for all lengths; the first step takes longer.
+            Results differ by roundings.
+        fused_kernels: Whose kernels do its norms, rotations and gated products: torch's ("none"), or "liger", on GPUs,
+            which needs the extra [liger]. Results differ by roundings.
     """
 
     path: str
@@ -66,15 +74,26 @@ class DecoderConfig:
     quantization: Quantization = "none"
     double_quantization: bool = False
     compute_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    compile_layers: bool = False
+    fused_kernels: FusedKernels = "none"
 
     def __post_init__(self) -> None:
         """Refuse unknown words and settings that contradict each other."""
-        for name, choices in (("quantization", get_args(Quantization)), ("compute_dtype", tuple(DTYPES))):
+        for name, choices in (
+            ("quantization", get_args(Quantization)),
+            ("compute_dtype", tuple(DTYPES)),
+            ("fused_kernels", get_args(FusedKernels)),
+        ):
             if (found := getattr(self, name)) not in choices:
                 raise InputError(f"model.decoder.{name}: expected one of {', '.join(choices)}, found {found!r}")
         if self.double_quantization and self.quantization not in ("nf4", "fp4"):
             raise InputError(
                 f"model.decoder.double_quantization: is for nf4 and fp4, found quantization {self.quantization}"
+            )
+        if self.compile_layers and (self.quantization != "none" or self.attention == "flash_attention_2"):
+            raise InputError(
+                "model.decoder.compile_layers: is for decoders that are not quantized, with attention sdpa or eager; "
+                f"found quantization {self.quantization} and attention {self.attention}"
             )
 
 
@@ -159,6 +178,12 @@ def build_model(
     model = _compose(config, encoder, language, stream)
     if decoder.quantization != "none":
         check_quantized(model, language, plain=[language.head, language.embedding])
+    if decoder.fused_kernels != "none":
+        fuse_kernels(language.model)
+    if vision_encoder.compile_layers:
+        compile_layers(encoder.model)
+    if decoder.compile_layers:
+        compile_layers(language.model, decoder.gradient_checkpointing)
     return model
 
 

@@ -133,7 +133,15 @@ def _build(
         config = ModelConfig.of(hyper)
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: its hyper_parameters are of another version ({error}); update llava_pl") from error
-    decoder = replace(config.decoder, quantization="none", double_quantization=False, gradient_checkpointing="none")
+    # A checkpoint of a run with kernels for GPUs is read on any machine.
+    decoder = replace(
+        config.decoder,
+        quantization="none",
+        double_quantization=False,
+        gradient_checkpointing="none",
+        compile_layers=False,
+        fused_kernels="none",
+    )
     config = replace(config, decoder=decoder)
     bases = {}
     for part, place in config.base_paths.items():

@@ -14,7 +14,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from llava_pl.models.adapters import plain_name, plain_table
-from llava_pl.models.attention import PACKED_SDPA, sequence_ends
+from llava_pl.models.attention import PACKED_SDPA, describe_packing, sequence_ends
 from llava_pl.models.division import is_divided
 from llava_pl.types import InputError
 
@@ -165,13 +165,11 @@ class CausalDecoder(nn.Module):
                 longer than the model's table of positions (MPT).
         """
         self._check_length(inputs_embeds.shape[1], "lower data.max_length")
-        packing = {} if sequence_lengths is None else self._packing_options(sequence_lengths, inputs_embeds.device)
+        options: dict[str, Any] = {"attention_mask": attention_mask}
+        if sequence_lengths is not None:
+            options |= self._packing_options(sequence_lengths, inputs_embeds.device)
         output = self.model.base_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            use_cache=False,
-            **packing,
+            inputs_embeds=inputs_embeds, position_ids=position_ids, use_cache=False, **options
         )
         return cast("Tensor", output.last_hidden_state)
 
@@ -204,9 +202,11 @@ class CausalDecoder(nn.Module):
     def _packing_options(self, lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
         """Return what tells the model's attention where sequences end."""
         self.check_packing()
-        ends = sequence_ends(lengths, device)
         if self.model.config._attn_implementation == PACKED_SDPA:
-            return {"sequence_lengths": lengths, "sequence_ends": ends}
+            # A mask of four dimensions is handed through, here to be left alone. Without one, transformers reads off
+            # the positions whether a row is packed, for which the host waits for the device.
+            return {"attention_mask": torch.zeros(1, 1, 1, 1, device=device), **describe_packing(lengths, device)}
+        ends = sequence_ends(lengths, pin_memory=device.type == "cuda").to(device, non_blocking=True)
         longest = max(lengths)
         # All four, or transformers looks for the ends itself and stalls the device in every layer.
         return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}

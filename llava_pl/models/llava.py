@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from llava_pl.models.anyres import merge_tiles
 from llava_pl.models.decoder import Decoder
-from llava_pl.models.loss import supervised_loss
+from llava_pl.models.division import is_divided
+from llava_pl.models.loss import MAX_LOGITS, supervised_loss
 from llava_pl.models.projector import count_image_tokens
 from llava_pl.models.prompts import Prompts, ReadPrompts, answer_greedily, read_prompts, score_answers
 from llava_pl.models.shared_prefix import find_shared_prefix
@@ -21,7 +22,7 @@ from llava_pl.types import IMAGE_TOKEN_INDEX, ImageGrid, InputError, LossOutput
 
 INPUTS = frozenset(
     {"input_ids", "pixel_values", "attention_mask", "position_ids", "labels", "sequence_lengths", "grids"}
-    | {"patch_features"}
+    | {"patch_features", "num_supervised"}
 )
 """What `LlavaModel.forward` takes of a batch."""
 
@@ -189,6 +190,7 @@ class LlavaModel(nn.Module):
         sequence_lengths: Sequence[int] | None = None,
         grids: Sequence[ImageGrid] = (),
         patch_features: Tensor | None = None,
+        num_supervised: int | None = None,
     ) -> LlavaOutput:
         """Return the loss when labels are given, the logits of all positions when they are not.
 
@@ -204,6 +206,7 @@ class LlavaModel(nn.Module):
             grids: One for each picture where pictures are tiled; `pixel_values` then holds their tiles.
             patch_features: float ``(N, patches, D_v)``, what the vision encoder makes of the pictures, in the place of
                 `pixel_values`; None to encode these.
+            num_supervised: How many tokens the labels supervise, if that is known: a device then need not be asked.
 
         Raises:
             ValueError: Image tokens and pictures do not match.
@@ -214,7 +217,10 @@ class LlavaModel(nn.Module):
         hidden = self.decoder.hidden_states(inputs_embeds, attention_mask, position_ids, sequence_lengths)
         if labels is None:
             return LlavaOutput(logits=self.decoder.logits(hidden))
-        return LlavaOutput(loss_output=supervised_loss(hidden, labels, self.decoder.logits))
+        # A head in pieces is gathered by all ranks together, and they have unequally many rows: it takes all at once.
+        max_rows = None if is_divided(cast("nn.Module", self.decoder)) else MAX_LOGITS // self.decoder.num_embeddings
+        loss = supervised_loss(hidden, labels, self.decoder.logits, num_supervised=num_supervised, max_rows=max_rows)
+        return LlavaOutput(loss_output=loss)
 
     @torch.no_grad()  # not inference_mode: weights that are gathered within stay unusable for training
     def generate(

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from llava_pl.models import attention  # noqa: F401  registers an operation that is named below
 from llava_pl.types import InputError
 
 GradientCheckpointing = Literal["none", "selective", "full"]
@@ -29,6 +30,7 @@ MATRIX_PRODUCTS = [
     _aten._scaled_dot_product_efficient_attention.default,
     _aten._scaled_dot_product_cudnn_attention.default,
     torch.ops.torch_attn._varlen_attn.default,
+    torch.ops.llava_pl.attend_each.default,
 ]
 """Nearly all of a layer's arithmetic. Their results are what "selective" keeps."""
 
@@ -65,13 +67,14 @@ def recompute_layers(model: nn.Module, kind: GradientCheckpointing) -> None:
         )
     for layer in layers:
         # On the object, beneath its hooks, so that those of sharding strategies do not run twice.
-        layer.forward = partial(_forward, layer, kind)
+        layer.forward = partial(run_layer, layer, kind)
 
 
-def _forward(layer: nn.Module, kind: GradientCheckpointing, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+def run_layer(layer: nn.Module, kind: GradientCheckpointing, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    """Return what a layer returns, and keep of it what a kind of recomputation keeps."""
     # By its class at the time of the call: sharding strategies replace it.
     forward = partial(type(layer).forward, layer)
-    if not torch.is_grad_enabled():
+    if kind == "none" or not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     options: dict[str, Any] = {}
     if kind == "selective":

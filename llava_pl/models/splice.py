@@ -6,16 +6,16 @@ Out: ``inputs_embeds`` with the image tokens filled in.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from llava_pl.models.positions import find_positions
 
 
 def splice(inputs_embeds: Tensor, image_features: Tensor, is_image: Tensor) -> Tensor:
     """Return the embeddings with the image tokens replaced by the image features, row by row in order.
 
-    The guard matters: with one feature too many, `masked_scatter` silently shifts every later picture by a token; with
-    one too few it reads past the end. On CPU the guard is a `ValueError` that gives both counts; on a device it is an
-    asynchronous assertion, because reading the count back would stall the step. The collator has counted already.
+    The guard matters: with one feature too many or too few, every later picture would be shifted by a token. The
+    collator has counted already.
 
     Args:
         inputs_embeds: float ``(B, T, D)``.
@@ -26,20 +26,13 @@ def splice(inputs_embeds: Tensor, image_features: Tensor, is_image: Tensor) -> T
         float ``(B, T, D)``, a new tensor.
 
     Raises:
-        ValueError: The image tokens are not exactly as many as the features.
+        ValueError: The image tokens are not exactly as many as the features; on a device, an asynchronous assertion.
     """
     num_features = image_features.shape[:-1].numel()
-    num_image_tokens = is_image.sum()
-    if is_image.device.type == "cpu":
-        if int(num_image_tokens) != num_features:
-            pictures = " ({} pictures of {})".format(*image_features.shape) if image_features.ndim == 3 else ""
-            raise ValueError(
-                f"splice: {int(num_image_tokens)} image tokens in input_ids, but {num_features} image features"
-                f"{pictures}; expected equal numbers"
-            )
-    else:
-        torch._assert_async(
-            num_image_tokens == num_features, "splice: image tokens and image features differ in number"
-        )
+    pictures = " ({} pictures of {})".format(*image_features.shape) if image_features.ndim == 3 else ""
+    complaint = f"image tokens in input_ids, but {num_features} image features{pictures}; expected equal numbers"
+    positions = find_positions(is_image, num_features, f"splice: {{}} {complaint}")
     # (N, P, D) or (M, D) and the true positions of (B, T) are in row-major order, so features land in reading order.
-    return inputs_embeds.masked_scatter(is_image.unsqueeze(-1), image_features.to(inputs_embeds.dtype))
+    features = image_features.reshape(num_features, inputs_embeds.shape[-1]).to(inputs_embeds.dtype)
+    # No view of another tensor: the first layer would be compiled apart, because what the others are given is none.
+    return inputs_embeds.index_put((positions // is_image.shape[1], positions % is_image.shape[1]), features)

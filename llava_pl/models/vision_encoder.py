@@ -95,7 +95,15 @@ class VisionEncoder(nn.Module):
 
         Returns:
             float ``(N, patches, D_v)`` in the encoder's dtype.
+
+        Raises:
+            InputError: These are no values, but the levels that a loader hands on.
         """
+        if not pixel_values.is_floating_point():
+            raise InputError(
+                f"vision_encoder: expected float pixel_values, found {pixel_values.dtype} levels; give the batch to "
+                "llava_pl.data.clip_pixels.look_up_pixels first"
+            )
         # The model's own forward goes on to the last norm, which belongs to no hidden state.
         hidden = self.model.embeddings(pixel_values.to(self.model.dtype))
         if isinstance(self.model, CLIPVisionModel):

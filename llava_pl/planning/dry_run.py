@@ -20,8 +20,6 @@ from llava_pl.models.llava import LlavaModel
 from llava_pl.planning.batches import BatchShape, make_batch
 from llava_pl.planning.memory_tape import MemoryTape, Moment
 
-_aten = torch.ops.aten
-
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
@@ -56,12 +54,7 @@ def run_dry(model: LlavaModel, shape: BatchShape, *, autocast: torch.dtype | Non
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         fake_parameters(model)
-        tape = AnsweringTape(
-            list(model.parameters()),
-            list(model.buffers()),
-            num_supervised=shape.num_samples * shape.num_supervised,
-            num_image_tokens=shape.count_image_tokens(model.num_image_tokens),
-        )
+        tape = AnsweringTape(list(model.parameters()), list(model.buffers()))
         context = nullcontext() if autocast is None else torch.autocast("cpu", dtype=autocast)
         try:
             with tape:
@@ -78,7 +71,7 @@ def run_dry(model: LlavaModel, shape: BatchShape, *, autocast: torch.dtype | Non
 
 
 def _forward(model: LlavaModel, batch: Mapping[str, Any]) -> Tensor:
-    names = ("pixel_values", "attention_mask", "position_ids", "labels", "sequence_lengths")
+    names = ("pixel_values", "attention_mask", "position_ids", "labels", "sequence_lengths", "num_supervised")
     output = model(batch["input_ids"], **{name: batch.get(name) for name in names}, grids=batch.get("grids", ()))
     total: Tensor = output.loss_output.total
     return total
@@ -103,28 +96,10 @@ def fake_parameters(model: nn.Module) -> None:
 
 
 class AnsweringTape(MemoryTape):  # type: ignore[no-untyped-call]
-    """A tape that answers what cannot be read off tensors without numbers.
+    """A tape that answers what cannot be read off tensors without numbers: a truth is false, a number is 1.
 
-    How many positions are supervised, how many are image tokens, and whether a mask masks nothing (it does not).
-
-    Args:
-        parameters: As for `MemoryTape`.
-        buffers: Likewise.
-        num_supervised: Supervised positions.
-        num_image_tokens: Positions of image tokens; also any other number that is asked for.
+    So a mask does not mask nothing, and as many positions are image tokens or supervised as was counted beforehand.
     """
-
-    def __init__(
-        self,
-        parameters: Sequence[nn.Parameter],
-        buffers: Sequence[Tensor],
-        *,
-        num_supervised: int = 1,
-        num_image_tokens: int = 1,
-    ) -> None:
-        super().__init__(parameters, buffers)
-        self._num_supervised = num_supervised
-        self._num_image_tokens = num_image_tokens
 
     def __torch_dispatch__(
         self,
@@ -134,9 +109,6 @@ class AnsweringTape(MemoryTape):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         """Run an operation, or answer it."""
-        if func is _aten._local_scalar_dense.default:
-            return False if args[0].dtype == torch.bool else self._num_image_tokens
-        if func is _aten.index.Tensor and args[1][0] is not None and args[1][0].dtype == torch.bool:
-            rows = torch.empty(self._num_supervised, dtype=torch.long)
-            args = (args[0], [rows] * args[1][0].ndim)
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return False if args[0].dtype == torch.bool else 1
         return super().__torch_dispatch__(func, types, args, kwargs)

@@ -10,6 +10,7 @@ from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from llava_pl.data.clip_pixels import look_up_pixels
 from llava_pl.evaluation.generation import Answers, GenerationConfig, answer_questions
 from llava_pl.evaluation.parsing import Parser
 from llava_pl.export.bases import read_bases
@@ -26,7 +27,7 @@ from llava_pl.training.carried import describe_run
 from llava_pl.training.checkpoint import check_kept, find_own, keep_own, take_rows
 from llava_pl.training.feature_cache import FeatureCache
 from llava_pl.training.loss_watch import LossWatch
-from llava_pl.training.normalization import LossNormalization, normalize_loss
+from llava_pl.training.normalization import LossNormalization, normalize_loss, sum_over_ranks
 from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule, check_rates
 from llava_pl.training.rehearsal import check_run
 from llava_pl.training.resplit import resplit
@@ -183,20 +184,21 @@ class LlavaModule(LightningModule):
             normalization=self.loss_normalization,
             num_micro_batches=self.trainer.accumulate_grad_batches,
             world_size=self.trainer.world_size,
-            sum_over_ranks=self._sum_over_ranks,
+            # Filled there: a number that is brought there makes the host wait.
+            sum_over_ranks=lambda number: sum_over_ranks(torch.full((), number, device=self.device)),
         )
         self._watch.check(loss, batch, step=self.trainer.global_step)
         self._log_step_loss(loss.detach())
         return loss
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return what checks base models, logs steps and scores answers; Lightning adds them to the trainer's.
+        """Return what checks base models and losses, logs steps and scores answers; Lightning adds them to its own.
 
         It asks for them before data is prepared and weights are read: settings that cannot work end the run here.
         """
         if self.model is None:
             check_run(self.trainer, self.model_config, self.plan, lora=self.lora, optim=self.optim_config)
-        return [self._bases, StepLog(), ScoreQuestions(self.parser), FeatureCache()]
+        return [self._bases, self._watch, StepLog(), ScoreQuestions(self.parser), FeatureCache()]
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Answers | None:
         """Answer a batch of questions, or add a batch of records to the mean loss."""
@@ -232,9 +234,9 @@ class LlavaModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move the tensors of a batch; Lightning's own walk refuses the frozen dataclasses beside them."""
+        """Move the tensors of a batch, pictures as levels; Lightning's own walk refuses the dataclasses beside them."""
         moved = {key: value.to(device, non_blocking=True) for key, value in batch.items() if isinstance(value, Tensor)}
-        return cast("Batch", {**batch, **moved})
+        return look_up_pixels(cast("Batch", {**batch, **moved}))
 
     def on_train_start(self) -> None:
         """Start adding up the loss of the first step."""
@@ -282,12 +284,9 @@ class LlavaModule(LightningModule):
         if self.init_from is not None:
             self._replaced |= load_initial_weights(self.model, self.init_from, lora=self.lora, stream=stream)
 
-    def _sum_over_ranks(self, number: int) -> Tensor:
-        return cast("Tensor", self.trainer.strategy.reduce(torch.tensor(number, device=self.device), reduce_op="sum"))
-
     def _log_step_loss(self, loss: Tensor) -> None:
         """Log the loss of a whole optimizer step: what its micro batches returned, divided as Lightning divides."""
         self._step_loss += loss / self.trainer.accumulate_grad_batches
         if is_step_complete(self.trainer):
-            self.log("train/loss", self._step_loss, prog_bar=True, sync_dist=True)
+            self.log("train/loss", sum_over_ranks(self._step_loss) / self.trainer.world_size, prog_bar=True)
             self._step_loss = torch.zeros_like(self._step_loss)

@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, distributed
 
 from llava_pl.types import Batch, InputError, LossOutput
 
 LossNormalization = Literal["global", "micro_batch"]
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """Return the sum of a value over all ranks, in its place.
+
+    Lightning's own reduction puts a barrier before it, at which the hosts wait for all that their devices still have to
+    do; this one is queued behind it.
+    """
+    if distributed.is_initialized():
+        distributed.all_reduce(value)
+    return value
 
 
 def normalize_loss(

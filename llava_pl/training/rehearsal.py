@@ -14,7 +14,9 @@ from lightning import Trainer
 
 from llava_pl.export.build import DTYPES, ModelConfig, sketch_model
 from llava_pl.models.adapters import LoraConfig
+from llava_pl.models.compiling import check_compiler
 from llava_pl.models.decoder import CausalDecoder
+from llava_pl.models.fused import check_liger
 from llava_pl.models.llava import LlavaModel
 from llava_pl.training.optim import OptimConfig, build_optimizer
 from llava_pl.training.stages import TrainablePlan, prepare
@@ -47,8 +49,12 @@ def check_run(
         InputError: It cannot.
     """
     is_training = trainer.state.fn == "fit"
+    if config.decoder.fused_kernels != "none":
+        check_liger(trainer.strategy.root_device.type)
     precision = str(trainer.precision)  # on a CPU that is bf16-mixed for a 16-mixed
     check_dtypes(precision, config, plan, lora, is_training=is_training)
+    if is_training and (config.decoder.compile_layers or config.vision_encoder.compile_layers):
+        check_compiler(trainer.strategy.root_device.type)
     is_packed = is_training and getattr(trainer.datamodule, "is_packed", False)  # type: ignore[attr-defined]
     rehearse(config, plan, lora=lora, optim=optim if is_training else None, is_packed=is_packed)
 

@@ -249,7 +249,14 @@ def check_zero(module: LlavaModule, *, stage: int, offload: bool, clip_algorithm
             f"model.decoder.quantization: found {found} with ZeRO-3, which cannot divide quantized weights; set it to "
             "none, or use configs/strategy/ddp.yaml"
         )
-    if stage == 3 and module.model_config.decoder.gradient_checkpointing == "selective":
+    config = module.model_config
+    if stage == 3 and (config.decoder.compile_layers or config.vision_encoder.compile_layers):
+        raise InputError(
+            "compile_layers: found true with ZeRO-3, which gathers weights within a layer, where nothing can be "
+            "compiled; set model.decoder.compile_layers and model.vision_encoder.compile_layers to false, or use "
+            "configs/strategy/fsdp2.yaml"
+        )
+    if stage == 3 and config.decoder.gradient_checkpointing == "selective":
         raise InputError(
             "model.decoder.gradient_checkpointing: found selective with ZeRO-3, which gathers weights "
             "in the midst of the layers that are recomputed; set it to full or none, or use configs/strategy/fsdp2.yaml"

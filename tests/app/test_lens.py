@@ -8,6 +8,7 @@ from PIL import Image
 from llava_pl.app.lens import View, look_at
 from llava_pl.app.load_data import load_data
 from llava_pl.app.stretches import show_pixels
+from llava_pl.data.clip_pixels import look_up_pixels
 from llava_pl.data.quarantine import write_quarantine
 from llava_pl.types import BadRecord, InputError
 
@@ -31,7 +32,8 @@ def test_the_view_is_the_batch_of_fit(zoo, monkeypatch):
     assert [token.id if token.kind == "learn" else -100 for token in tokens] == batch["labels"][0].tolist()
     assert view.summary == "9 tokens, 4 supervised (44.4 %), 1 image"
     transform = data.make_encoder().image_transform
-    assert [p.tobytes() for p in view.pictures] == [show_pixels(batch["pixel_values"][0], transform).tobytes()]
+    pixels = look_up_pixels(batch)["pixel_values"][0]
+    assert [p.tobytes() for p in view.pictures] == [show_pixels(pixels, transform).tobytes()]
 
 
 def packed(zoo, **answers) -> list[str]:

@@ -458,6 +458,18 @@ def test_overlay_composes(name, other, fit):
     assert changed <= wanted["trainer"].keys()
 
 
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if "qlora" not in name])
+def test_compiling_changes_nothing_else(name, fit):
+    words = ["--config", str(experiment(name)), *GIVEN.get(name, [])]
+    before, after = plain(fit(*words)), plain(fit(*words, *overlay("speed/compile.yaml")))
+    for part in ("decoder", "vision_encoder"):
+        assert (before["model"][part].pop("compile_layers"), after["model"][part].pop("compile_layers")) == (
+            False,
+            True,
+        )
+    assert before == after
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_tiles_are_the_data_s_choice_and_the_model_follows(name, fit, monkeypatch):
     text = (CONFIGS / "data" / "anyres.yaml").read_text()

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from llava_pl.data.clip_pixels import ClipPixels, centre_on_canvas
+from llava_pl.data.clip_pixels import ClipPixels, centre_on_canvas, look_up, look_up_pixels
 from llava_pl.data.image import CLIP_MEAN, CLIP_STD, ImageTransform, pad_to_square
 
 PAD = (122, 116, 104)
@@ -116,12 +116,43 @@ def test_pictures_do_not_share_values():
 
 def test_table_by_hand():
     table = ClipPixels(CLIPImageProcessorPil(image_mean=[0.5, 0.0, 0.0], image_std=[0.5, 1.0, 0.25])).value_of_level
-    assert (table.shape, table.dtype) == ((3, 256), np.float32)
+    assert (table.shape, table.dtype) == ((3, 256), torch.float32)
     assert table[:, [0, 51, 255]].tolist() == [
         [-1.0, pytest.approx(-0.6), 1.0],
         [0.0, np.float32(0.2), 1.0],
         [0.0, pytest.approx(0.8), 4.0],
     ]
+
+
+@given(LENGTHS, LENGTHS, SETTINGS, st.integers(0, 3))
+@settings(max_examples=30, deadline=None)
+def test_levels_that_are_looked_up_later_are_the_processors_values(width, height, options, seed):
+    transform = ImageTransform(aspect="square")
+    transform._follow(CLIPImageProcessorPil(**options))
+    picture = noise(width, height, seed=seed)
+    levels, table = transform.prepare(picture), transform.value_of_level
+    assert (levels.dtype, table.dtype, table.shape) == (torch.uint8, torch.float32, (3, 256))
+    batch = {"pixel_values": torch.stack([levels, levels]), "value_of_level": table, "num_tokens": 3}
+    found = look_up_pixels(batch)
+    assert found.keys() == {"pixel_values", "num_tokens"}
+    expected = by_processor(transform.processor, picture).float()
+    assert_same_bits(found["pixel_values"], torch.stack([expected, expected]))
+    assert torch.equal(transform(picture), expected)
+
+
+def test_values_in_half_precision_are_those_of_float32_rounded():
+    """Lightning rounds the table with the rest of a batch for bf16-true, before the levels are looked up."""
+    transform = ImageTransform(24)
+    levels, table = transform.prepare(noise(30, 17)), transform.value_of_level
+    assert torch.equal(look_up(levels, table.bfloat16()), look_up(levels, table).bfloat16())
+
+
+def test_a_batch_of_values_or_without_pictures_is_left_alone():
+    values = {"pixel_values": torch.ones(1, 3, 2, 2)}
+    assert look_up_pixels(values) is values
+    levels = {"pixel_values": torch.empty(0, 3, 2, 2, dtype=torch.uint8), "value_of_level": torch.zeros(3, 256)}
+    empty = look_up_pixels(levels)["pixel_values"]
+    assert (empty.shape, empty.dtype) == ((0, 3, 2, 2), torch.float32)
 
 
 def test_black_surrounds_a_picture_smaller_than_the_crop():
@@ -147,6 +178,10 @@ def test_other_settings_go_through_the_processor(options, pad_colour):
     processor = CLIPImageProcessorPil(**{"size": {"shortest_edge": 12}, "crop_size": 12} | options)
     clip_pixels, picture = ClipPixels(processor), noise(30, 17)
     assert not clip_pixels.is_known
+    transform = ImageTransform()
+    transform._follow(processor)
+    assert transform.value_of_level is None
+    assert transform.prepare(picture).dtype == torch.float32
     given_to_processor = picture if pad_colour is None else pad_to_square(picture, pad_colour)
     assert_same_bits(clip_pixels(picture, pad_colour), by_processor(processor, given_to_processor))
 

@@ -97,6 +97,14 @@ def test_pictures_are_in_the_order_of_the_rows():
     assert batch["pixel_values"].tolist() == [[[[value]]] * 3 for value in (1.0, 2.0, 3.0)]
 
 
+def test_levels_travel_with_their_table():
+    levels, table = torch.full((1, 3, 2, 2), 7, dtype=torch.uint8), torch.zeros(3, 256)
+    batch = collated(replace(LONG, pixel_values=levels, value_of_level=table))
+    assert batch["pixel_values"].dtype == torch.uint8
+    assert batch["value_of_level"] is table
+    assert "value_of_level" not in collated(LONG)
+
+
 def test_batch_without_pictures_has_none():
     batch = collated(SHORT, SHORT)
     assert batch["pixel_values"].shape == (0, 3, 2, 2)

@@ -602,7 +602,7 @@ def test_image_sources_show_other_pictures_in_the_same_words(tiny_parts, root):
     own, other, grey, none = (next(iter(loader)) for loader in data.val_dataloader())
     transform = data.make_encoder().image_transform
     red, green, blue, middle = (
-        transform(Image.new("RGB", (16, 16), colour)) for colour in (*COLOURS.values(), (128, 128, 128))
+        transform.prepare(Image.new("RGB", (16, 16), colour)) for colour in (*COLOURS.values(), (128, 128, 128))
     )
     assert torch.equal(own["pixel_values"], torch.stack([red, green, blue]))
     assert torch.equal(other["pixel_values"], torch.stack([green, blue, red]))

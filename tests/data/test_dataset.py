@@ -42,7 +42,7 @@ def make_encoder(tiny_parts: Path, folder: Path, **options) -> SampleEncoder:
 
 
 def pixels_of(encoder: SampleEncoder, colour: tuple[int, int, int]) -> torch.Tensor:
-    return encoder.image_transform(Image.new("RGB", (16, 16), colour))
+    return encoder.image_transform.prepare(Image.new("RGB", (16, 16), colour))
 
 
 def record(*images: str, name: str = "r", answer: str = "Hi") -> Record:
@@ -174,7 +174,7 @@ def test_text_only_record_has_no_picture_and_reads_the_mark_as_text(tiny_parts, 
     encoder = make_encoder(tiny_parts, folder, template="mpt", image_start_end=True)
     sample = encoder.encode_record(Record("r", (Turn("human", "a <image>"), Turn("gpt", "b"))))
     assert sample.pixel_values.shape == (0, 3, 16, 16)
-    assert sample.pixel_values.dtype == torch.float32
+    assert sample.pixel_values.dtype == torch.uint8
     assert text_of(encoder, sample).endswith("user\na <image><|im_end|><|im_start|>assistant\nb<|im_end|>")
 
 

@@ -30,7 +30,7 @@ def encoder(tiny_parts: Path, tmp_path: Path) -> SampleEncoder:
 
 
 def pixels_of(encoder: SampleEncoder, colour: tuple[int, int, int]) -> torch.Tensor:
-    return encoder.image_transform(Image.new("RGB", (16, 16), colour))
+    return encoder.image_transform.prepare(Image.new("RGB", (16, 16), colour))
 
 
 def question(name: str, image: str | None) -> Question:

@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from llava_pl.models import attention
-from llava_pl.models.attention import PACKED_SDPA, packed_sdpa, sequence_ends
+from llava_pl.models.attention import PACKED_SDPA, describe_packing, packed_sdpa
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.types import InputError
 
@@ -85,8 +85,8 @@ def test_no_mask_over_the_row_is_made(embeds, monkeypatch):
     layer.self_attn.register_forward_pre_hook(lambda _, args, options: seen.append(options), with_kwargs=True)
     with torch.no_grad():
         decoder.hidden_states(embeds, None, packed_positions(), LENGTHS)
-    assert seen[0]["attention_mask"] is None
-    assert seen[0]["sequence_lengths"] == LENGTHS
+    assert seen[0]["attention_mask"].numel() == 1
+    assert seen[0]["host_ends"].diff().tolist() == LENGTHS
 
 
 @pytest.mark.parametrize(
@@ -156,9 +156,9 @@ def qkv(heads=4, key_heads=4, dim=8, dtype=torch.bfloat16, device="cpu"):
 
 def attend(tensors, *, is_whole=True, **options):
     """Return the attention output, of a call for the whole row or for each sequence."""
-    ends = sequence_ends(LENGTHS, tensors[0].device) if is_whole else None
     module = SimpleNamespace(num_key_value_groups=tensors[0].shape[1] // tensors[1].shape[1], is_causal=True)
-    options = {"sequence_lengths": LENGTHS, "sequence_ends": ends, **options}
+    options |= describe_packing(LENGTHS, tensors[0].device)
+    options |= {} if is_whole else {"sequence_ends": None}
     return packed_sdpa(module, *tensors, None, **options)[0]
 
 

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from llava_pl.models.loss import supervised_loss
+from llava_pl.planning.memory_tape import MemoryTape
 from llava_pl.types import IGNORE_INDEX, LossOutput
 
 X = IGNORE_INDEX
@@ -88,6 +89,47 @@ def test_sums_add_up_over_rows(head, hidden):
     parts = [supervised_loss(hidden[row : row + 1], LABELS[row : row + 1], head) for row in range(4)]
     assert [part.num_supervised.item() for part in parts] == [3, 1, 0, 3]
     torch.testing.assert_close(sum(part.total for part in parts), whole.total, atol=1e-5, rtol=0)
+
+
+def test_a_count_that_is_given_is_checked(head, hidden):
+    whole = supervised_loss(hidden, LABELS, head)
+    assert torch.equal(supervised_loss(hidden, LABELS, head, num_supervised=7).total, whole.total)
+    with pytest.raises(ValueError, match=r"^loss: 7 supervised tokens in labels; expected 8$"):
+        supervised_loss(hidden, LABELS, head, num_supervised=8)
+
+
+@pytest.mark.parametrize(("max_rows", "sizes"), [(7, [7]), (6, [4, 3]), (3, [3, 2, 2]), (1, [1] * 7)])
+def test_chunks_equal_all_rows_at_once(head, hidden, max_rows, sizes):
+    """Seven numbers of order 1 added in another order: a few roundings of 1e-7. A row left out or taken twice is 1."""
+    seen = []
+
+    def watched(rows):
+        seen.append(len(rows))
+        return head(rows)
+
+    parameters = [hidden, *head.parameters()]
+    plain, chunked = supervised_loss(hidden, LABELS, head), supervised_loss(hidden, LABELS, watched, max_rows=max_rows)
+    assert seen == sizes
+    assert chunked.num_supervised.item() == 7
+    torch.testing.assert_close(chunked.total, plain.total, atol=0, rtol=1e-6)
+    expected = torch.autograd.grad(plain.mean, parameters)
+    for mine, theirs in zip(torch.autograd.grad(chunked.mean, parameters), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_chunks_keep_the_logits_of_none():
+    """Of 64 rows of 1,000 logits in four chunks, at most a chunk is alive: its logits, their softmax and gradients."""
+    head = nn.Linear(4, 1000)
+    hidden, labels = torch.randn(1, 65, 4, requires_grad=True), torch.ones(1, 65, dtype=torch.int64)
+    peaks = []
+    for max_rows in (None, 16):
+        tape = MemoryTape(list(head.parameters()), [hidden, labels])
+        with tape:
+            supervised_loss(hidden, labels, head, max_rows=max_rows).total.backward()
+        tape.close()
+        peaks.append(max(moment.others for moment in tape.moments))
+    # The gradients of the head, 20,000 bytes, are in both; logits of all rows are 256,000.
+    assert (peaks[1] - 40_000) * 3.5 < peaks[0] - 40_000
 
 
 def test_mean_of_a_loss_output():

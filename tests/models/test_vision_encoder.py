@@ -199,3 +199,9 @@ def test_siglip_2_of_any_picture_size_is_refused(tmp_path):
     message = "expected a CLIP or SigLIP vision model of pictures of one size, found 'siglip2_vision_model'"
     with pytest.raises(InputError, match=message):
         load_vision_encoder(tmp_path)
+
+
+def test_levels_are_refused_because_they_would_pass_for_values(tiny_parts):
+    encoder = load_vision_encoder(tiny_parts / "encoder")
+    with pytest.raises(InputError, match=r"^vision_encoder: expected float pixel_values, found torch.uint8 levels; "):
+        encoder(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))

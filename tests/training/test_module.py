@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llava_pl import LlavaDataModule, LlavaModule
+from llava_pl.data.clip_pixels import look_up_pixels
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.evaluation.generation import GenerationConfig
 from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
@@ -136,11 +137,15 @@ def test_hyperparameters_are_plain_and_say_everything(setup, tiny_parts):
     assert is_plain(dict(module.hparams))
     assert dict(module.hparams) == {
         "stage": "align",
-        "vision_encoder": {"path": str(tiny_parts / "encoder"), "select_layer": -2, "select_feature": "patch"},
+        "vision_encoder": {
+            "path": str(tiny_parts / "encoder"), "select_layer": -2, "select_feature": "patch",
+            "compile_layers": False,
+        },
         "decoder": {
             "path": str(tiny_parts / "decoder"), "attention": "sdpa",
             "gradient_checkpointing": "none",
             "quantization": "none", "double_quantization": False, "compute_dtype": "bfloat16",
+            "compile_layers": False, "fused_kernels": "none",
         },
         "optim": {
             "learning_rate": 1e-3, "weight_decay": 0.0, "betas": (0.9, 0.999), "eps": 1e-8, "warmup_share": 0.03,
@@ -309,7 +314,7 @@ def test_biases_learn_as_lora_says(setup, bias):
 def test_adapters_start_as_the_base_model_bit_for_bit(setup, lora):
     data = setup.data()
     data.setup("fit")
-    batch = next(iter(data.train_dataloader()))
+    batch = look_up_pixels(next(iter(data.train_dataloader())))
     plan = TrainablePlan(vision_encoder="lora", decoder="lora")
     logits = []
     for settings in ({}, {"trainable": plan, "lora": lora}):
@@ -600,7 +605,7 @@ def test_adapters_train_on_a_quantized_decoder_and_come_back(setup, tiny_parts, 
     again = LlavaModule.load_from_checkpoint(setup.root / "last.ckpt", weights_only=True)
     data = setup.data(batch_size=6)
     data.setup("fit")
-    batch = next(iter(data.train_dataloader()))
+    batch = look_up_pixels(next(iter(data.train_dataloader())))
     answers = [
         each.eval().model(batch["input_ids"], batch["pixel_values"], batch["attention_mask"]).logits
         for each in (module, again)
@@ -806,7 +811,7 @@ def test_validation_loss_is_the_token_mean_whatever_the_batch_size(setup):
         losses[size] = metrics["val/loss"]
     (batch,) = list(data.val_dataloader()[0])
     with torch.no_grad():
-        output = module(batch)
+        output = module(look_up_pixels(batch))
     expected = output.total.item() / output.num_supervised.item()
     # A space, one to five letters and the end mark of each record.
     assert output.num_supervised.item() == sum(1 + (1 + number % 5) + 1 for number in range(NUM_RECORDS))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llava_pl.training.normalization import normalize_loss
+from llava_pl.training.normalization import normalize_loss, sum_over_ranks
 from llava_pl.types import InputError, LossOutput
 
 
@@ -90,3 +90,7 @@ def test_accumulation_without_a_step_count_is_refused():
         normalize(output(6.0, 4), {"num_supervised": 4}, num_micro_batches=2)
     batch = {"num_supervised": 4}
     assert normalize(output(6.0, 4), batch, normalization="micro_batch", num_micro_batches=2).item() == 1.5
+
+
+def test_one_rank_sums_up_alone():
+    assert sum_over_ranks(torch.tensor(3)).item() == 3

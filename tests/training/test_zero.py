@@ -13,12 +13,14 @@ from llava_pl.training.zero import ZeroStrategy, check_zero
 from llava_pl.types import InputError
 
 
-def module(*, optimizer="torch.optim.AdamW", options=None, quantization="none", recomputes="full") -> LlavaModule:
+def module(*, optimizer="torch.optim.AdamW", options=None, quantization="none", recomputes="full", compiles=False):
     trainable = {"decoder": "lora"} if quantization != "none" else None
     return LlavaModule(
         stage="finetune",
         vision_encoder=VisionEncoderConfig("nowhere"),
-        decoder=DecoderConfig("nowhere", quantization=quantization, gradient_checkpointing=recomputes),
+        decoder=DecoderConfig(
+            "nowhere", quantization=quantization, gradient_checkpointing=recomputes, compile_layers=compiles
+        ),
         optim=OptimConfig(learning_rate=1e-3, optimizer=optimizer, options=options or {}),
         trainable=trainable,
     )
@@ -37,6 +39,7 @@ def test_what_deepspeed_can_train_is_let_through(stage, offload):
     ("settings", "stage", "offload", "message"),
     [
         ({"quantization": "nf4"}, 3, False, "model.decoder.quantization: found nf4 with ZeRO-3"),
+        ({"compiles": True}, 3, False, "compile_layers: found true with ZeRO-3"),
         ({"recomputes": "selective"}, 3, False, "model.decoder.gradient_checkpointing: found selective with ZeRO-3"),
         (
             {"optimizer": "bitsandbytes.optim.PagedAdamW8bit"},

@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, LlamaConfig, LlamaForCausalLM, LlavaConfig, LlavaForConditionalGeneration
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from llava_pl.data.dataset import SampleEncoder
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
+from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.types import Question
 
 IMAGE_SIDE, PATCH_SIDE = 224, 14

@@ -35,10 +35,11 @@ from transformers import AutoTokenizer, LlavaProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from llava_pl.data.conversation import render_conversation
-from llava_pl.data.dataset import RecordDataset, SampleEncoder
+from llava_pl.data.dataset import RecordDataset
 from llava_pl.data.encoded import EncodedRecords
 from llava_pl.data.image import ImageTransform, load_image, pad_to_square
 from llava_pl.data.llama_tokenizer import load_tokenizer
+from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.data.store_cache import open_store
 from llava_pl.data.tokenization import encode_conversation
 

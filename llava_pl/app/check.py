@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from llava_pl.data.collate import count_supervised
-from llava_pl.data.dataset import SampleEncoder
+from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.types import BadRecord, Record, RecordError
 
 BATCH_SIZE = 16

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from llava_pl.data.anyres import choose_tiling
 from llava_pl.data.collate import collate
 from llava_pl.data.conversation import find_stop
-from llava_pl.data.dataset import RecordDataset, SampleEncoder
+from llava_pl.data.dataset import RecordDataset
 from llava_pl.data.entries import RunSource, check_sources, open_entries
 from llava_pl.data.eval_loader import make_eval_loader
 from llava_pl.data.feature_store import FeatureCaching, PictureFeatures
@@ -28,6 +28,7 @@ from llava_pl.data.loader import StepLoader
 from llava_pl.data.ordering import Grouping
 from llava_pl.data.quarantine import Quarantine
 from llava_pl.data.question_dataset import QuestionDataset
+from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.data.templates import TemplateName
 from llava_pl.data.train_loader import make_train_loader
 from llava_pl.data.training_data import GivenRecords, TrainingData

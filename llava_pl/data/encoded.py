@@ -34,7 +34,7 @@ from llava_pl.lifeline import end_with
 from llava_pl.types import IGNORE_INDEX, InputError, Record, RecordError, Sample
 
 if TYPE_CHECKING:
-    from llava_pl.data.dataset import SampleEncoder
+    from llava_pl.data.sample_encoder import SampleEncoder
     from llava_pl.data.store import RecordStore
 
 ENCODED_VERSION = 2

@@ -1,7 +1,7 @@
 """What the frozen vision encoder makes of pictures, kept on disk and mapped into memory.
 
-In: patch features, by the hash of their picture's bytes. Out: a `PictureFeatures`, which `data/dataset.py` asks by name
-in the place of opening picture files.
+In: patch features, by the hash of their picture's bytes. Out: a `PictureFeatures`, which `data/sample_encoder.py` asks
+by name in the place of opening picture files.
 
 A store is a folder for one encoder with one way of preparing pictures: ``manifest.json``, and files of features. A file
 holds the rows of some pictures one after the other, then their hashes. It appears under its name only when complete,

@@ -1,7 +1,7 @@
 """Picture file -> RGB picture -> levels and their pixel values.
 
 In: the file name that a record or a question gives. Out: uint8 ``(C, H, W)``, one entry of a sample's
-``pixel_values``. ``data/dataset.py`` stacks them; where the vision encoder runs, they become float32.
+``pixel_values``. ``data/sample_encoder.py`` stacks them; where the vision encoder runs, they become float32.
 
 Every number equals what the original gets from Pillow and the CLIP processor of transformers 4, bit for bit. The
 departures are marked ``Unlike LLaVA``.

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from llava_pl.data.anyres import Tiling
-from llava_pl.data.dataset import SampleEncoder
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
+from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.data.special_tokens import add_image_tokens
 from llava_pl.data.templates import TemplateName
 from llava_pl.types import InputError, OnTooLong

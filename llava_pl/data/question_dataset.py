@@ -14,7 +14,7 @@ from typing import Literal
 from PIL import Image
 from torch.utils.data import Dataset
 
-from llava_pl.data.dataset import SampleEncoder
+from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.data.tokenization import EncodedConversation
 from llava_pl.types import InputError, Question, Sample
 

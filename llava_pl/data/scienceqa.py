@@ -1,8 +1,8 @@
 r"""The ScienceQA data set: official files in, records to train on and questions to ask out.
 
 In: a folder in the official layout (``problems.json``, ``pid_splits.json``, ``images/<split>/<id>/image.png``).
-Out: `Record` for ``data/dataset.py`` (training) and `Question` (evaluation); ``evaluation/scienceqa.py`` scores the
-answers by the groups of `official_categories`. No picture is opened here.
+Out: `Record` for ``data/sample_encoder.py`` (training) and `Question` (evaluation); ``evaluation/scienceqa.py`` scores
+the answers by the groups of `official_categories`. No picture is opened here.
 
 A prompt format names what the model reads and what it writes, in order: Question, Context, Multiple options; Lecture,
 Explanation, Answer. The texts are byte-equal to those of LLaVA's converter, its quirks included: published models were

@@ -15,7 +15,7 @@ from llava_pl.data.templates import TemplateName
 from llava_pl.types import InputError
 
 if TYPE_CHECKING:
-    from llava_pl.data.dataset import SampleEncoder
+    from llava_pl.data.sample_encoder import SampleEncoder
 
 ImageAspect = Literal["pad", "square", "anyres"]
 KINDS = {

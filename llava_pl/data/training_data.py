@@ -28,7 +28,7 @@ from llava_pl.data.tokenization import EncodedConversation
 from llava_pl.types import BadRecord, Record
 
 if TYPE_CHECKING:
-    from llava_pl.data.dataset import SampleEncoder
+    from llava_pl.data.sample_encoder import SampleEncoder
 
 
 class GivenRecords:

@@ -11,7 +11,7 @@ from PIL import Image
 from llava_pl.data.clip_pixels import look_up_pixels
 from llava_pl.data.collate import collate
 from llava_pl.data.conversation import find_stop
-from llava_pl.data.dataset import SampleEncoder
+from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.data.scienceqa import OPTION_LETTERS
 from llava_pl.data.tokenization import tokenize_conversation
 from llava_pl.models.llava import LlavaModel

@@ -275,9 +275,9 @@ class CausalDecoder(nn.Module):
                 None for a packed row.
             sequence_lengths: Positions of each prompt in a packed row (B = 1, an empty cache); None when not packed.
         """
-        packing = {}
+        options: dict[str, Any] = {"attention_mask": attention_mask}
         if sequence_lengths is not None:
-            packing = self._packing_options(sequence_lengths, inputs_embeds.device)
+            options |= self._packing_options(sequence_lengths, inputs_embeds.device)
             positions = torch.cat([torch.arange(length) for length in sequence_lengths])[None].to(inputs_embeds.device)
         else:
             assert attention_mask is not None
@@ -285,11 +285,6 @@ class CausalDecoder(nn.Module):
             self._check_length(attention_mask.shape[1], advice)
             positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
         output = self.model.base_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            **packing,
+            inputs_embeds=inputs_embeds, position_ids=positions, past_key_values=cache, use_cache=True, **options
         )
         return cast("Tensor", output.last_hidden_state)

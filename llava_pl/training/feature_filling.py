@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from llava_pl.data.collate import start_batch
 from llava_pl.data.conversation_datamodule import RETRY_AFTER_SECONDS
-from llava_pl.data.dataset import SampleEncoder
 from llava_pl.data.feature_store import FeatureManifest, FeatureStore, FeatureWriter
 from llava_pl.data.loader import outlive_signals
 from llava_pl.data.picture_digests import SeenPicture, look
+from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.types import Batch, RecordError, Sample
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llava_pl.data.dataset import SampleEncoder
+from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.models.vision_encoder import VisionEncoder
 
 _NAMES = ("_name_or_path", "architectures", "transformers_version")

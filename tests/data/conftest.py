@@ -2,9 +2,9 @@
 
 import pytest
 
-from llava_pl.data.dataset import SampleEncoder
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
+from llava_pl.data.sample_encoder import SampleEncoder
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from llava_pl.data.dataset import SampleEncoder
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.question_dataset import QuestionDataset
+from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.types import InputError, Question, Sample
 
 COLOURS = {"red.png": (255, 0, 0), "green.png": (0, 255, 0), "blue.png": (0, 0, 255)}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from llava_pl.data.anyres import Tiling
-from llava_pl.data.dataset import SampleEncoder
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
+from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.data.settings import DataSettings
 from llava_pl.types import InputError
 

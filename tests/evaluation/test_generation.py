@@ -9,9 +9,9 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from llava_pl.data.collate import collate
-from llava_pl.data.dataset import SampleEncoder
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.question_dataset import QuestionDataset
+from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.evaluation.generation import (
     GenerationConfig,
     answer_questions,

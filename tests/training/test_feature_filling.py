@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.plugins.precision import DoublePrecision, MixedPrecision, Precision
 from PIL import Image
 
+from llava_pl.data.clip_pixels import look_up_pixels
 from llava_pl.data.feature_store import FeatureStore, PictureFeatures
 from llava_pl.data.load_encoder import load_encoder
 from llava_pl.data.picture_digests import digest_pictures
@@ -34,7 +35,7 @@ def parts(build, tiny_parts, tmp_path, monkeypatch):
     )  # fmt: skip
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     trainer = SimpleNamespace(precision_plugin=Precision(), strategy=strategy, is_global_zero=True)
-    module = SimpleNamespace(model=build(), transfer_batch_to_device=lambda batch, device, index: batch)
+    module = SimpleNamespace(model=build(), transfer_batch_to_device=lambda batch, device, index: look_up_pixels(batch))
     return trainer, module, encoder
 
 

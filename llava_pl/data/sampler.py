@@ -240,7 +240,7 @@ class EachOnceSampler(DistributedSampler[int]):
     [[0, 2], [1, 4]]
     >>> order = [4, 3, 2, 1, 0]
     >>> [list(EachOnceSampler(order, num_replicas=2, rank=rank, batch_size=2, order=order)) for rank in (0, 1)]
-    [[4, 3, 0], [2, 1, 5]]
+    [[4, 3, 5], [2, 1, 0]]
     """
 
     def __init__(

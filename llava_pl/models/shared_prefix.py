@@ -34,7 +34,8 @@ class SharedPrefix:
 
     Args:
         num_columns: Columns of the padded batch, from the left, that only the sources read.
-        sources: Rows that read them: one for each picture that is shared, and every row that shares nothing.
+        sources: Rows that read them: one for each picture that is shared, and every row that shares nothing; none that
+            has only padding there.
         source_of_row: For each row, the place of its source in `sources`.
         shifts: For each row, by how many columns its source is longer.
     """
@@ -53,25 +54,31 @@ def find_shared_prefix(rows: Sequence[Sequence[int]], pictures: Sequence[int]) -
         pictures: For each row, the place of its picture; -1 for a row without one.
 
     >>> find_shared_prefix([[1, 7, 7, 3], [1, 7, 7, 4, 5, 6], [1, 2, 3]], [0, 0, -1])
-    SharedPrefix(num_columns=3, sources=(1, 2), source_of_row=(0, 0, 1), shifts=(2, 2, 0))
+    SharedPrefix(num_columns=3, sources=(1,), source_of_row=(0, 0, 0), shifts=(2, 0, 0))
     """
     width = max(map(len, rows))
     groups: dict[object, list[int]] = {}
     for row, picture in enumerate(pictures):
         groups.setdefault(picture if picture >= 0 else ("alone", row), []).append(row)
-    source_of_row, shifts, sources, ends = [0] * len(rows), [0] * len(rows), [], []
-    for place, group in enumerate(groups.values()):
-        source = max(group, key=lambda row: len(rows[row]))
-        sources.append(source)
-        for row in group:
-            source_of_row[row], shifts[row] = place, len(rows[source]) - len(rows[row])
+    longest = {key: max(group, key=lambda row: len(rows[row])) for key, group in groups.items()}
+    ends: list[int] = []  # the column in which what a group shares ends
+    for key, group in groups.items():
         if len(group) > 1:
             columns = zip(*(rows[row] for row in group), strict=False)
             num_common = sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, columns))
             # The last column is left to each row: it says what comes next.
-            ends.append(width - len(rows[source]) + min(num_common, len(rows[source]) - 1))
+            num_shared = min(num_common, len(rows[longest[key]]) - 1)
+            ends.append(width - len(rows[longest[key]]) + num_shared if num_shared else 0)
     if not ends or min(ends) == 0:
         return None
+    # Rows that have nothing but padding there take it from whatever source.
+    source_of_row, shifts = [0] * len(rows), [0] * len(rows)
+    sources: list[int] = []
+    for key, group in groups.items():
+        if width - len(rows[longest[key]]) < min(ends):
+            for row in group:
+                source_of_row[row], shifts[row] = len(sources), len(rows[longest[key]]) - len(rows[row])
+            sources.append(longest[key])
     return SharedPrefix(min(ends), tuple(sources), tuple(source_of_row), tuple(shifts))
 
 

@@ -32,7 +32,15 @@ def test_equal_rows_leave_the_last_column_to_each():
     assert find_shared_prefix([[1, 2, 3], [1, 2, 3]], [0, 0]) == SharedPrefix(2, (0,), (0, 0), (0, 0))
 
 
+def test_rows_that_are_padding_there_are_not_read():
+    rows = [[1, 2, 3, 4, 5, 6], [8, 9], [1, 2, 3, 4, 7], [9]]
+    found = find_shared_prefix(rows, [0, -1, 0, -1])
+    assert found == SharedPrefix(num_columns=4, sources=(0,), source_of_row=(0, 0, 0, 0), shifts=(0, 0, 1, 0))
+
+
 def test_nothing_is_shared():
+    # Of two pictures one has prompts that differ from the start.
+    assert find_shared_prefix([[1, 2, 3, 4], [1, 2, 3, 5], [7, 8], [8, 8]], [0, 0, 1, 1]) is None
     assert find_shared_prefix([[1, 2], [1, 2]], [-1, -1]) is None
     assert find_shared_prefix([[1, 2], [1, 2]], [0, 1]) is None
     assert find_shared_prefix([[1, 2], [2, 2]], [0, 0]) is None

@@ -20,10 +20,10 @@ from llava_pl.models.splice import splice
 from llava_pl.models.vision_encoder import VisionEncoder
 from llava_pl.types import IMAGE_TOKEN_INDEX, ImageGrid, InputError, LossOutput
 
-INPUTS = frozenset(
-    {"input_ids", "pixel_values", "attention_mask", "position_ids", "labels", "sequence_lengths", "grids"}
-    | {"patch_features", "num_supervised"}
-)
+INPUTS = frozenset({
+    "input_ids", "pixel_values", "patch_features", "grids", "attention_mask", "position_ids", "sequence_lengths",
+    "labels", "num_supervised",
+})  # fmt: skip
 """What `LlavaModel.forward` takes of a batch."""
 
 

@@ -1,6 +1,7 @@
 """Guards: features that a training step would not have computed, or of a file that is another one by now."""
 
 import os
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from lightning.pytorch.plugins.precision import DoublePrecision, MixedPrecision, Precision
 from PIL import Image
 
-from llava_pl.data.clip_pixels import look_up_pixels
+from llava_pl import LlavaModule
 from llava_pl.data.feature_store import FeatureStore, PictureFeatures
 from llava_pl.data.load_encoder import load_encoder
 from llava_pl.data.picture_digests import digest_pictures
@@ -35,7 +36,8 @@ def parts(build, tiny_parts, tmp_path, monkeypatch):
     )  # fmt: skip
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     trainer = SimpleNamespace(precision_plugin=Precision(), strategy=strategy, is_global_zero=True)
-    module = SimpleNamespace(model=build(), transfer_batch_to_device=lambda batch, device, index: look_up_pixels(batch))
+    module = SimpleNamespace(model=build())
+    module.transfer_batch_to_device = partial(LlavaModule.transfer_batch_to_device, module)
     return trainer, module, encoder
 
 

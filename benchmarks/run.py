@@ -29,7 +29,7 @@ MEASURES: dict[str, Callable[..., Iterator[Row]]] = {
 
 
 def main() -> None:
-    """Write what was measured so far after each row."""
+    """Write what was measured so far after each benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="the sizes that the targets are for, 7 rounds")
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES))

@@ -108,18 +108,26 @@ def measure(number: str, places: Environments, *, is_full: bool, num_threads: in
                 rows.append(Row(benchmark, way, note="skipped: see `make_peer_envs.py`"))
                 continue
             peer = Peer(command, num_threads)
-            other = peer.ask(do="check", path=str(folder / "peer.pt"))["loss"]
-            print(check_equal(way, loss, other, folder / "ours.pt", folder / "peer.pt"), file=sys.stderr, flush=True)
-            # The first step, which was compared, was a warm-up, too.
-            ways = {"ours": ours.run_round, way: peer.run_round}
-            found = run_rounds(ways, num_rounds=num_rounds, num_warm_ups=1)
+            try:
+                other = peer.ask(do="check", path=str(folder / "peer.pt"))["loss"]
+                equal = check_equal(way, loss, other, folder / "ours.pt", folder / "peer.pt")
+                print(equal, file=sys.stderr, flush=True)
+                # The first step, which was compared, was a warm-up, too.
+                ways = {"ours": ours.run_round, way: peer.run_round}
+                found = run_rounds(ways, num_rounds=num_rounds, num_warm_ups=1)
+            except RuntimeError as error:
+                if peer.process.poll() is None:
+                    raise
+                rows.append(Row(benchmark, way, note=f"{error}".partition(":")[0]))  # perhaps for want of memory
+                continue
             peer.close()
             own += found["ours"]
             # The targets are for the full size.
             target = TARGETS[number].get(way) if is_full else None
             rows.append(row_of(benchmark, way, _median(found[way], size, stage), found[way], found["ours"], target))
         ours.close()
-        yield row_of(benchmark, "ours", _median(own, size, stage), own)
+        if own:
+            yield row_of(benchmark, "ours", _median(own, size, stage), own)
         yield from rows
 
 

@@ -71,6 +71,7 @@ def _memory(plan: RunPlan) -> Table:
     if plan.largest_batch is not None:
         more = " or more" if plan.largest_batch == MOST_SAMPLES else ""
         table.add_row("samples at once that fit", f"{plan.largest_batch:,}{more}")
+    table.add_row("gradient_checkpointing that is enough", plan.recompute or "-")
     table.add_section()
     table.add_row("a host while loading", _gib(host.loading))
     table.add_row("a host while saving", _gib(host.saving))

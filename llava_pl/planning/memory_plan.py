@@ -6,13 +6,17 @@ micro batches, and for the largest one that fits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, cast, get_args
 
 import torch
+from torch import nn
 
+from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
+from llava_pl.models.recompute import GradientCheckpointing, find_layers, run_layer
 from llava_pl.planning.batches import BatchShape
 from llava_pl.planning.dry_run import run_dry
 from llava_pl.planning.memory import HostMemory, RankMemory, host_memory, rank_memory
@@ -24,6 +28,9 @@ from llava_pl.training.stages import PartSummary, summarize_parts
 
 DTYPES = {"16": torch.float16, "bf16": torch.bfloat16, "32": torch.float32, "64": torch.float64}
 """What a precision computes in."""
+
+KINDS: tuple[GradientCheckpointing, ...] = get_args(GradientCheckpointing)
+"""Of recomputation, the cheapest first."""
 
 MOST_SAMPLES = 1024
 """Larger micro batches are not looked for."""
@@ -69,7 +76,8 @@ class MemoryPlan:
         self.weights = weigh(self.model, decoder, gathers_half=gathers_half)
         if gathers_half:
             gather_half(self.model)
-        self._known: dict[BatchShape, RankMemory] = {}
+        self._recomputes = decoder.gradient_checkpointing
+        self._known: dict[str, dict[BatchShape, RankMemory]] = {}
 
     def _hold_in(self, dtype: torch.dtype) -> None:
         for parameter in self.model.parameters():
@@ -81,9 +89,10 @@ class MemoryPlan:
         Raises:
             InputError: The model refuses such a batch.
         """
-        if shape not in self._known:
+        known = self._known.setdefault(self._recomputes, {})
+        if shape not in known:
             run = run_dry(self.model, shape, autocast=self._autocast)
-            self._known[shape] = rank_memory(
+            known[shape] = rank_memory(
                 self.weights,
                 self.optimizer,
                 run,
@@ -91,7 +100,31 @@ class MemoryPlan:
                 accumulates=self._accumulates,
                 is_fused=self._is_fused,
             )
-        return self._known[shape]
+        return known[shape]
+
+    def find_recompute(self, shape: BatchShape, limit: int) -> GradientCheckpointing | None:
+        """Return the cheapest recomputation with which a micro batch stays within some bytes; None if it never does.
+
+        Raises:
+            InputError: The model refuses such a batch.
+        """
+        layers = find_layers(cast("CausalDecoder", self.model.decoder).model)
+        # ZeRO-3 gathers weights within a layer, which "selective" cannot recompute.
+        refused = {"selective"} if self._spread.is_zero and self._spread.weights != "whole" else set()
+        own = self._recomputes
+        try:
+            for kind in (kind for kind in KINDS if layers or kind == "none"):
+                self._recompute(layers, kind)
+                if kind not in refused and self.of(shape).peak <= limit:
+                    return kind
+        finally:
+            self._recompute(layers, own)
+        return None
+
+    def _recompute(self, layers: Sequence[nn.Module], kind: GradientCheckpointing) -> None:
+        self._recomputes = kind
+        for layer in layers:
+            layer.forward = partial(run_layer, layer, kind)
 
     def find_largest(self, shape: BatchShape, limit: int) -> int:
         """Return the most samples of such a length whose micro batch stays within some bytes; 0 if there are none.

@@ -86,10 +86,11 @@ def plan_run(
     )
     lines += [excess] if excess else []
     plan = MemoryPlan(module, spread, trainer)
-    memory, largest = None, None
+    memory, largest, recompute = None, None, None
     shape = BatchShape(data.batch_size, facts.batch_length, facts.batch_supervised, grid, data.is_packed)
     try:
         memory, largest = plan.of(shape), plan.find_largest(shape, assumptions.limit)
+        recompute = plan.find_recompute(shape, assumptions.limit)
     except InputError as error:
         lines.append(str(error))
     # Of samples that nobody has seen, only the least is certain.
@@ -121,6 +122,7 @@ def plan_run(
         num_checkpoints=int(config.keep_checkpoints) + 1,  # a new one is whole before an old one goes
         batch_size=data.batch_size,
         largest_batch=largest,
+        recompute=recompute,
         samples_per_step=samples_per_step,
         data=facts,
         work=work,

@@ -75,6 +75,7 @@ class RunPlan:
         num_checkpoints: How many checkpoints lie on the disk at once.
         batch_size: Samples of a micro batch.
         largest_batch: The most that fit into a device; None where the model refuses them.
+        recompute: The cheapest `gradient_checkpointing` with which the micro batch fits; None where it never does.
         samples_per_step: Samples of a step.
         data: What is known of the samples.
         work: Operations of a sample of mean length, by part.
@@ -95,6 +96,7 @@ class RunPlan:
     num_checkpoints: int
     batch_size: int
     largest_batch: int | None
+    recompute: str | None
     samples_per_step: int
     data: DataFacts
     work: list[Work]

@@ -24,6 +24,7 @@ PLAN = RunPlan(
     num_checkpoints=3,
     batch_size=16,
     largest_batch=21,
+    recompute="selective",
     samples_per_step=128,
     data=DataFacts(None, 800.0, 2048, 2048, 224.0, 1472, 0.0, "mix.json: cannot be read [link]"),
     work=[Work("decoder", 2 * 10**12, 4 * 10**12, 10**12), Work("head", 10**12, 0)],
@@ -50,6 +51,7 @@ def test_rows():
     assert table["a device at most (backward)"] == ["14.00"]
     assert table["a device has (50% less)"] == ["10.00"]
     assert table["samples at once that fit"] == ["21"]
+    assert table["gradient_checkpointing that is enough"] == ["selective"]
     assert [table[f"a host{place}"] for place in (" while loading", ", offloaded", " while saving")] == [
         ["6.00"], ["7.00"], ["8.00"],
     ]  # fmt: skip

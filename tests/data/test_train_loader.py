@@ -6,12 +6,14 @@ What a whole run reads is tested through the data modules that files make, in `t
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from llava_pl.data.dataset import RecordDataset
 from llava_pl.data.train_loader import make_train_loader, measure_samples
 from llava_pl.data.training_data import GivenRecords
-from llava_pl.types import InputError, Record, Turn
+from llava_pl.types import ImageGrid, InputError, Record, Turn
 
 # A caption of n letters makes n + 6 positions: BOS, four image tokens, the letters, a line break.
 RECORDS = [
@@ -83,3 +85,14 @@ def test_samples_are_measured_in_tokens_or_words(encoder):
     data = GivenRecords(RECORDS, lambda: encoder)
     assert measure_samples(data, "length") == measure_samples(data, "balanced") == [11, 7, 9, 8, 10]
     assert measure_samples(data, "modality_length") == data.num_words.tolist()
+
+
+def test_every_tensor_of_a_batch_is_pinned(monkeypatch):
+    """Torch walks through dictionaries; what it finds no tensor in, such as grids, it leaves as it is."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, *_: self + 1)
+    grid = ImageGrid(1, 1, height=1, width=1)
+    batch = {"ids": ["a"], "labels": torch.zeros(1, 2), "value_of_level": torch.zeros(3, 256), "grids": [grid]}
+    found = pin_memory(batch)
+    assert found["labels"].tolist() == [[1.0, 1.0]]
+    assert found["value_of_level"].min() == 1
+    assert (found["ids"], found["grids"]) == (["a"], [grid])

@@ -7,7 +7,7 @@ import yaml
 
 from llava_pl.app.load_data import load_run
 from llava_pl.planning.planner import plan_run
-from llava_pl.planning.run_plan import Assumptions
+from llava_pl.planning.run_plan import GIB, Assumptions
 
 
 @pytest.fixture
@@ -100,3 +100,11 @@ def test_plain_values(plan):
     from llava_pl.app.plan_terminal import as_plain
 
     assert SimpleNamespace(**as_plain(plan())).spread["name"] == "ddp"
+
+
+@pytest.mark.slow
+def test_the_cheapest_recomputation_that_fits_is_named(plan):
+    full = plan("--model.decoder.gradient_checkpointing", "full", "--data.batch_size", "16")
+    assert (full.memory.peak_at, full.recompute) == ("backward", "none")
+    tight = plan("--data.batch_size", "16", device_memory_gib=full.memory.peak / GIB, headroom=0.0)
+    assert (tight.recompute, tight.memory.peak > full.memory.peak) == ("full", True)

@@ -156,13 +156,13 @@ def main() -> None:
         found = run_rounds(ways, num_rounds=size.num_rounds, num_warm_ups=0)
         num_bytes = sum(path.stat().st_size for path in (folder / "cache" / "features").glob("*/*.features"))
     print(f"{size}, {options.threads} threads; {len(losses)} losses equal, digit by digit; store {num_bytes:,} bytes")
-    print("| run | seconds | CPU seconds | peak MiB | live / this |")
-    print("| --- | ---: | ---: | ---: | ---: |")
+    print("| run | seconds | CPU seconds | live / this |")
+    print("| --- | ---: | ---: | ---: |")
     live = [measured.wall for measured in found["live"]]
     for way, rounds in found.items():
-        wall, cpu, peak = (median(getattr(each, name) for each in rounds) for name in ("wall", "cpu", "peak_mib"))
+        wall, cpu = (median(getattr(each, name) for each in rounds) for name in ("wall", "cpu"))
         ratio = compare([measured.wall for measured in rounds], live)
-        print(f"| {way} | {wall:.1f} | {cpu:.1f} | {peak:.0f} | {ratio} |")
+        print(f"| {way} | {wall:.1f} | {cpu:.1f} | {ratio} |")
 
 
 if __name__ == "__main__":

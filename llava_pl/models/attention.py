@@ -6,6 +6,7 @@ Registered with transformers under a name of its own (`PACKED_SDPA`), and equal 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 from typing import Any, cast
@@ -32,11 +33,20 @@ def sequence_ends(lengths: Sequence[int], *, pin_memory: bool = False) -> Tensor
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, pin_memory=pin_memory)
 
 
+@dataclass
+class PlainLengths:
+    """The lengths of sequences as numbers, in an object that a compiled layer passes on without a look.
+
+    For each new list of numbers it would be compiled anew.
+    """
+
+    each: Sequence[int]
+
+
 def describe_packing(lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
     """Return what `packed_sdpa` is to know of a packed row, made once for all layers.
 
-    Tensors and one number, which a compiled layer takes as they come; for each new list of lengths it would be compiled
-    anew.
+    A compiled layer looks at the tensors and the number alone.
 
     Args:
         lengths: Positions of each sequence.
@@ -45,7 +55,8 @@ def describe_packing(lengths: Sequence[int], device: torch.device) -> dict[str, 
     ends = sequence_ends(lengths, pin_memory=device.type == "cuda")
     # A plain copy to a GPU would wait for all that the GPU still has to do.
     on_device = ends.to(device, non_blocking=True) if _has_varlen(device) else None
-    return {"host_ends": ends, "sequence_ends": on_device, "longest_sequence": max(lengths)}
+    longest, plain = max(lengths), PlainLengths(lengths)
+    return {"plain_lengths": plain, "host_ends": ends, "sequence_ends": on_device, "longest_sequence": longest}
 
 
 def packed_sdpa(
@@ -55,6 +66,7 @@ def packed_sdpa(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
+    plain_lengths: PlainLengths | None = None,
     host_ends: Tensor | None = None,
     sequence_ends: Tensor | None = None,
     longest_sequence: int = 0,
@@ -73,13 +85,14 @@ def packed_sdpa(
         key: float ``(B, key heads, T, D / heads)``.
         value: float ``(B, key heads, T, D / heads)``.
         attention_mask: As transformers makes it; not looked at for a packed row.
-        host_ends: Of a single packed row, as `sequence_ends` makes it; None when unpacked.
+        plain_lengths: Positions of each sequence of a single packed row; None when unpacked.
+        host_ends: Of a packed row, as `sequence_ends` makes it.
         sequence_ends: The same on the device; None never to use `varlen_attn`.
         longest_sequence: Positions of the longest sequence.
         dropout: Share of the attention weights that are dropped.
         **options: As for transformers' "sdpa".
     """
-    if host_ends is None:
+    if plain_lengths is None or host_ends is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, **options)
     if sequence_ends is not None and dropout == 0 and _takes_varlen(query):
         dtype = _compute_dtype(query)
@@ -101,8 +114,7 @@ def packed_sdpa(
         dtype = _compute_dtype(query)
         each = [tensor.to(dtype) for tensor in (query, key, value)]
         return attend_each(*each, host_ends, cast("float | None", options.get("scaling"))), None
-    lengths = host_ends.diff().tolist()
-    queries, keys, values = (torch.split(tensor, lengths, dim=2) for tensor in (query, key, value))
+    queries, keys, values = (torch.split(tensor, list(plain_lengths.each), dim=2) for tensor in (query, key, value))
     outputs = [
         sdpa_attention_forward(module, q, k, v, None, dropout=dropout, **options)[0]
         for q, k, v in zip(queries, keys, values, strict=True)

@@ -38,10 +38,11 @@ class Asked(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         tags = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-        by_mask = func is torch.ops.aten.index.Tensor and any(i is not None and i.dtype == torch.bool for i in args[1])
+        is_index = func is torch.ops.aten.index.Tensor  # whose size is known, but for a mask's
+        by_mask = is_index and any(i is not None and i.dtype == torch.bool for i in args[1])
         # What copies from an ordinary tensor of the host waits as well.
         copies = func is torch.ops.aten._to_copy.default and args[0].device.type == "cpu" and args[0].dim() == 0
-        if tags & set(func.tags) or by_mask or copies:
+        if (tags & set(func.tags) and not is_index) or by_mask or copies:
             self.names.append(func.name())
         return func(*args, **(kwargs or {}))
 

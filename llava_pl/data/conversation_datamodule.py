@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from llava_pl.data.anyres import choose_tiling
 from llava_pl.data.collate import collate
-from llava_pl.data.conversation import find_stop
 from llava_pl.data.dataset import RecordDataset
 from llava_pl.data.entries import RunSource, check_sources, open_entries
 from llava_pl.data.eval_loader import make_eval_loader
@@ -142,7 +141,6 @@ class ConversationDataModule(LightningDataModule):
         self.is_packed, self.token_budget = is_packed, token_budget
         self.train_data: TrainingData | GivenRecords = GivenRecords((), self.make_encoder)
         self.val_datasets: list[Dataset[Sample]] = []
-        self._template = template
         self._load_encoder = partial(
             load_encoder,
             tokenizer=tokenizer,
@@ -173,11 +171,6 @@ class ConversationDataModule(LightningDataModule):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The decoder's tokenizer."""
         return self.make_encoder().tokenizer
-
-    @property
-    def stop(self) -> str:
-        """The text that ends an answer."""
-        return find_stop(self._template, self.tokenizer)
 
     def train_sources(self) -> list[RunSource]:
         """Return where the records to train on come from."""

@@ -106,14 +106,19 @@ def count_work(model: LlavaModel, counts: BatchCounts, recomputation: GradientCh
     return [encoder, projector, blocks, head]
 
 
-def needed_operations(model: LlavaModel) -> dict[str, int]:
+def needed_operations(model: LlavaModel, *, encodes: bool = True) -> dict[str, int]:
     """Return the operations, forward and backward, that one of each of the `BatchCounts` needs, by its name.
 
     Nothing that is computed again is among them. Multiplied by the counts of a batch they add up to its operations.
+
+    Args:
+        model: Of any device.
+        encodes: Whether the vision encoder runs; it does not where a store keeps what it makes of pictures.
     """
     needed = {}
     for count in fields(BatchCounts):
-        work = add_up(count_work(model, BatchCounts(**{count.name: 1}), "none"))
+        parts = count_work(model, BatchCounts(**{count.name: 1}), "none")
+        work = add_up([part for part in parts if encodes or part.part != "vision_encoder"])
         needed[count.name] = work.forward + work.backward
     return needed
 

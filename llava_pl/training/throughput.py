@@ -64,8 +64,9 @@ class Throughput(Callback):
         device = pl_module.device
         if self._peak_tflops is None and device.type == "cuda" and trainer.precision.startswith(("bf16", "16")):
             self._peak_tflops = find_peak(torch.cuda.get_device_name(device))
-        model = getattr(pl_module, "model", None)
-        self._needed = needed_operations(model) if self._peak_tflops and isinstance(model, LlavaModel) else {}
+        if self._peak_tflops and isinstance(model := getattr(pl_module, "model", None), LlavaModel):
+            has_features = getattr(getattr(trainer, "datamodule", None), "bring_features", None) is not None
+            self._needed = needed_operations(model, encodes=not has_features)
         rank_zero_info(
             f"perf/mfu: measured against {self._peak_tflops:g} * 10^12 operations a second of a device"
             if self._needed
@@ -112,11 +113,11 @@ class Throughput(Callback):
             "tokens": batch["num_tokens"],
             "positions": batch["input_ids"].numel(),
             "samples": len(batch["ids"]) - len(batch.get("skipped", ())),
-            "images": len(batch.get("grids") or batch["pixel_values"]),
+            "images": len(batch.get("grids") or batch.get("patch_features", batch["pixel_values"])),
         }
         if self._needed:
             of = {
-                "num_tiles": len(batch["pixel_values"]),
+                "num_tiles": len(batch.get("patch_features", batch["pixel_values"])),
                 "num_positions": batch["num_tokens"],
                 "num_pairs": batch["num_pairs"],
                 "num_supervised": batch["num_supervised"],

@@ -516,14 +516,6 @@ def test_marks_that_the_tokenizer_lacks_are_tokens_of_their_own(tiny_parts, reco
     assert not {start, end} & set(sample.labels.tolist())
 
 
-@pytest.mark.parametrize(
-    ("template", "stop"),
-    [("vicuna_v1", "</s>"), ("llama_2", "</s>"), ("v0", "###"), ("mpt", "<|im_end|>")],
-)
-def test_stop_is_what_ends_an_answer(tiny_parts, records, template, stop):
-    assert make_llava(tiny_parts, records, records=None, template=template).stop == stop
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """ScienceQA in small: one problem to train on, three pictures and a text to validate with, one to test with."""

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
 from llava_pl.models.adapters import LoraConfig
-from llava_pl.models.work import Work, add_up, count_work, needed_operations
+from llava_pl.models.work import BatchCounts, Work, add_up, count_work, needed_operations
 from llava_pl.planning.batches import BatchShape
 from llava_pl.planning.weights import build_run_model
 from llava_pl.training.module import LlavaModule
@@ -92,3 +92,6 @@ def test_divided_and_quantized_weights_count_whole(tiny_parts):
     assert add_up(count_work(model, counts, "none")) == before
     needed = needed_operations(model)
     assert sum(needed[name] * value for name, value in asdict(counts).items()) == before.forward + before.backward
+    encoder = count_work(model, BatchCounts(num_tiles=1), "none")[0]
+    left = needed_operations(model, encodes=False)
+    assert left == needed | {"num_tiles": needed["num_tiles"] - encoder.forward - encoder.backward}

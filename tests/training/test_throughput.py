@@ -84,7 +84,7 @@ def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(throughput, "time", clock)
     monkeypatch.setattr(loader_module, "time", clock)
-    monkeypatch.setattr(throughput, "needed_operations", lambda model: NEEDED)
+    monkeypatch.setattr(throughput, "needed_operations", lambda model, *, encodes: NEEDED)
     return clock
 
 
@@ -170,6 +170,11 @@ def test_of_the_whole_world(clock):
         "perf/tokens_per_s": 60.0, "perf/positions_per_s": 80.0, "perf/samples_per_s": 2.0, "perf/images_per_s": 2.0,
         "perf/padding": 0.25, "perf/data_wait": 0.5, "perf/mfu": pytest.approx((2000 + 300 + 7 + 200) / 2 / 1000),
     }  # fmt: skip
+
+
+def test_pictures_that_were_encoded_before_are_pictures():
+    batch = make_batch(2) | {"pixel_values": torch.empty(0, 3, 2, 2), "patch_features": torch.empty(3, 4, 8)}
+    assert Throughput()._count(batch)["images"] == 3
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ GPU yet.
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Literal
-
-from transformers import PreTrainedModel
-from transformers.integrations.liger import apply_liger_kernel
+from typing import TYPE_CHECKING, Literal
 
 from llava_pl.types import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FusedKernels = Literal["none", "liger"]
 
@@ -48,6 +48,7 @@ def fuse_kernels(model: PreTrainedModel) -> None:
         InputError: Liger does not know the family.
     """
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+    from transformers.integrations.liger import apply_liger_kernel  # which imports peft and bitsandbytes
 
     family = model.config.model_type
     if family not in MODEL_TYPE_TO_APPLY_LIGER_FN:

@@ -4,6 +4,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from transformers.integrations import liger as liger_integration
 
 from llava_pl.export.build import DecoderConfig
 from llava_pl.models import fused
@@ -37,7 +38,7 @@ def liger(monkeypatch):
     monkeypatch.setitem(sys.modules, "liger_kernel", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers.monkey_patch", patch)
-    monkeypatch.setattr(fused, "apply_liger_kernel", lambda model, options: calls.append((model, options)))
+    monkeypatch.setattr(liger_integration, "apply_liger_kernel", lambda model, options: calls.append((model, options)))
     return calls
 
 

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,6 +35,7 @@ from PIL import Image
 from transformers import AutoTokenizer, LlavaProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from llava_pl.data.clip_pixels import look_up
 from llava_pl.data.conversation import render_conversation
 from llava_pl.data.dataset import RecordDataset
 from llava_pl.data.encoded import EncodedRecords
@@ -42,6 +44,7 @@ from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.data.store_cache import open_store
 from llava_pl.data.tokenization import encode_conversation
+from llava_pl.types import Sample
 
 NUM_WARM_UPS = 2
 SLICE = 20
@@ -89,6 +92,12 @@ def write_records(folder: Path, num_records: int) -> None:
             turns.append({"from": "gpt", "value": " ".join(sentence(8, 18, ".") for _ in range(draw.randint(1, 4)))})
         records.append({"id": str(index), "image": f"{index}.jpg", "conversations": turns})
     (folder / "records.json").write_text(json.dumps(records))
+
+
+def fetch_values(dataset: RecordDataset, index: int) -> tuple[Sample, torch.Tensor]:
+    """Return a sample of ours and its pixel values, which in a run are looked up where the model runs."""
+    sample = dataset[index]
+    return sample, look_up(sample.pixel_values, sample.value_of_level)
 
 
 def sha256(pixel_values: torch.Tensor) -> str:
@@ -141,8 +150,8 @@ def check_equal(
     """Stop unless all ways give the same."""
     # One position per picture, as in the original, where the model makes room for the rest.
     short = RecordDataset(dataset.records, replace(dataset.encoder, num_image_tokens=1))
-    own = [short[index] for index in range(len(short))]
-    pixels = [sha256(sample.pixel_values[0]) for sample in own]
+    own, values = zip(*(fetch_values(short, index) for index in range(len(short))), strict=True)
+    pixels = [sha256(pictures[0]) for pictures in values]
     num_supervised = sum(int((sample.labels >= 0).sum()) for sample in own)
     num_tokens = 0
     for index in range(len(dataset)):
@@ -194,14 +203,15 @@ def print_parts(dataset: RecordDataset, folder: Path) -> None:
     parts: dict[str, Callable[[int], object]] = {
         "read the record": lambda index: dataset.records[index],
         "read the picture": lambda index: load_image(folder / f"{index}.jpg"),
-        "square, resize, normalise": lambda index: encoder.image_transform(pictures[index]),
+        "square, resize": lambda index: encoder.image_transform.prepare(pictures[index]),
         "tokenize": lambda index: encode_conversation(
             dataset.records[index].turns,
             encoder.tokenizer,
             template=encoder.template,
             num_image_tokens=encoder.num_image_tokens,
         ),
-        "all": lambda index: dataset[index],
+        "all, in a worker": lambda index: dataset[index],
+        "all": lambda index: fetch_values(dataset, index),
     }
     print("\n| step of ours | CPU, ms per sample |\n| --- | --- |")
     for name, part in parts.items():
@@ -234,8 +244,8 @@ def main() -> None:
         by_transformers = make_transformers(folder, options.tokenizer, dataset)
         original = None
         ways: dict[str, Callable[[range], Seconds]] = {
-            "ours": lambda indices: time_fetching(dataset.__getitem__, indices),
-            "ours, tokens cached": lambda indices: time_fetching(cached.__getitem__, indices),
+            "ours": lambda indices: time_fetching(partial(fetch_values, dataset), indices),
+            "ours, tokens cached": lambda indices: time_fetching(partial(fetch_values, cached), indices),
             "transformers' processor, no labels": lambda indices: time_fetching(by_transformers, indices),
         }
         if options.llava_checkout and options.llava_python:

@@ -44,8 +44,9 @@ def look_up(levels: Tensor, value_of_level: Tensor) -> Tensor:
         levels: uint8 ``(..., 3, H, W)``.
         value_of_level: The value of each level of each channel, ``(3, 256)``.
     """
-    first = torch.arange(0, value_of_level.numel(), 256, device=levels.device)  # of each channel in the table
-    return torch.take(value_of_level, levels + first.view(3, 1, 1))
+    first = torch.arange(0, value_of_level.numel(), 256, dtype=torch.int32, device=levels.device).view(3, 1, 1)
+    # Several times as fast on a CPU as `torch.take`, which asks for indices of 64 bits.
+    return value_of_level.flatten().index_select(0, (levels + first).flatten()).view(levels.shape)
 
 
 def look_up_pixels(batch: Batch) -> Batch:

@@ -37,7 +37,7 @@ def check_settings(config: Namespace) -> None:
     for key, least in LEAST.items():
         value = config.get(key)
         if value is not None and value is not False and value < least:
-            raise InputError(f"{key}: expected at least {least}, found {value}")
+            raise InputError(f"{key}: expected at least {least}, found {value:g}")
     strategy = config.get("trainer.strategy")
     name = str(strategy.get("class_path") if isinstance(strategy, Namespace) else strategy).rpartition(".")[2]
     if name.startswith(("fsdp", "FSDPStrategy")):

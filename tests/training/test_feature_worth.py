@@ -35,7 +35,7 @@ def test_the_arithmetic():
             {"num_shown": 6218},
             6218,
             "^data.feature_cache: does not pay: this run shows pictures 6,218 times and the store lacks 6,218, which "
-            "would all be encoded first; the store would be 3.26 GB; set data.feature_cache to none, or to always where",
+            "would all be encoded first; the store would be 3.26 GB; set data.feature_cache to none, or to always",
         ),
         (
             {"encoding_work": 4e9},

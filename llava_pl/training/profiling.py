@@ -55,19 +55,20 @@ class StepProfiler(PyTorchProfiler):
         row_limit: int = 20,
         dirpath: str | None = None,
     ) -> None:
-        for name, least, found in (("wait", 0, wait), ("warmup", 0, warmup), ("active", 1, active)):
-            if found < least:
-                raise InputError(f"profiler.{name}: expected at least {least} micro batches, found {found}")
-        self._num_before = wait + warmup
         # Lightning's own ranges, of every module, would stay open where a layer is computed again: torch leaves it in
         # the middle, as soon as it has what it needs.
         super().__init__(
             dirpath=dirpath,
             row_limit=row_limit,
             record_module_names=False,
-            schedule=schedule(wait=wait, warmup=warmup, active=active, repeat=1),
+            schedule=schedule(wait=max(0, wait), warmup=max(0, warmup), active=max(1, active), repeat=1),
             profile_memory=memory,
         )
+        # Only now: Lightning's `__del__`, which an error does not spare, needs what has been set above.
+        for name, least, found in (("wait", 0, wait), ("warmup", 0, warmup), ("active", 1, active)):
+            if found < least:
+                raise InputError(f"profiler.{name}: expected at least {least} micro batches, found {found}")
+        self._num_before = wait + warmup
 
     def start(self, action_name: str) -> None:
         """Begin an action; name the parts of the model once it is there."""

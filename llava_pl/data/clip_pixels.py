@@ -50,7 +50,10 @@ def look_up(levels: Tensor, value_of_level: Tensor) -> Tensor:
 
 
 def look_up_pixels(batch: Batch) -> Batch:
-    """Return a batch whose ``pixel_values`` are float32, whether its loader handed on levels or values."""
+    """Return a batch whose ``pixel_values`` are values, whether its loader handed on levels or values.
+
+    They are float32, or of the dtype that a trainer in half precision has turned the table to: as it would turn them.
+    """
     if "value_of_level" not in batch:
         return batch
     rest = {name: value for name, value in batch.items() if name != "value_of_level"}

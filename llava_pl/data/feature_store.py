@@ -4,8 +4,9 @@ In: patch features, by the hash of their picture's bytes. Out: a `PictureFeature
 by name in the place of opening picture files.
 
 A store is a folder for one encoder with one way of preparing pictures: ``manifest.json``, and files of features. A file
-holds the rows of some pictures one after the other, then their hashes. It appears under its name only when complete,
-and is never changed: whoever reads the folder meanwhile sees fewer files, never half of one.
+holds the rows of some pictures one after the other, then for each the hash of the picture and the checksum of the row.
+It appears under its name only when complete, and is never changed: whoever reads the folder meanwhile sees fewer files,
+never half of one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from torch import Tensor
 
 from llava_pl.data.picture_digests import DIGEST_BYTES
 from llava_pl.data.store_cache import sync
+from llava_pl.types import InputError
 
 FeatureCaching = Literal["none", "worthwhile", "always"]
 """Whether a run keeps features: not, where that pays (elsewhere it is refused), or anyway."""
@@ -37,6 +40,22 @@ FILE_BYTES = 1 << 28
 """A file is closed from this size on: as much is lost when a run is killed while it fills a store."""
 
 _MANIFEST = "manifest.json"
+_ENTRIES = np.dtype([("digest", f"V{DIGEST_BYTES}"), ("checksum", "<u4")])
+"""What a file says of its rows, behind them."""
+
+
+class Place(NamedTuple):
+    """Where the features of a picture lie.
+
+    Args:
+        path: Of the file.
+        row: Their number in it.
+        checksum: CRC-32 of their bytes.
+    """
+
+    path: Path
+    row: int
+    checksum: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,19 +130,17 @@ class FeatureStore:
         temporary.replace(folder / _MANIFEST)
         return cls(folder, manifest)
 
-    def find(self) -> dict[bytes, tuple[Path, int]]:
-        """Return file and row of each picture, by the hash of its bytes; a damaged file counts as none."""
-        places: dict[bytes, tuple[Path, int]] = {}
+    def find(self) -> dict[bytes, Place]:
+        """Return the place of each picture, by the hash of its bytes; a file of a wrong size counts as none."""
+        places: dict[bytes, Place] = {}
         row_bytes = self.manifest.row_bytes
         for path in sorted(self.folder.glob("*.features")):
-            num_rows, rest = divmod(path.stat().st_size, row_bytes + DIGEST_BYTES)
+            num_rows, rest = divmod(path.stat().st_size, row_bytes + _ENTRIES.itemsize)
             if rest:
                 continue
-            with path.open("rb") as file:
-                file.seek(num_rows * row_bytes)
-                digests = file.read()
-            for row in range(num_rows):
-                places.setdefault(digests[row * DIGEST_BYTES : (row + 1) * DIGEST_BYTES], (path, row))
+            entries = np.fromfile(path, _ENTRIES, offset=num_rows * row_bytes)
+            for row, (digest, checksum) in enumerate(entries.tolist()):
+                places.setdefault(digest, Place(path, row, checksum))
         return places
 
     def remove_leftovers(self) -> None:
@@ -144,7 +161,7 @@ class FeatureWriter:
         self._store = store
         self._file_bytes = file_bytes
         self._part = store.folder / f".{os.uname().nodename}-{os.getpid()}.part"
-        self._digests: list[bytes] = []
+        self._entries: list[tuple[bytes, int]] = []
 
     def __enter__(self) -> Self:
         self._file = self._part.open("wb")
@@ -166,23 +183,24 @@ class FeatureWriter:
         """
         manifest = self._store.manifest
         assert (tuple(features.shape), features.dtype) == (manifest.shape, manifest.torch_dtype), "of another store"
-        self._file.write(features.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        self._digests.append(digest)
+        row = features.detach().cpu().contiguous().view(torch.uint8).numpy().data
+        self._file.write(row)
+        self._entries.append((digest, crc32(row)))
         if self._file.tell() >= self._file_bytes:
             self._finish()
             self._file = self._part.open("wb")
 
     def _finish(self) -> None:
         """Close the file, and give it the name by which it counts."""
-        if not self._digests:
+        if not self._entries:
             return
         # An error between the two lines of `add` may have left more than the rows that are known.
-        self._file.truncate(self._file.seek(len(self._digests) * self._store.manifest.row_bytes))
-        digests, self._digests = b"".join(self._digests), []
-        self._file.write(digests)
+        self._file.truncate(self._file.seek(len(self._entries) * self._store.manifest.row_bytes))
+        entries, self._entries = np.array(self._entries, _ENTRIES).tobytes(), []
+        self._file.write(entries)
         self._file.close()
         sync(self._part)
-        self._part.replace(self._store.folder / f"{blake2b(digests, digest_size=12).hexdigest()}.features")
+        self._part.replace(self._store.folder / f"{blake2b(entries, digest_size=12).hexdigest()}.features")
         sync(self._store.folder)
 
 
@@ -198,6 +216,7 @@ class PictureFeatures:
         keys: uint64, hashes of all names in rising order; no two names of a run share one.
         file_of: int32, the file of each, -1 where a picture could not be read.
         row_of: int32, its row in there.
+        checksum_of: uint32, the checksum of that row.
     """
 
     manifest: FeatureManifest
@@ -205,6 +224,7 @@ class PictureFeatures:
     keys: NDArray[np.uint64]
     file_of: NDArray[np.int32]
     row_of: NDArray[np.int32]
+    checksum_of: NDArray[np.uint32]
     _maps: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
 
     @classmethod
@@ -216,21 +236,20 @@ class PictureFeatures:
             digests: Hash of each picture's bytes, None of one that cannot be read.
         """
         places = store.find()
-        files = sorted({path for path, _ in places.values()})
+        files = sorted({place.path for place in places.values()})
         numbers = {path: number for number, path in enumerate(files)}
-        rows = []
-        for name, digest in digests.items():
-            path, row = places.get(digest or b"", (None, 0))
-            rows.append((_key(name), -1 if path is None else numbers[path], row))
-        keys = np.array([key for key, _, _ in rows], dtype=np.uint64)
-        order = np.argsort(keys)
+        found = [places.get(digest or b"") for digest in digests.values()]
+        keys = np.array([_key(name) for name in digests], dtype=np.uint64)
         assert len(np.unique(keys)) == len(keys), "two names with one hash of 64 bits"
-        columns = np.array([place for _, *place in rows], dtype=np.int32).reshape(-1, 2)[order]
-        return cls(store.manifest, files, keys[order], columns[:, 0].copy(), columns[:, 1].copy())
+        order = np.argsort(keys)
+        file_of = np.array([-1 if place is None else numbers[place.path] for place in found], dtype=np.int32)
+        row_of = np.array([0 if place is None else place.row for place in found], dtype=np.int32)
+        checksum_of = np.array([0 if place is None else place.checksum for place in found], dtype=np.uint32)
+        return cls(store.manifest, files, keys[order], file_of[order], row_of[order], checksum_of[order])
 
     def __getstate__(self) -> list[Any]:
         # A map would be pickled as all that it holds.
-        return [self.manifest, self.files, self.keys, self.file_of, self.row_of]
+        return [self.manifest, self.files, self.keys, self.file_of, self.row_of, self.checksum_of]
 
     def __setstate__(self, state: list[Any]) -> None:
         self.__init__(*state)  # type: ignore[misc]
@@ -240,6 +259,7 @@ class PictureFeatures:
 
         Raises:
             KeyError: The run was not said to have such a picture.
+            InputError: The file is gone, or no longer holds what was written.
         """
         place = int(np.searchsorted(self.keys, key := _key(name)))
         if place == len(self.keys) or self.keys[place] != key:
@@ -247,10 +267,19 @@ class PictureFeatures:
         number = int(self.file_of[place])
         if number < 0:
             return None
-        if number not in self._maps:
-            self._maps[number] = np.memmap(self.files[number], dtype=np.uint8, mode="r")
+        path = self.files[number]
+        try:
+            if number not in self._maps:
+                self._maps[number] = np.memmap(path, dtype=np.uint8, mode="r")
+        except (OSError, ValueError) as error:  # ValueError: it is empty by now
+            raise InputError(f"{path}: cannot be read ({error}); start again, and it is computed anew") from error
         start = int(self.row_of[place]) * self.manifest.row_bytes
         row = self._maps[number][start : start + self.manifest.row_bytes].copy()
+        if (found := crc32(row.data)) != (expected := int(self.checksum_of[place])):
+            raise InputError(
+                f"{path}: features of picture {name!r} are damaged: expected checksum {expected:08x}, found "
+                f"{found:08x}; delete this file and start again, and it is computed anew"
+            )
         return torch.from_numpy(row).view(self.manifest.torch_dtype).view(self.manifest.shape)
 
     @property

@@ -109,9 +109,10 @@ def _read(memory: Path) -> dict[str, SeenPicture]:
 
 def _write(memory: Path, pictures: dict[str, SeenPicture]) -> None:
     kinds = (pa.string(), pa.int64(), pa.int64(), pa.binary(DIGEST_BYTES))
-    rows = [(name, seen.size, seen.mtime_ns, seen.digest) for name, seen in pictures.items()]
-    columns = [pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), kinds, strict=True)]
-    table = pa.table(columns, names=_COLUMNS)
+    seen = pictures.values()
+    columns = (list(pictures), [p.size for p in seen], [p.mtime_ns for p in seen], [p.digest for p in seen])
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
+    table = pa.table(arrays, names=_COLUMNS)
     memory.parent.mkdir(parents=True, exist_ok=True)
     temporary = memory.with_name(f".{memory.name}.{os.getpid()}")
     with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:

@@ -7,6 +7,7 @@ stopped, and other runs with the same encoder find what is there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -122,10 +123,11 @@ def bring_features(
     try:
         with take_turns(trainer) as turns, ExitStack() as stack:
             cache_dir.mkdir(parents=True, exist_ok=True)
-            if trainer.is_global_zero:
+            is_writer = trainer.is_global_zero and os.access(cache_dir, os.W_OK)  # others may only read what is there
+            if is_writer:
                 stack.enter_context(locked(folder))
             seen, store = turns.take(look_at_pictures), turns.take(open_store)
-            if trainer.is_global_zero:
+            if is_writer:
                 store.remove_leftovers()
             worth = replace(worth, row_bytes=store.manifest.row_bytes)
             _check_missing(data, worth, store, len(find_missing(store, seen)))

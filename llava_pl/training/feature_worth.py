@@ -51,11 +51,15 @@ class FeatureWorth:
 
     def describe(self, num_missing: int) -> str:
         """Return what such a store takes and spares."""
+        spared = self.num_shown - num_missing
+        if spared < 0:  # by "always", for runs to come
+            gain = f"costs {-spared:,} encodings more than the {self.num_shown:,} of this run"
+        else:
+            share = f"{self.share(num_missing):.1%} of the run's operations"
+            gain = f"spares {spared:,} of {self.num_shown:,} encodings, {share}"
         return (
             f"{self.num_pictures:,} pictures, {num_missing:,} of them to be encoded first; "
-            f"{_size(self.num_pictures * self.row_bytes)} on disk; spares {self.num_shown - num_missing:,} of "
-            f"{self.num_shown:,} encodings, {self.share(num_missing):.1%} of the run's operations, each for reading "
-            f"{_size(self.row_bytes)}"
+            f"{_size(self.num_pictures * self.row_bytes)} on disk; {gain}; reading takes {_size(self.row_bytes)} each"
         )
 
     def check(self, num_missing: int) -> None:
@@ -70,7 +74,7 @@ class FeatureWorth:
         if self.num_shown <= num_missing:
             raise InputError(
                 f"data.feature_cache: does not pay: this run shows pictures {self.num_shown:,} times and the store "
-                f"lacks {num_missing:,}: each is encoded once either way; the store would be {size}; {ADVICE}"
+                f"lacks {num_missing:,}, which would all be encoded first; the store would be {size}; {ADVICE}"
             )
         if self.share(num_missing) < LEAST_SHARE:
             raise InputError(
@@ -119,7 +123,7 @@ def measure_worth(
     work = count_work(model, epoch, module.model_config.decoder.gradient_checkpointing)
     whole = add_up(work)
     # Fewer than the trainer is told where its steps or batches are limited.
-    num_epochs = num_steps / ceil(data.count_train_batches(num_ranks) / num_micro_batches)
+    num_epochs = num_steps / max(1, ceil(data.count_train_batches(num_ranks) / num_micro_batches))
     encoder = model.vision_encoder
     dtype = next(encoder.parameters()).dtype
     return FeatureWorth(

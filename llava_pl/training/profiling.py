@@ -11,10 +11,11 @@ from typing import Any, cast
 from lightning.pytorch.profilers import PyTorchProfiler
 from lightning.pytorch.profilers.pytorch import RegisterRecordFunction
 from torch import nn
-from torch.profiler import schedule
+from torch.profiler import profile, schedule
 
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
+from llava_pl.types import InputError
 
 ROWS = {
     "wait for data": "train_dataloader_next",
@@ -40,6 +41,9 @@ class StepProfiler(PyTorchProfiler):
         memory: Record the memory that operators take as well.
         row_limit: Operators in the second table.
         dirpath: Folder of the trace; by default where the trainer logs, which is that of the run.
+
+    Raises:
+        InputError: A number of micro batches is too small.
     """
 
     def __init__(
@@ -57,9 +61,14 @@ class StepProfiler(PyTorchProfiler):
             dirpath=dirpath,
             row_limit=row_limit,
             record_module_names=False,
-            schedule=schedule(wait=wait, warmup=warmup, active=active, repeat=1),
+            schedule=schedule(wait=max(0, wait), warmup=max(0, warmup), active=max(1, active), repeat=1),
             profile_memory=memory,
         )
+        # Only now: Lightning's `__del__`, which an error does not spare, needs what has been set above.
+        for name, least, found in (("wait", 0, wait), ("warmup", 0, warmup), ("active", 1, active)):
+            if found < least:
+                raise InputError(f"profiler.{name}: expected at least {least} micro batches, found {found}")
+        self._num_before = wait + warmup
 
     def start(self, action_name: str) -> None:
         """Begin an action; name the parts of the model once it is there."""
@@ -79,7 +88,17 @@ class StepProfiler(PyTorchProfiler):
     def summary(self) -> str:
         """Return the two tables: of a step, and of its operators."""
         operators: str = super().summary()
-        return f"\n{self._summarize_step()}\n\n{operators}" if self.function_events else operators
+        if not self.function_events:
+            return (
+                f"profile: nothing was recorded; the run ended within the {self._num_before} micro batches that come "
+                "before; raise trainer.max_steps, or lower wait and warmup of the profiler"
+            )
+        return f"\n{self._summarize_step()}\n\n{operators}"
+
+    def _cache_functions_events(self) -> None:
+        # Where nothing was recorded, torch fails when it is asked for events.
+        if cast("profile", self.profiler).profiler is not None:
+            super()._cache_functions_events()
 
     def _summarize_step(self) -> str:
         """Return the first table: the time of the host, on average over the recorded steps."""

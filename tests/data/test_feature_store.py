@@ -1,11 +1,14 @@
 """Guards: features of another picture, or of a file that was never finished."""
 
 import pickle
+from pathlib import Path
+from zlib import crc32
 
 import pytest
 import torch
 
 from llava_pl.data.feature_store import FeatureManifest, FeatureStore, FeatureWriter, PictureFeatures
+from llava_pl.types import InputError
 
 SHAPE = (2, 3)
 
@@ -75,9 +78,31 @@ def test_files_of_killed_runs_and_damaged_ones_are_not_read(store):
     (whole,) = store.folder.glob("*.features")
     (store.folder / "cut.features").write_bytes(whole.read_bytes()[:-1])
     (store.folder / ".node-1.part").write_bytes(whole.read_bytes())
-    assert store.find() == {digest(1): (whole, 0)}
+    assert store.find() == {digest(1): (whole, 0, crc32(features(1).numpy().data))}
     store.remove_leftovers()
     assert not (store.folder / ".node-1.part").exists()
+
+
+def test_features_that_are_not_what_was_written_end_the_run(store):
+    add(store, 1, 2)
+    (path,) = store.folder.glob("*.features")
+    content = bytearray(path.read_bytes())
+    content[store.manifest.row_bytes] ^= 1  # the first bit of the second picture
+    path.write_bytes(content)
+    found = PictureFeatures.of(store, {"a": digest(1), "b": digest(2)})
+    assert torch.equal(found.get("a"), features(1))
+    with pytest.raises(InputError, match=r"\.features: features of picture 'b' are damaged: .*; delete this file"):
+        found.get("b")
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(b"")])
+def test_a_file_that_goes_during_a_run_ends_it_in_words(store, change):
+    add(store, 1)
+    found = PictureFeatures.of(store, {"a": digest(1)})
+    (path,) = store.folder.glob("*.features")
+    change(path)
+    with pytest.raises(InputError, match=r"\.features: cannot be read \(.*\); start again"):
+        found.get("a")
 
 
 def test_two_that_fill_at_once_leave_one_file_of_the_same(store):

@@ -53,3 +53,9 @@ def test_names_without_a_file_inside_the_folder_are_left_out(pictures):
     (folder / "outside").write_bytes(b"a")
     names = ["missing", "../outside", str(folder / "outside"), "a\0", "\ud83d", "a"]
     assert set(digest_pictures(folder / "folder", names, folder / "memory")) == {"a"}
+
+
+def test_names_of_folders_alone_are_left_out_too(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    for _ in range(2):
+        assert digest_pictures(tmp_path, ["a.png"], tmp_path / "memory") == {}

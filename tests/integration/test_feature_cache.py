@@ -65,4 +65,4 @@ def test_every_logged_number_is_that_of_a_run_without_a_store(folder, run, words
     (manifest,) = (folder / "cache" / "features").glob("*/manifest.json")
     assert json.loads(manifest.read_text())["difference"] == 0.0
     rows = [path.stat().st_size for path in manifest.parent.glob("*.features")]
-    assert sum(rows) == 9 * (4 * 16 * 4 + 16), "nine pictures, each once: four patches of sixteen floats, and a hash"
+    assert sum(rows) == 9 * (4 * 16 * 4 + 20), "nine pictures, each once: four patches of 16 floats, hash, checksum"

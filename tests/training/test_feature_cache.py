@@ -228,7 +228,7 @@ def test_what_cannot_have_a_store_is_one_line_before_weights_are_read(runs, case
 
 def test_what_a_store_has_counts_for_whether_it_pays(runs, encoded):
     one_epoch = FeatureWorth(num_pictures=5, num_shown=5, encoding_work=1.0, run_work=50.0, row_bytes=1)
-    with pytest.raises(InputError, match=r"shows pictures 5 times and the store lacks 5: each is encoded once either"):
+    with pytest.raises(InputError, match=r"shows pictures 5 times and the store lacks 5, which would all be"):
         runs.bring(runs.data("worthwhile"), worth=one_epoch)
     assert encoded == [3, 1], "it has measured what a row takes"
     runs.bring(worth=one_epoch)
@@ -237,6 +237,22 @@ def test_what_a_store_has_counts_for_whether_it_pays(runs, encoded):
     assert not encoded
     assert "5 pictures, 0 of them to be encoded first; 0.00128 MB on disk; spares 5 of 5 encodings," in runs.said[-1]
     assert runs.said[-1].endswith("features do not depend on the batch here, to the last bit")
+
+
+def test_a_cache_that_may_only_be_read_serves_what_it_has(runs, encoded, monkeypatch):
+    first = runs.bring()
+    encoded.clear()
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("locked", "FeatureStore.begin", "FeatureStore.remove_leftovers"):
+        monkeypatch.setattr(f"llava_pl.training.feature_cache.{name}", refuse)
+    assert torch.equal(runs.bring().get("4.png"), first.get("4.png"))
+    assert not encoded
+    with pytest.raises(InputError, match=r"features: cannot store features \(Permission denied\); set data.cache_dir"):
+        runs.bring(runs.data(image_aspect="square"))
 
 
 def test_a_disk_that_is_full_or_away_is_one_line(runs, monkeypatch):

@@ -23,7 +23,7 @@ def test_the_arithmetic():
     SCIENCEQA.check(6218)
     assert SCIENCEQA.describe(6218) == (
         "6,218 pictures, 6,218 of them to be encoded first; 3.26 GB on disk; spares 68,398 of 74,616 encodings, 34.4% "
-        "of the run's operations, each for reading 0.524 MB"
+        "of the run's operations; reading takes 0.524 MB each"
     )
 
 
@@ -34,8 +34,8 @@ def test_the_arithmetic():
         (
             {"num_shown": 6218},
             6218,
-            "^data.feature_cache: does not pay: this run shows pictures 6,218 times and the store lacks 6,218: each is "
-            "encoded once either way; the store would be 3.26 GB; set data.feature_cache to none, or to always where",
+            "^data.feature_cache: does not pay: this run shows pictures 6,218 times and the store lacks 6,218, which "
+            "would all be encoded first; the store would be 3.26 GB; set data.feature_cache to none, or to always",
         ),
         (
             {"encoding_work": 4e9},
@@ -64,13 +64,7 @@ def test_a_disk_takes_what_is_missing_or_the_run_is_refused(tmp_path, monkeypatc
         SCIENCEQA.check_disk(2000, tmp_path)
 
 
-@pytest.mark.parametrize(("num_ranks", "num_steps", "num_epochs"), [(1, 24, 12), (1, 1, 0.5), (2, 24, 24)])
-def test_a_run_is_measured_by_its_samples_and_steps(tiny_parts, tmp_path, num_ranks, num_steps, num_epochs):
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    question = {"from": "human", "value": "<image>\nWhat?"}
-    turns = [question, {"from": "gpt", "value": "red"}]
-    records = [{"id": str(number), "image": "a.png", "conversations": turns} for number in range(8)]
-    records[0] = {"id": "0", "conversations": [{"from": "human", "value": "What?"}, turns[1]]}
+def measure(tiny_parts, tmp_path, records, **settings) -> FeatureWorth:
     (tmp_path / "records.json").write_text(json.dumps(records))
     data = LlavaDataModule(
         records=tmp_path / "records.json", image_folder=tmp_path, tokenizer=str(tiny_parts / "decoder"),
@@ -83,9 +77,31 @@ def test_a_run_is_measured_by_its_samples_and_steps(tiny_parts, tmp_path, num_ra
         decoder=DecoderConfig(str(tiny_parts / "decoder")),
         optim=OptimConfig(learning_rate=1e-3),
     )
-    worth = measure_worth(module, data, num_steps=num_steps, num_ranks=num_ranks, num_micro_batches=2)
+    return measure_worth(module, data, num_micro_batches=2, **settings)
+
+
+@pytest.mark.parametrize(("num_ranks", "num_steps", "num_epochs"), [(1, 24, 12), (1, 1, 0.5), (2, 24, 24)])
+def test_a_run_is_measured_by_its_samples_and_steps(tiny_parts, tmp_path, num_ranks, num_steps, num_epochs):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    question = {"from": "human", "value": "<image>\nWhat?"}
+    turns = [question, {"from": "gpt", "value": "red"}]
+    records = [{"id": str(number), "image": "a.png", "conversations": turns} for number in range(8)]
+    records[0] = {"id": "0", "conversations": [{"from": "human", "value": "What?"}, turns[1]]}
+    worth = measure(tiny_parts, tmp_path, records, num_steps=num_steps, num_ranks=num_ranks)
     # Two layers of width 16 over five positions: 4 x 16 x 16 + 2 x 16 x 32 weights each, then attention, then patches.
     encoding = 2 * (5 * 2 * (4 * 16 * 16 + 2 * 16 * 32) + 4 * 16 * 25) + 4 * 2 * 3 * 8 * 8 * 16
     assert (worth.num_pictures, worth.num_shown, worth.row_bytes) == (1, round(7 * num_epochs), 4 * 16 * 4)
     assert worth.encoding_work == encoding
     assert worth.share(0) == pytest.approx(worth.num_shown * encoding / worth.run_work)
+
+
+def test_a_run_without_records_is_left_to_who_says_so(tiny_parts, tmp_path):
+    worth = measure(tiny_parts, tmp_path, [], num_steps=0, num_ranks=1)
+    assert (worth.num_pictures, worth.num_shown, worth.run_work) == (0, 0, 0)
+    with pytest.raises(InputError, match="the run shows no picture"):
+        worth.check(0)
+
+
+def test_a_store_may_cost_more_encodings_than_a_short_run_has():
+    short = FeatureWorth(num_pictures=6218, num_shown=12, encoding_work=1.5e11, run_work=1e13, row_bytes=524_288)
+    assert "; costs 6,206 encodings more than the 12 of this run; reading takes 0.524 MB each" in short.describe(6218)

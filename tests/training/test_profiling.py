@@ -5,11 +5,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
 from llava_pl.cli import main
 from llava_pl.run_folder import RUN_DIR_VARIABLE
 from llava_pl.training.profiling import ROWS, StepProfiler
+from llava_pl.types import InputError
 
 OVERLAY = Path(__file__).parents[2] / "configs" / "debug" / "profile.yaml"
 
@@ -47,6 +49,26 @@ def test_a_run(config, tmp_path, caplog):
     assert min(shares[row] for row in ("forward", "  decoder", "backward", "update")) > 0
     assert shares["  vision encoder"] == 0  # there are no pictures
     assert "Self CPU Mem" in printed
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 3, 5, 9])
+def test_a_run_may_end_before_or_while_it_is_recorded(num_steps, tmp_path):
+    profiler = StepProfiler(wait=2, warmup=2, active=2, dirpath=str(tmp_path))
+    with profiler.profile("run_training_epoch"):
+        for _ in range(num_steps):
+            with profiler.profile("[Strategy]One.training_step"):
+                torch.ones(3).sum()
+    is_recorded = num_steps > 4
+    assert profiler.summary().startswith("\ntime of the host" if is_recorded else "profile: nothing was recorded; ")
+    profiler.teardown("fit")
+    assert len(list(tmp_path.iterdir())) == is_recorded
+
+
+@pytest.mark.parametrize(("name", "number", "least"), [("wait", -1, 0), ("warmup", -1, 0), ("active", 0, 1)])
+def test_impossible_numbers_of_micro_batches_are_refused(name, number, least):
+    message = rf"^profiler\.{name}: expected at least {least} micro batches, found {number}$"
+    with pytest.raises(InputError, match=message):
+        StepProfiler(**{name: number})
 
 
 def event(name, start, end):

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer
 
+from llava_pl.data.clip_pixels import look_up
 from llava_pl.data.collate import collate
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.question_dataset import QuestionDataset
@@ -240,7 +241,8 @@ def test_the_likeliest_letter_is_the_answer(random_model, encoder):
         for letter, score in scores.items():
             ids = torch.cat([prompt.input_ids, torch.tensor(encoder.tokenizer.encode(f" {letter}")[1:])])
             with torch.no_grad():
-                logits = random_model(ids[None], prompt.pixel_values).logits[0].log_softmax(-1)
+                pixel_values = look_up(prompt.pixel_values, prompt.value_of_level)
+                logits = random_model(ids[None], pixel_values).logits[0].log_softmax(-1)
             expected = logits[-3, ids[-2]] + logits[-2, ids[-1]]
             assert score == pytest.approx(expected.item(), abs=1e-4)
     assert len({text for text, _ in answers}) > 1

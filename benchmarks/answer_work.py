@@ -23,7 +23,7 @@ from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.types import Question
 
-IMAGE_SIDE, PATCH_SIDE = 224, 14
+IMAGE_SIDE, PATCH_SIDE = 336, 14
 NUM_IMAGE_TOKENS = (IMAGE_SIDE // PATCH_SIDE) ** 2
 NUM_WORDS, IMAGE_ID = 32_000, 32_000
 """LLaMA's words; llava-hf has a further one for image tokens."""

@@ -135,9 +135,9 @@ def _divide(lengths: Sequence[int]) -> list[slice]:
     return [slice(start, end) for start, end in pairwise([*starts, len(lengths)])]
 
 
-def _pad(packed: Sequence[Tensor], packs: Sequence[slice], lengths: Sequence[int]) -> Tensor:
+def _pad(packed: Sequence[Tensor], packs: Sequence[slice], lengths: list[int]) -> Tensor:
     """Return the keys or values ``(B, heads, T, D / heads)`` of packs ``(1, heads, positions, D / heads)``."""
-    each = [part[0].transpose(0, 1).split(lengths[rows]) for part, rows in zip(packed, packs, strict=True)]
+    each = [torch.split(part[0].transpose(0, 1), lengths[rows]) for part, rows in zip(packed, packs, strict=True)]
     return pad_sequence([row for rows in each for row in rows], batch_first=True, padding_side="left").transpose(1, 2)
 
 

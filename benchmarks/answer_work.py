@@ -28,7 +28,7 @@ NUM_IMAGE_TOKENS = (IMAGE_SIDE // PATCH_SIDE) ** 2
 NUM_WORDS, IMAGE_ID = 32_000, 32_000
 """LLaMA's words; llava-hf has a further one for image tokens."""
 END_STRENGTH = 2.5
-"""How much larger the end mark's row of the head is than that of a word: most answers then end by themselves."""
+"""How much larger the end mark's row of the head is than that of a word: answers then end early, late or not at all."""
 REQUEST = "Answer with the option's letter from the given choices directly."
 
 

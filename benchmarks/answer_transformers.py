@@ -1,4 +1,4 @@
-"""Answers of transformers' `LlavaForConditionalGeneration`, in batches as the questions come.
+"""Answers of transformers' `LlavaForConditionalGeneration`, in batches as the questions come or with the longest first.
 
 It is handed the ids of the prompts and pictures as the original squares them: its processor does neither as the model
 was trained. Reading, resizing, padding, generating and decoding are in the time.
@@ -56,6 +56,8 @@ def main(folder: Path, tokenizer_path: str, max_new_tokens: int) -> None:
 
     while request := channel.wait():
         entries, size = json.loads((folder / f"{request['questions']}.json").read_text()), request["batch_size"]
+        if request.get("longest_first"):
+            entries.sort(key=lambda entry: -len(entry["ids"]) - NUM_IMAGE_TOKENS * (entry["picture"] is not None))
         answers = {}
         for start in range(0, len(entries), size):
             batch = entries[start : start + size]

@@ -23,12 +23,12 @@ from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.types import Question
 
-IMAGE_SIDE, PATCH_SIDE = 224, 14
+IMAGE_SIDE, PATCH_SIDE = 336, 14
 NUM_IMAGE_TOKENS = (IMAGE_SIDE // PATCH_SIDE) ** 2
 NUM_WORDS, IMAGE_ID = 32_000, 32_000
 """LLaMA's words; llava-hf has a further one for image tokens."""
 END_STRENGTH = 2.5
-"""How much larger the end mark's row of the head is than that of a word: most answers then end by themselves."""
+"""How much larger the end mark's row of the head is than that of a word: answers then end early, late or not at all."""
 REQUEST = "Answer with the option's letter from the given choices directly."
 
 

@@ -40,6 +40,7 @@ from llava_pl.data.ordering import deal_packed
 from llava_pl.data.packing import pack
 from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
 from llava_pl.models.adapters import LoraConfig
+from llava_pl.models.prompts import Prompts
 from llava_pl.models.work import needed_operations
 from llava_pl.planning.batches import BatchShape
 from llava_pl.planning.memory_plan import MemoryPlan
@@ -206,7 +207,7 @@ def train(folder: Path, words: argparse.Namespace, shapes: Shapes) -> dict[str, 
 def evaluate(folder: Path, words: argparse.Namespace, shapes: Shapes) -> dict[str, Any]:
     """Return the seconds that 1,000 questions take in batches of like length, and what a tenth takes one by one.
 
-    Four tokens answer each.
+    Four tokens answer each, as `validate` has them answered.
     """
     device = torch.device("cpu" if words.dry else "cuda")
     module = make_module(folder, words)
@@ -214,14 +215,14 @@ def evaluate(folder: Path, words: argparse.Namespace, shapes: Shapes) -> dict[st
     model = module.model.to(device, torch.bfloat16).eval()
     questions = draw_samples("evaluate", 8 if words.dry else 1000, shapes)
     questions.sort(key=lambda question: len(question.input_ids))
-    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
 
     def answer(asked: list[Sample], size: int) -> float:
         start = time.perf_counter()
         for group in cut(asked, size):
             batch = collate(group, pad_token_id=0, num_image_tokens=shapes.num_patches, padding_side="left")
             pixel_values = batch["pixel_values"].to(device, torch.bfloat16)
-            model.generate(batch["input_ids"].to(device), pixel_values, batch["attention_mask"].to(device), **options)
+            prompts = Prompts(batch["input_ids"].to(device), batch["attention_mask"].to(device), pixel_values)
+            model.answer(prompts, max_new_tokens=4, end_ids=())
         if not words.dry:
             torch.cuda.synchronize()
         return (time.perf_counter() - start) / len(asked)

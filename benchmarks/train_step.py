@@ -84,7 +84,8 @@ def check_equal(way: str, loss: float, other: float, path: Path, other_path: Pat
     gradients, others = torch.load(path), torch.load(other_path)
     if gradients.keys() != others.keys():
         raise SystemExit(f"{way}: other parameters learn: {sorted(gradients.keys() ^ others.keys())}")
-    worst = max(float((others[name] - own).norm() / own.norm()) for name, own in gradients.items())
+    differences = [(others[name] - own).norm() / own.norm() for name, own in gradients.items()]
+    worst = float(torch.stack(differences).max())  # which is NaN if any is
     found = f"{way}: loss {other:.6f} differs by {abs(other - loss):.1e}, gradients by {worst:.1e}"
     if not (abs(other - loss) <= MAX_LOSS_DIFFERENCE and worst <= MAX_GRADIENT_DIFFERENCE):
         raise SystemExit(f"{found}; expected at most {MAX_LOSS_DIFFERENCE} and {MAX_GRADIENT_DIFFERENCE}")

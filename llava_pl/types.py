@@ -17,7 +17,7 @@ Dimension letters used in shapes throughout the package:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,8 +130,7 @@ class Segment:
     kind: Literal["prompt", "answer", "image"]
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):  # no dataclass: Lightning takes batches of bf16-true apart, and refuses frozen ones
     """One multiple-choice question of an evaluation.
 
     Args:
@@ -151,8 +150,7 @@ class Question:
     categories: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ImageGrid:
+class ImageGrid(NamedTuple):  # as Question
     """How the tiles of one picture become its image tokens (`image_aspect: anyres`).
 
     The first tile is the whole picture. The others lie side by side and make one map of patch features, of which the

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict, cast, get_args
 
 from PIL import Image
+from torch import Tensor
 
 from llava_pl.data.clip_pixels import look_up_pixels
 from llava_pl.data.collate import collate
@@ -136,15 +137,15 @@ def ask_about_picture(
             num_image_tokens=encoder.num_image_tokens,
             padding_side="left",
         )
-        batch = look_up_pixels(batch)
-        for key in ("input_ids", "attention_mask", "pixel_values"):
-            batch[key] = batch[key].to(device)
+        moved = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
+        batch = cast("Batch", {**batch, **moved})
         texts = generate_answers(model, batch, encoder.tokenizer, config, stop=stop)
         answers |= dict(zip(places, texts, strict=True))
     return [answers[place] for place in range(len(samples))]
 
 
 def _prompts(batch: Batch) -> Prompts:
+    batch = look_up_pixels(batch)
     return Prompts(
         batch["input_ids"],
         batch["attention_mask"],

@@ -11,18 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from llava_pl.models.decoder import Decoder
-from llava_pl.models.shared_prefix import SharedPrefix, spread, take
+from llava_pl.models.shared_prefix import SharedPrefix, spread
 from llava_pl.types import ImageGrid
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
+
+
+PACK_LENGTH = 4096
+"""Positions that are packed together: more are read no faster, and what is computed of them takes more memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,7 @@ def read_prompts(
     Args:
         decoder: In eval mode.
         inputs_embeds: float ``(B, T, D)``.
-        attention_mask: int64 ``(B, T)``, zero at the padding, on the left.
+        attention_mask: int64 ``(B, T)``, zero at the padding, on the left, which the longest row has none of.
         shared: What rows have in common, to be read once; None to read each row by itself.
     """
     if shared is None:
@@ -97,18 +102,43 @@ def _read_rows(
     decoder: Decoder, inputs_embeds: Tensor, attention_mask: Tensor, *, keeps_all: bool = False
 ) -> ReadPrompts:
     """Return rows as the decoder has read them, if possible without their padding."""
-    cache = decoder.new_cache(keeps_all=keeps_all)
-    lengths, width = attention_mask.sum(dim=1).tolist(), attention_mask.shape[1]
-    if min(lengths) == width or not decoder.can_pack_prompts:
+    cache, lengths = decoder.new_cache(keeps_all=keeps_all), attention_mask.sum(dim=1).tolist()
+    # Ranks that gather each layer together read equally often, whatever their lengths are.
+    packs = [slice(0, len(lengths))] if decoder.is_divided else _divide(lengths)
+    is_full = len(packs) == 1 and min(lengths) == attention_mask.shape[1]
+    if is_full or not decoder.can_pack_prompts:
         hidden = decoder.extend(cache, inputs_embeds, attention_mask)
         return ReadPrompts(cache, attention_mask, hidden[:, -1])
-    packed = decoder.new_cache(keeps_all=keeps_all)
-    hidden = decoder.extend(packed, inputs_embeds[attention_mask.bool()][None], None, lengths)
-    ends = torch.tensor(list(accumulate(lengths)))
-    # Padding takes over what stands before its row: something, which the mask hides.
-    columns = (ends[:, None] - torch.arange(width, 0, -1)).clamp(min=0)
-    take(packed, torch.tensor(0), columns, cache)
-    return ReadPrompts(cache, attention_mask, hidden[0, ends - 1])
+    packed, last = [decoder.new_cache(keeps_all=keeps_all) for _ in packs], []
+    for rows, part in zip(packs, packed, strict=True):
+        row = inputs_embeds[rows][attention_mask[rows].bool()][None]
+        hidden = decoder.extend(part, row, None, lengths[rows])
+        last.append(hidden[0, torch.tensor(lengths[rows]).cumsum(dim=0) - 1])
+    for number, layers in enumerate(zip(*packed, strict=True)):
+        keys, values, _ = zip(*layers, strict=True)
+        cache.update(_pad(keys, packs, lengths), _pad(values, packs, lengths), number)
+    return ReadPrompts(cache, attention_mask, torch.cat(last))
+
+
+def _divide(lengths: Sequence[int]) -> list[slice]:
+    """Return the rows of each pack: as many as there is room for, or one that needs more.
+
+    >>> _divide([2000, 2000, 2000, 5000, 1])
+    [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None), slice(4, 5, None)]
+    """
+    starts, num_positions = [0], 0
+    for row, length in enumerate(lengths):
+        num_positions += length
+        if num_positions > PACK_LENGTH and row > starts[-1]:
+            starts.append(row)
+            num_positions = length
+    return [slice(start, end) for start, end in pairwise([*starts, len(lengths)])]
+
+
+def _pad(packed: Sequence[Tensor], packs: Sequence[slice], lengths: list[int]) -> Tensor:
+    """Return the keys or values ``(B, heads, T, D / heads)`` of packs ``(1, heads, positions, D / heads)``."""
+    each = [torch.split(part[0].transpose(0, 1), lengths[rows]) for part, rows in zip(packed, packs, strict=True)]
+    return pad_sequence([row for rows in each for row in rows], batch_first=True, padding_side="left").transpose(1, 2)
 
 
 @torch.no_grad()

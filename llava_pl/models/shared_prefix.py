@@ -22,7 +22,6 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -91,18 +90,7 @@ def spread(cache: DynamicCache, shared: SharedPrefix, into: DynamicCache) -> Non
         into: An empty cache.
     """
     rows, shifts = torch.tensor(shared.source_of_row)[:, None], torch.tensor(shared.shifts)[:, None]
-    take(cache, rows, (torch.arange(shared.num_columns) - shifts).clamp(min=0), into)  # what is clamped is padding
-
-
-def take(cache: DynamicCache, rows: Tensor, columns: Tensor, into: DynamicCache) -> None:
-    """Fill a cache, in row b and column t, with what another one has in ``rows[b, t]``, ``columns[b, t]``.
-
-    Args:
-        cache: Keys and values ``(rows, heads, columns, D / heads)`` of each layer.
-        rows: int64, broadcast to ``(B, T)``.
-        columns: int64 ``(B, T)``.
-        into: An empty cache.
-    """
+    columns = (torch.arange(shared.num_columns) - shifts).clamp(min=0)  # what is clamped is padding
     for number, (keys, values, _) in enumerate(cache):
         rows, columns = rows.to(keys.device), columns.to(keys.device)
         own_keys, own_values = (tensor.transpose(1, 2)[rows, columns].transpose(1, 2) for tensor in (keys, values))

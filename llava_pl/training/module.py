@@ -234,7 +234,7 @@ class LlavaModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move the tensors of a batch, pictures as levels; Lightning's own walk refuses the dataclasses beside them."""
+        """Move the tensors of a batch, pictures as levels; nothing else is walked through."""
         moved = {key: value.to(device, non_blocking=True) for key, value in batch.items() if isinstance(value, Tensor)}
         return look_up_pixels(cast("Batch", {**batch, **moved}))
 

@@ -27,6 +27,7 @@ def test_equal_first_steps_pass(paths):
         (6.0001, {"a": torch.tensor([3.0, 4.0])}, "TRL: loss 6.000100 differs by 1.0e-04"),
         (6.0, {"a": torch.tensor([3.0, 4.001])}, "gradients by 2.0e-04; expected at most"),
         (float("nan"), {"a": torch.tensor([3.0, 4.0])}, "expected at most"),
+        (6.0, {"a": torch.tensor([3.0, float("nan")])}, "gradients by nan; expected at most"),
         (6.0, {"a": torch.tensor([3.0, 4.0]), "b": torch.ones(1)}, r"TRL: other parameters learn: \['b'\]"),
     ],
 )
@@ -34,6 +35,13 @@ def test_others_stop_the_run(paths, loss, gradients, message):
     torch.save(gradients, paths[1])
     with pytest.raises(SystemExit, match=message):
         check_equal("TRL", 6.0, loss, *paths)
+
+
+def test_no_number_in_a_later_gradient_stops_the_run(tmp_path):
+    for name, value in (("ours", 1.0), ("theirs", float("nan"))):
+        torch.save({"a": torch.ones(2), "b": torch.tensor([value])}, tmp_path / name)
+    with pytest.raises(SystemExit, match="gradients by nan; expected at most"):
+        check_equal("TRL", 6.0, 6.0, tmp_path / "ours", tmp_path / "theirs")
 
 
 def test_peers_that_are_not_at_hand_keep_their_rows():

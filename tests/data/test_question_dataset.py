@@ -117,7 +117,7 @@ def test_question_with_a_missing_picture_is_named(encoder):
 def asked_in(encoder, texts_and_images, source="own"):
     """A set of questions of texts of some lengths."""
     questions = [
-        replace(question(str(number), image), prompt=("" if image is None else "<image>\n") + "x" * length)
+        question(str(number), image)._replace(prompt=("" if image is None else "<image>\n") + "x" * length)
         for number, (length, image) in enumerate(texts_and_images)
     ]
     return QuestionDataset(questions, encoder, source)

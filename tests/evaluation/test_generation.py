@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer
 
-from llava_pl.data.clip_pixels import look_up, look_up_pixels
+from llava_pl.data.clip_pixels import look_up
 from llava_pl.data.collate import collate
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.question_dataset import QuestionDataset
@@ -201,7 +201,7 @@ def answers_of(model, encoder, batch_size, config, *, is_shared=True):
         samples = [dataset[index] for index in order[start : start + batch_size]]
         if not is_shared:
             samples = [replace(sample, picture=None) for sample in samples]
-        batch = look_up_pixels(collate(samples, pad_token_id=0, num_image_tokens=4, padding_side="left"))
+        batch = collate(samples, pad_token_id=0, num_image_tokens=4, padding_side="left")
         num_shared += "pictures" in batch
         found = answer_questions(model, batch, encoder, config)
         answers |= dict(zip(batch["indices"], zip(*found.values(), strict=True), strict=True))

@@ -163,7 +163,9 @@ def write_records(folder: Path) -> list[list[str]]:
     return [[str(number) for number in numbers] for numbers in ranks]
 
 
-@pytest.fixture(scope="module", params=["pad", "anyres", "lora"])
+@pytest.fixture(
+    scope="module", params=["lora", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("pad", "anyres"))]
+)
 def folder(tiny_parts, tmp_path_factory, request, run) -> Path:
     """What one process and two leave behind, with whole pictures, with tiled ones, and with adapters and new tokens."""
     folder = tmp_path_factory.mktemp("ddp")

@@ -77,7 +77,9 @@ CONTINUED = {"align": [], "finetune": ["one-two", "two-one", "two-ddp"], "lora":
 """Runs that go on from step 3: what began it, and what went on with it; one process, two of FSDP2, two of DDP."""
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module", params=["finetune", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("align", "lora"))]
+)
 def runs(tiny_parts, tmp_path_factory, request, run) -> Path:
     """The folders `one` and `two` of whole runs of six steps, and of the runs that go on from step 3 of them."""
     folder = tmp_path_factory.mktemp(request.param)

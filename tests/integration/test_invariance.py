@@ -140,6 +140,7 @@ def test_generated_answers_are_the_same(root):
     assert (found["num_validated"], answered) == (4, ["4 equal", "4 equal"])
 
 
+@pytest.mark.slow
 def test_a_mean_of_means_is_told(root, capsys):
     status, found = verify("--model.loss_normalization", "micro_batch", "--steps", "2")
     assert (status, found["is_invariant"]) == (1, False)

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import torch
 from dataset import VOCABULARY, write_picture
-from safetensors.torch import save_file
+from step_work import write_eye
 from transformers import CLIPVisionConfig, LlamaConfig, LlamaForCausalLM, LlavaConfig, LlavaForConditionalGeneration
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
@@ -97,17 +96,7 @@ def write_model(folder: Path, tokenizer_path: str, size: Size = TINY) -> None:
             table.weight[:NUM_WORDS] = own.weight
         model.model.language_model.layers.load_state_dict(decoder.model.layers.state_dict())
     model.save_pretrained(folder / "hf")
-    vision.save_pretrained(folder / "encoder")
-    # Names that transformers 4 reads, too.
-    tower = {f"vision_model.{name}": tensor for name, tensor in model.model.vision_tower.state_dict().items()}
-    save_file(tower, folder / "encoder" / "model.safetensors", {"format": "pt"})
-    CLIPImageProcessorPil(
-        size={"shortest_edge": IMAGE_SIDE}, crop_size={"height": IMAGE_SIDE, "width": IMAGE_SIDE}
-    ).save_pretrained(folder / "encoder")
-    projector = model.model.multi_modal_projector
-    layers = {"0": projector.linear_1, "2": projector.linear_2}
-    names = {f"model.mm_projector.{n}.{k}": v for n, layer in layers.items() for k, v in layer.state_dict().items()}
-    torch.save(names, folder / "mm_projector.bin")
+    write_eye(folder, model)
 
 
 def make_encoder(folder: Path, tokenizer_path: str) -> SampleEncoder:

@@ -80,6 +80,22 @@ def make_samples(stage: str, num_samples: int, vocab_size: int) -> list[dict[str
     return samples[1::2] + samples[::2]
 
 
+def write_eye(folder: Path, model: LlavaForConditionalGeneration) -> None:
+    """Write vision encoder and projector of a model as the original reads them: ``encoder``, ``mm_projector.bin``."""
+    vision = model.config.vision_config
+    vision.save_pretrained(folder / "encoder")
+    # Names that transformers 4 reads, too.
+    tower = {f"vision_model.{name}": tensor for name, tensor in model.model.vision_tower.state_dict().items()}
+    save_file(tower, folder / "encoder" / "model.safetensors", {"format": "pt"})
+    CLIPImageProcessorPil(
+        size={"shortest_edge": vision.image_size}, crop_size={"height": vision.image_size, "width": vision.image_size}
+    ).save_pretrained(folder / "encoder")
+    projector = model.model.multi_modal_projector
+    layers = {"0": projector.linear_1, "2": projector.linear_2}
+    names = {f"model.mm_projector.{n}.{k}": v for n, layer in layers.items() for k, v in layer.state_dict().items()}
+    torch.save(names, folder / "mm_projector.bin")
+
+
 def write_work(folder: Path, size: Size, stage: str) -> None:
     """Write model and samples."""
     torch.manual_seed(0)
@@ -100,15 +116,5 @@ def write_work(folder: Path, size: Size, stage: str) -> None:
     decoder = LlamaForCausalLM(language)
     decoder.model, decoder.lm_head = model.model.language_model, model.lm_head
     decoder.save_pretrained(folder / "decoder")
-    vision.save_pretrained(folder / "encoder")
-    # Names that transformers 4 reads, too.
-    tower = {f"vision_model.{name}": tensor for name, tensor in model.model.vision_tower.state_dict().items()}
-    save_file(tower, folder / "encoder" / "model.safetensors", {"format": "pt"})
-    CLIPImageProcessorPil(
-        size={"shortest_edge": IMAGE_SIDE}, crop_size={"height": IMAGE_SIDE, "width": IMAGE_SIDE}
-    ).save_pretrained(folder / "encoder")
-    projector = model.model.multi_modal_projector
-    layers = {"0": projector.linear_1, "2": projector.linear_2}
-    names = {f"model.mm_projector.{n}.{k}": v for n, layer in layers.items() for k, v in layer.state_dict().items()}
-    torch.save(names, folder / "mm_projector.bin")
+    write_eye(folder, model)
     torch.save(make_samples(stage, size.micro_batch, size.vocab_size), folder / "samples.pt")

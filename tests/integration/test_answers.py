@@ -1,6 +1,7 @@
 """Guards: answers that depend on the number of processes, and ranks of a divided model that wait for each other."""
 
 import json
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llava_pl.evaluation.answers import read_answers
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +43,24 @@ def decoder(tiny_parts, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("method", ["generate", "likelihood"])
-def test_answers_are_those_of_one_process(root, tiny_parts, decoder, tmp_path, run, strategies, method):
+ZERO = [
+    pytest.mark.deepspeed,
+    pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs the extra [deepspeed]; make test-deepspeed"),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [
+        pytest.param("generate", ["ddp", "fsdp2"], marks=pytest.mark.slow),
+        pytest.param("likelihood", ["ddp", "fsdp2"], marks=pytest.mark.slow),
+        pytest.param("generate", ["zero2", "zero3"], marks=ZERO),
+    ],
+)
+def test_answers_are_those_of_one_process(root, tiny_parts, decoder, tmp_path, run, strategies, method, names):
     """Asked with a grey picture, questions share it."""
     answers = {}
-    for name, ranks in (("single", 1), ("ddp", 2), ("fsdp2", 2)):
+    for name in ("single", *names):
         settings = {
             "seed_everything": 1,  # of the projector, which no run has trained
             "model": {
@@ -64,15 +78,15 @@ def test_answers_are_those_of_one_process(root, tiny_parts, decoder, tmp_path, r
                 },
             },
             "trainer": {
-                "accelerator": "cpu", "devices": ranks, "strategy": strategies.get(name, "auto"),
-                "enable_progress_bar": False,
+                "accelerator": "cpu", "devices": 1 if name == "single" else 2, "enable_progress_bar": False,
+                "strategy": strategies.get(name, "auto"),
             },
         }  # fmt: skip
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(settings))
         run("-m", "llava_pl", "validate", "--config", f"{name}.yaml", "--run_dir", name, cwd=tmp_path)
         answers[name] = {path.name: read_answers(path) for path in (tmp_path / name / "predictions").iterdir()}
     assert len(answers["single"]) == 2
-    assert answers["ddp"] == answers["fsdp2"] == answers["single"]
+    assert all(answers[name] == answers["single"] for name in names)
     for rows in answers["single"].values():
         assert [row["question_id"] for row in rows] == [str(number) for number in range(7)]
         # Else no rank would have waited for another.

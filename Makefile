@@ -38,8 +38,10 @@ test-deepspeed: $(DEEPSPEED_STAMP)  ## DeepSpeed's ZeRO between two processes on
 test-gpu: $(DEEPSPEED_STAMP)  ## what needs a CUDA device; docs/gpu-runs.md says where it was run
 	$(BIN)/python -m pytest -m gpu
 
-# PEERS: a folder that benchmarks/make_peer_envs.py made; LLAVA: a checkout of haotian-liu/LLaVA. Both may be left out.
-BENCH_PEERS = $(if $(PEERS),--peers $(PEERS)) $(if $(LLAVA),--llava-checkout $(LLAVA))
+# PEERS: a folder that benchmarks/make_peer_envs.py made; LLAVA: a checkout of haotian-liu/LLaVA; TOKENIZER: a folder
+# with LLaMA's tokenizer.model. Each may be left out.
+BENCH_PEERS = $(if $(PEERS),--peers $(PEERS)) $(if $(LLAVA),--llava-checkout $(LLAVA)) \
+	$(if $(TOKENIZER),--tokenizer $(TOKENIZER))
 
 bench: $(STAMP)  ## beside the peers at hand, in small: minutes
 	$(BIN)/python benchmarks/run.py $(BENCH_PEERS)

@@ -34,7 +34,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 
 from llava_pl.data.packing import pack
-from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
+from llava_pl.export.model_config import DecoderConfig, VisionEncoderConfig
 from llava_pl.models.work import needed_operations
 from llava_pl.planning.batches import BatchShape
 from llava_pl.planning.memory_plan import MemoryPlan

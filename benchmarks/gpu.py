@@ -38,7 +38,7 @@ import llava_pl.models.llava
 from llava_pl.data.collate import collate
 from llava_pl.data.ordering import deal_packed
 from llava_pl.data.packing import pack
-from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
+from llava_pl.export.model_config import DecoderConfig, VisionEncoderConfig
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.models.prompts import Prompts
 from llava_pl.models.work import needed_operations

@@ -71,6 +71,23 @@ class Ratio:
         return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
+@dataclass(frozen=True)
+class Environments:
+    """Where peers are, and what they need.
+
+    Args:
+        trl_python: Interpreter with TRL.
+        llava_python: Interpreter with what the original pins.
+        llava_checkout: Folder of haotian-liu/LLaVA.
+        tokenizer: Folder with LLaMA's `tokenizer.model`.
+    """
+
+    trl_python: Path | None = None
+    llava_python: Path | None = None
+    llava_checkout: Path | None = None
+    tokenizer: Path | None = None
+
+
 def compare(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     """Return theirs over ours, of rounds that took place in turn: pairs are drawn together.
 

@@ -16,6 +16,7 @@ from padding import draw_lengths
 from torch import nn
 
 from llava_pl import LlavaModule
+from llava_pl.export.build import speed_up
 from llava_pl.models.llava import LlavaModel
 from llava_pl.training.rehearsal import sketch_run
 from llava_pl.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, Sample
@@ -67,11 +68,7 @@ class RandomModule(LlavaModule):
             model = sketch_run(self.model_config, self.plan, self.lora)
             device = torch.device("cpu") if self._trainer is None else self.trainer.strategy.root_device
             draw_weights(model, device)
-            decoder = self.model_config.decoder
-            if getattr(decoder, "compile_layers", False):  # as `build_model` does
-                from llava_pl.models.compiling import compile_layers
-
-                compile_layers(model.decoder.model, decoder.gradient_checkpointing)
+            speed_up(self.model_config, model.vision_encoder, model.decoder)
             self.model = model
 
 

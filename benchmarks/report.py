@@ -47,6 +47,11 @@ class Row:
     note: str = ""
 
     @property
+    def is_ours(self) -> bool:
+        """Whether it is what the others are compared with."""
+        return self.ratio is None and not self.note
+
+    @property
     def cells(self) -> list[str]:
         """Return its line of the table."""
         if self.note:
@@ -145,6 +150,22 @@ def read_around(readme: Path) -> tuple[str, str]:
     return before + begin, end + after
 
 
+def read_rows(folder: Path, machine: str) -> list[Row]:
+    """Return the rows that `write_report` wrote into a folder; none if it did not yet.
+
+    Raises:
+        ValueError: They are of another machine, or of other versions.
+    """
+    path = folder / "rows.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    if found["machine"] != machine:
+        raise ValueError(f"{path}: measured elsewhere: {found['machine']} Here: {machine}")
+    ratios = ("ratio", "cpu_ratio")
+    return [Row(**row | {name: Ratio(**row[name]) for name in ratios if row[name]}) for row in found["rows"]]
+
+
 def write_report(rows: Sequence[Row], machine: str, folder: Path, readme: Path | None = None) -> str:
     """Write ``table.md``, ``rows.json`` and ``figure.svg``, and put the table into a README between its marks.
 
@@ -154,7 +175,8 @@ def write_report(rows: Sequence[Row], machine: str, folder: Path, readme: Path |
     folder.mkdir(parents=True, exist_ok=True)
     text = f"{machine}\n\n{make_table(rows)}\n"
     (folder / "table.md").write_text(text)
-    (folder / "rows.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    found = {"machine": machine, "rows": [asdict(row) for row in rows]}
+    (folder / "rows.json").write_text(json.dumps(found, indent=1) + "\n")
     draw_figure(rows, folder / "figure.svg")
     if readme is not None:
         before, after = read_around(readme)

@@ -30,7 +30,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaFo
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from llava_pl import LlavaDataModule, LlavaModule
-from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
+from llava_pl.export.model_config import DecoderConfig, VisionEncoderConfig
 from llava_pl.training.checkpoint_io import DurableCheckpointIO
 from llava_pl.training.optim import OptimConfig
 from llava_pl.training.seeding import SeedSteps

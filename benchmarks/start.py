@@ -17,13 +17,9 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
-from harness import Measured, run_process, run_rounds
+from harness import Environments, Measured, run_process, run_rounds
 from report import Row, row_of
-
-if TYPE_CHECKING:
-    from train_step import Environments
 
 NUM_RECORDS, BATCH_SIZE = 64, 4
 CHAT_TEMPLATE = (
@@ -89,7 +85,7 @@ def write_start(folder: Path) -> None:
 
 def measure(places: Environments, *, is_full: bool, num_threads: int) -> Iterator[Row]:
     """Yield the rows of a start."""
-    benchmark, here = "start: to the end of the first step", Path(__file__).parent
+    benchmark, here = "start to the end of the first step", Path(__file__).parent
     with tempfile.TemporaryDirectory() as name:
         folder, runs = Path(name), count()
         write_start(folder)
@@ -109,8 +105,9 @@ def measure(places: Environments, *, is_full: bool, num_threads: int) -> Iterato
             ways["TRL"] = lambda: run(places.trl_python or "", peers, "trl")
         found = run_rounds(ways, num_rounds=7 if is_full else 3, num_warm_ups=1)
     ours = found["`llava-pl fit`"]
+    target = 1.0 if is_full else None
     for way, rounds in found.items():
         seconds = f"{median(measured.wall for measured in rounds):.1f} s"
-        yield row_of(benchmark, way, seconds, rounds, None if rounds is ours else ours, target=1.0)
+        yield row_of(benchmark, way, seconds, rounds, None if rounds is ours else ours, target)
     if places.trl_python is None:
         yield Row(benchmark, "TRL", note="skipped: see `make_peer_envs.py`")

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from llava_pl import LlavaModule
 from llava_pl.data.packing import pack
-from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
+from llava_pl.export.model_config import DecoderConfig, VisionEncoderConfig
 from llava_pl.training.optim import OptimConfig
 from llava_pl.types import IMAGE_TOKEN_INDEX, Sample
 

@@ -3,8 +3,8 @@
     python benchmarks/run.py --only B4 B5
 
 Every way has the same weights and the same micro batch of mixed length, in float32 with AdamW and gradients clipped to
-a norm of 1. Before anything is timed, the losses of the first step must agree within 1e-5 and the gradients of each
-parameter within 1e-4 of their norm. A round is one step of the trainer's own loop: forward and backward pass, clipping,
+a norm of 1. The losses of the first step must agree within 1e-5 and the gradients of each parameter within 1e-4 of
+their norm, or nothing is reported. A round is one step of the trainer's own loop: forward and backward pass, clipping,
 update, schedule, log, and fetching and collating the next micro batch from samples in memory (see `StepRounds`).
 
 What a way is:
@@ -20,13 +20,12 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
 import torch
-from harness import Measured, Peer, run_rounds
+from harness import Environments, Measured, Peer
 from report import Row, row_of
 from step_work import FULL, NUM_IMAGE_TOKENS, QUICK, Size, text_lengths, write_work
 
@@ -37,21 +36,6 @@ TARGETS = {
     "B4": {"transformers": 1.7, "TRL": 1.7, "original": 1.7, "original, not recomputed": 1.4},
     "B5": {"transformers": 1.7, "original": 1.45, "original, not recomputed": 1.05},
 }
-
-
-@dataclass(frozen=True)
-class Environments:
-    """Where peers are.
-
-    Args:
-        trl_python: Interpreter with TRL.
-        llava_python: Interpreter with what the original pins.
-        llava_checkout: Folder of haotian-liu/LLaVA.
-    """
-
-    trl_python: Path | None = None
-    llava_python: Path | None = None
-    llava_checkout: Path | None = None
 
 
 def make_commands(folder: Path, stage: str, places: Environments, *, is_full: bool) -> dict[str, list[str] | None]:
@@ -92,44 +76,60 @@ def check_equal(way: str, loss: float, other: float, path: Path, other_path: Pat
     return found
 
 
+def run_block(command: Sequence[str], num_threads: int, path: Path, num_rounds: int) -> tuple[float, list[Measured]]:
+    """Return the loss of the first step of a fresh process, and what rounds of it took after two steps.
+
+    Args:
+        command: What starts it.
+        num_threads: Of the process.
+        path: Where the gradients of the first step are written.
+        num_rounds: How many steps are timed.
+
+    Raises:
+        RuntimeError: It has ended, perhaps for want of memory.
+    """
+    peer = Peer(command, num_threads)
+    loss = peer.ask(do="check", path=str(path))["loss"]
+    rounds = [peer.run_round() for _ in range(1 + num_rounds)][1:]
+    peer.close()
+    print(f"  {', '.join(f'{measured.wall:.2f}' for measured in rounds)} s", file=sys.stderr, flush=True)
+    return float(loss), rounds
+
+
 def measure(number: str, places: Environments, *, is_full: bool, num_threads: int) -> Iterator[Row]:
-    """Yield the rows of B4 or B5, a peer's as soon as it is done; ours takes turns with one after the other."""
-    stage, size = BENCHMARKS[number], FULL if is_full else QUICK
-    num_rounds, benchmark = 7 if is_full else 3, f"{number} `{stage}` step"
+    """Yield the rows of B4 or B5, each as soon as it is done; ours takes turns with one peer after the other.
+
+    In blocks, ours, the peer, the peer, ours: each is a process with all memory for itself, of which a step takes half
+    and more.
+    """
+    stage, size, num_rounds = BENCHMARKS[number], FULL if is_full else QUICK, 4 if is_full else 2
+    benchmark, own = f"{number} `{stage}` step", []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_work(folder, size, stage)
         words = [sys.executable, str(Path(__file__).with_name("step_ours.py")), str(folder), stage]
-        ours = Peer(words, num_threads)
-        loss = ours.ask(do="check", path=str(folder / "ours.pt"))["loss"]
-        own: list[Measured] = []
-        rows = []
         for way, command in make_commands(folder, stage, places, is_full=is_full).items():
             if command is None:
-                rows.append(Row(benchmark, way, note="skipped: see `make_peer_envs.py`"))
+                yield Row(benchmark, way, note="skipped: see `make_peer_envs.py`")
                 continue
-            peer = Peer(command, num_threads)
+            print(way, file=sys.stderr, flush=True)
+            ours, theirs = folder / "ours.pt", folder / "theirs.pt"
+            loss, before = run_block(words, num_threads, ours, num_rounds)
             try:
-                other = peer.ask(do="check", path=str(folder / "peer.pt"))["loss"]
-                equal = check_equal(way, loss, other, folder / "ours.pt", folder / "peer.pt")
-                print(equal, file=sys.stderr, flush=True)
-                # The first step, which was compared, was a warm-up, too.
-                ways = {"ours": ours.run_round, way: peer.run_round}
-                found = run_rounds(ways, num_rounds=num_rounds, num_warm_ups=1)
+                other, first = run_block(command, num_threads, theirs, num_rounds)
+                _, second = run_block(command, num_threads, theirs, num_rounds)
             except RuntimeError as error:
-                if peer.process.poll() is None:
-                    raise
-                rows.append(Row(benchmark, way, note=f"{error}".partition(":")[0]))  # perhaps for want of memory
+                yield Row(benchmark, way, note=f"{error}".partition(":")[0])
                 continue
-            peer.close()
-            own += found["ours"]
+            print(check_equal(way, loss, other, ours, theirs), file=sys.stderr, flush=True)
+            _, after = run_block(words, num_threads, ours, num_rounds)
+            found, beside = [*first, *second], [*before, *after]
+            own += beside
             # The targets are for the full size.
             target = TARGETS[number].get(way) if is_full else None
-            rows.append(row_of(benchmark, way, _median(found[way], size, stage), found[way], found["ours"], target))
-        ours.close()
-        if own:
-            yield row_of(benchmark, "ours", _median(own, size, stage), own)
-        yield from rows
+            yield row_of(benchmark, way, _median(found, size, stage), found, beside, target)
+    if own:
+        yield row_of(benchmark, "ours", _median(own, size, stage), own)
 
 
 def _median(rounds: list[Measured], size: Size, stage: str) -> str:

@@ -7,6 +7,7 @@ alone take seconds.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -116,7 +117,24 @@ def _run(words: list[str]) -> int:
         from llava_pl.demo.run import main as run_demo
 
         return run_demo(words[1:])
+    if "torch" not in sys.modules:  # else a notebook's own objects would be frozen
+        _import_lightning()
     from llava_pl.lightning_cli import run_lightning
 
     run_lightning(words)
     return 0
+
+
+def _import_lightning() -> None:
+    """Import without collecting garbage: there is none, and looking for it takes a seventh of a start's time.
+
+    What the modules hold is not looked at later either.
+    """
+    is_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        import llava_pl.lightning_cli  # noqa: F401
+    finally:
+        gc.freeze()
+        if is_enabled:
+            gc.enable()

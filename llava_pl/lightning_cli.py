@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import sys
 import traceback
 import warnings
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import torch
 from lightning import Trainer
@@ -19,10 +17,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_warn
 
 from llava_pl.data.conversation_datamodule import ConversationDataModule
-from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
 from llava_pl.lifeline import end_with_launcher
-from llava_pl.models.adapters import LoraConfig
-from llava_pl.parser_errors import explain
+from llava_pl.option_parser import OneLineParser
+from llava_pl.planning.auto_recompute import ChooseRecompute
 from llava_pl.run_config import SaveRunConfig, check_settings
 from llava_pl.run_folder import (
     choose_run_dir,
@@ -44,7 +41,6 @@ from llava_pl.training.metrics_log import MetricsLog
 from llava_pl.training.module import LlavaModule
 from llava_pl.training.saving import RunCheckpoint
 from llava_pl.training.seeding import SeedSteps
-from llava_pl.training.stages import TrainablePlan
 from llava_pl.training.stopping import leave_queue_to_job
 from llava_pl.training.throughput import Throughput
 from llava_pl.training.wandb_run import continue_wandb_runs
@@ -56,20 +52,6 @@ REFUSERS = {"lightning": "trainer", "wandb": "trainer.logger"}
 
 CKPT_PATH_HELP = """Where to start from: the path of a checkpoint; 'last': go on with the newest run of this name, or
     with that of --run_dir; 'auto', for fit: go on with the run of --run_dir if it has a checkpoint, else begin it."""
-
-
-class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are one line that names key, place and choices, and that guesses no option."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  the base class's own arguments
-        # Otherwise a shortened or mistyped option sets the one that begins like it.
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the message on one line and exit with status 2."""
-        del ex
-        sys.stderr.write(f"llava-pl: error: {explain(str(message), sys.argv[1:], _option_names(self))}\n")
-        sys.exit(2)
 
 
 class LlavaCLI(LightningCLI):
@@ -168,8 +150,7 @@ class LlavaCLI(LightningCLI):
         """Return the trainer, with a CSV log and checkpoints in the run's folder unless the configuration says else."""
         run = self.config_init[self.config_init.subcommand]
         self.model.expects_checkpoint = bool(run.get("ckpt_path"))
-        config = run.trainer
-        is_fit = self.subcommand == "fit"
+        config, is_fit = run.trainer, self.subcommand == "fit"
         has_metrics_log = config.logger in (None, True)
         if not self.is_continued and (is_fit or has_metrics_log):
             keep_old_logs(self.run_dir, with_ledger=is_fit)
@@ -183,7 +164,8 @@ class LlavaCLI(LightningCLI):
         callbacks += [PlanTable(), ScoreTable(), DataCount(self.run_dir)]
         callbacks += [MeetRanks(run.get("ckpt_path")), NameLostRank()]
         if is_fit:
-            callbacks += [SeedSteps(int(run.seed_everything or 0)), Ledger(self.run_dir)]
+            plain = self.config[self.subcommand]
+            callbacks += [ChooseRecompute(plain), SeedSteps(int(run.seed_everything or 0)), Ledger(self.run_dir)]
         writer = DurableCheckpointIO(is_unsafe=run.unsafe)
         if is_fit and config.enable_checkpointing is not False:
             # Other callbacks take a checkpoint for whole as soon as they have asked for it.
@@ -208,20 +190,6 @@ class LlavaCLI(LightningCLI):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # nothing else was configured
             trainer.strategy.checkpoint_io = writer
         return trainer
-
-
-def _option_names(parser: LightningArgumentParser) -> list[str]:
-    """Return the options of a command, those of the data modules among them."""
-    commands = getattr(parser, "_subcommands_action", None)
-    if commands is not None:
-        parser = next(iter(commands.choices.values()))
-    names = [text[2:] for action in parser._actions for text in action.option_strings if text.startswith("--")]
-    for module in (ConversationDataModule, LlavaDataModule, ScienceQADataModule):
-        names += [f"data.init_args.{name}" for name in inspect.signature(module).parameters if name != "settings"]
-    for group, kind in (("trainable", TrainablePlan), ("lora", LoraConfig)):  # None by default, so that they have none
-        names += [f"model.{group}.{field.name}" for field in fields(kind)]
-    linked = {"tokenizer", "image_processor", "num_image_tokens", "has_newline", "has_image_marks", "has_patch_token"}
-    return sorted(name for name in set(names) if name.rpartition(".")[2] not in linked)
 
 
 def run_lightning(words: list[str], cli_class: type[LlavaCLI] = LlavaCLI) -> LlavaCLI:

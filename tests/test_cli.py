@@ -65,6 +65,20 @@ def test_help_and_version_import_no_torch(line, start):
     assert done.stdout.startswith(start)
 
 
+def test_imports_of_a_run_collect_no_garbage():
+    code = (
+        "import gc\nfrom llava_pl.cli import main\nphases = []\n"
+        "gc.callbacks.append(lambda phase, _: phases.append(phase))\n"
+        "try:\n    main(['fit', '--no_such_option', '1'])\nexcept SystemExit:\n    pass\n"
+        "print(gc.isenabled(), gc.get_freeze_count() > 100_000, phases.count('start'))"
+    )
+    enabled, frozen, num_collections = subprocess.check_output(
+        [sys.executable, "-c", code], text=True, stderr=subprocess.DEVNULL
+    ).split()
+    assert (enabled, frozen) == ("True", "True")
+    assert int(num_collections) < 100  # those of reading the options, 20; imports would make 1,100
+
+
 def test_python_dash_m():
     output = subprocess.check_output([sys.executable, "-m", "llava_pl", "--version"], text=True)
     assert output == f"llava_pl {__version__}\n"

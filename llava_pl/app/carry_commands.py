@@ -90,8 +90,8 @@ def _certify(words: Sequence[str]) -> int:
 
 
 def _carry(options: argparse.Namespace, layout: str, *, merge_lora: bool) -> int:
-    from llava_pl.export.build import DTYPES as TORCH_DTYPES
     from llava_pl.export.carry import carry, check_target, open_source
+    from llava_pl.export.model_config import DTYPES as TORCH_DTYPES
 
     check_target(options.target)  # before minutes of reading
     _say(f"reading {options.source}")

@@ -165,6 +165,10 @@ def _share_settings(run: RunSettings, notes: list[str]) -> dict[str, Any]:
     if run.module.model_config.projector == "qformer" and options.get("dropout") != 0:
         notes.append(f"the projector's dropout is 0 here: {because}")
         model["projector_options"] = {**options, "dropout": 0.0}
+    if (float8 := run.module.model_config.decoder.float8) != "none":
+        because = "its scales are those of a whole micro batch"
+        notes.append(f"model.decoder.float8 is none here, {float8} in the configuration: {because}")
+        model["decoder"] = {"float8": "none"}
     if isinstance(run.config.seed_everything, bool):
         notes.append("seed_everything is 0 here: each run would draw other weights")
     if run.config.trainer.callbacks:

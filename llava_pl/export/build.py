@@ -2,150 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from transformers import BitsAndBytesConfig
 
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.special_tokens import add_image_tokens
+from llava_pl.export.model_config import DTYPES, DecoderConfig, ModelConfig
 from llava_pl.export.part_configs import read_decoder_config, read_vision_config, sketch_decoder, sketch_vision_encoder
 from llava_pl.export.parts import load_decoder, load_vision_encoder
 from llava_pl.export.streaming import WeightStream
 from llava_pl.models.anyres import build_newline
 from llava_pl.models.compiling import compile_layers
 from llava_pl.models.decoder import CausalDecoder
-from llava_pl.models.fused import FusedKernels, fuse_kernels
+from llava_pl.models.float8 import check_sides, multiply_in_float8
+from llava_pl.models.fused import fuse_kernels
 from llava_pl.models.llava import LlavaModel
-from llava_pl.models.projector import build_projector, check_keeps_grid, count_image_tokens, find_connector
-from llava_pl.models.quantization import Quantization, check_quantized, prepare_quantized, require_bitsandbytes
-from llava_pl.models.recompute import GradientCheckpointing, recompute_layers
-from llava_pl.models.vision_encoder import SelectFeature, VisionEncoder, count_patches
+from llava_pl.models.projector import build_projector, count_image_tokens, find_connector
+from llava_pl.models.quantization import check_quantized, prepare_quantized, require_bitsandbytes
+from llava_pl.models.recompute import recompute_layers
+from llava_pl.models.vision_encoder import VisionEncoder, count_patches
 from llava_pl.models.vocabulary import add_rows
-from llava_pl.types import InputError
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class VisionEncoderConfig:
-    """The eye.
-
-    Args:
-        path: Folder or hub name of a CLIP model, or of a SigLIP or SigLIP-2 model of one picture size.
-        select_layer: Which hidden state to use; negative counts from the last layer. LLaVA-1.5: -2.
-        select_feature: "patch", or "cls_patch" with the class token in front, which SigLIP has not.
-        compile_layers: Have torch compile its layers for training; see the decoder's.
-    """
-
-    path: str
-    select_layer: int = -2
-    select_feature: SelectFeature = "patch"
-    compile_layers: bool = False
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """The language model.
-
-    Args:
-        path: Folder or hub name of a decoder (LLaMA, Vicuna, Mistral, Qwen2.5, Qwen3, SmolLM2, MPT and what is built
-            like them), or a folder in the original LLaVA's layout.
-        attention: Implementation of attention, as transformers names it ("flash_attention_2" needs the extra [flash];
-            MPT has "eager" alone).
-        gradient_checkpointing: What is computed again in the backward pass instead of being kept: nothing ("none"), all
-            but the matrix products ("selective"), or all but the layers' inputs ("full": least memory, a third more
-            work).
-        quantization: How the linear layers of its blocks are held (needs the extra [qlora]): "nf4" or "fp4" in 4 bits
-            (Dettmers et al. 2023), "int8" in 8, or "none". Head and embeddings are never quantized.
-        double_quantization: Quantize the scales of 4-bit weights, too.
-        compute_dtype: Dtype that 4-bit weights are multiplied in.
-        compile_layers: Have torch compile its layers for training, once for all lengths; the first step takes longer.
-            Results differ by roundings.
-        fused_kernels: Whose kernels do its norms, rotations and gated products: torch's ("none"), or "liger", on GPUs,
-            which needs the extra [liger]. Results differ by roundings.
-    """
-
-    path: str
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    gradient_checkpointing: GradientCheckpointing = "none"
-    quantization: Quantization = "none"
-    double_quantization: bool = False
-    compute_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    compile_layers: bool = False
-    fused_kernels: FusedKernels = "none"
-
-    def __post_init__(self) -> None:
-        """Refuse unknown words and settings that contradict each other."""
-        for name, choices in (
-            ("quantization", get_args(Quantization)),
-            ("compute_dtype", tuple(DTYPES)),
-            ("fused_kernels", get_args(FusedKernels)),
-        ):
-            if (found := getattr(self, name)) not in choices:
-                raise InputError(f"model.decoder.{name}: expected one of {', '.join(choices)}, found {found!r}")
-        if self.double_quantization and self.quantization not in ("nf4", "fp4"):
-            raise InputError(
-                f"model.decoder.double_quantization: is for nf4 and fp4, found quantization {self.quantization}"
-            )
-        if self.compile_layers and (self.quantization != "none" or self.attention == "flash_attention_2"):
-            raise InputError(
-                "model.decoder.compile_layers: is for decoders that are not quantized, with attention sdpa or eager; "
-                f"found quantization {self.quantization} and attention {self.attention}"
-            )
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """All that a model is built of.
-
-    Args:
-        vision_encoder: Where the encoder comes from; plain values are taken, too.
-        decoder: Where the decoder comes from, and the tokenizer beside it; likewise.
-        projector: Kind of projector; see `build_projector`.
-        projector_options: Further arguments of the projector's class.
-        has_newline: Whether pictures are tiled, so that the model needs a newline embedding.
-        has_image_marks: Whether image slots have start and end marks, which need rows in the decoder.
-        has_patch_token: Whether the tokenizer is given ``<im_patch>``, which needs one.
-        frozen_dtype: Dtype that weights are read in; trained parts are raised to float32 afterwards.
-    """
-
-    vision_encoder: VisionEncoderConfig
-    decoder: DecoderConfig
-    projector: str = "mlp2x_gelu"
-    projector_options: dict[str, Any] | None = None
-    has_newline: bool = False
-    has_image_marks: bool = False
-    has_patch_token: bool = False
-    frozen_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-
-    def __post_init__(self) -> None:
-        """Make parts of plain values, and refuse what no model can be built of."""
-        for name, kind in (("vision_encoder", VisionEncoderConfig), ("decoder", DecoderConfig)):
-            if isinstance(given := getattr(self, name), dict):
-                object.__setattr__(self, name, kind(**given))
-        if self.frozen_dtype not in DTYPES:
-            choices = ", ".join(DTYPES)
-            raise InputError(f"model.frozen_dtype: expected one of {choices}, found {self.frozen_dtype!r}")
-        if self.has_newline:
-            check_keeps_grid(self.projector)
-
-    @property
-    def base_paths(self) -> dict[str, str]:
-        """Where the models are that it is built upon, by part."""
-        return {"vision_encoder": self.vision_encoder.path, "decoder": self.decoder.path}
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> ModelConfig:
-        """Return what the plain values of a larger configuration say of the model.
-
-        Raises:
-            KeyError: A setting is missing.
-            TypeError: A part has a setting that is not known.
-        """
-        return cls(**{field.name: settings[field.name] for field in fields(cls)})
 
 
 def build_model(
@@ -178,13 +56,21 @@ def build_model(
     model = _compose(config, encoder, language, stream)
     if decoder.quantization != "none":
         check_quantized(model, language, plain=[language.head, language.embedding])
+    speed_up(config, encoder, language)
+    return model
+
+
+def speed_up(config: ModelConfig, encoder: VisionEncoder, language: CausalDecoder) -> None:
+    """Have pre-trained parts do their work in less time, as far as the settings ask for it."""
+    decoder = config.decoder
     if decoder.fused_kernels != "none":
         fuse_kernels(language.model)
-    if vision_encoder.compile_layers:
+    if decoder.float8 != "none":
+        multiply_in_float8(language.model, decoder.float8)
+    if config.vision_encoder.compile_layers:
         compile_layers(encoder.model)
     if decoder.compile_layers:
-        compile_layers(language.model, decoder.gradient_checkpointing)
-    return model
+        compile_layers(language.model, decoder.recompute)
 
 
 def sketch_model(config: ModelConfig) -> LlavaModel:
@@ -204,6 +90,8 @@ def sketch_model(config: ModelConfig) -> LlavaModel:
         dtype=frozen_dtype,
     )
     language = sketch_decoder(decoder.path, dtype=frozen_dtype, attention=decoder.attention)
+    if decoder.float8 != "none":
+        check_sides(language.model)
     with torch.device("meta"):
         return _compose(config, encoder, language)
 
@@ -212,7 +100,7 @@ def _compose(
     config: ModelConfig, encoder: VisionEncoder, language: CausalDecoder, stream: WeightStream | None = None
 ) -> LlavaModel:
     """Return the model of pre-trained parts, a decoder that knows all tokens, and a fresh projector."""
-    recompute_layers(language.model, config.decoder.gradient_checkpointing)
+    recompute_layers(language.model, config.decoder.recompute)
     new_token_ids: list[int] = []
     if config.has_image_marks or config.has_patch_token:
         tokenizer = load_tokenizer(config.decoder.path)

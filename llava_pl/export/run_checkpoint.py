@@ -22,11 +22,12 @@ from llava_pl.data.settings import DataSettings
 from llava_pl.data.special_tokens import add_image_tokens
 from llava_pl.export.artifact import check_projector
 from llava_pl.export.bases import OPTIONS, check_base, describe_base, name_of, read_bases
-from llava_pl.export.build import ModelConfig, build_model
+from llava_pl.export.build import build_model
 from llava_pl.export.certificate import probe
 from llava_pl.export.checkpoint_file import read_checkpoint_file
 from llava_pl.export.initial_weights import copy_initial_weights, load_initial_weights, places
 from llava_pl.export.lora import insert_adapters, merge_adapters
+from llava_pl.export.model_config import ModelConfig
 from llava_pl.export.pretrained import Adapters, BaseModel, Origin, Pretrained
 from llava_pl.export.tokenizer_files import find_tokenizer, read_sentencepiece
 from llava_pl.export.weights import check_weights
@@ -141,6 +142,7 @@ def _build(
         gradient_checkpointing="none",
         compile_layers=False,
         fused_kernels="none",
+        float8="none",
     )
     config = replace(config, decoder=decoder)
     bases = {}

@@ -59,6 +59,10 @@ class Decoder(Protocol):
         """Return the ids that follow left-padded prompts."""
         ...
 
+    def check_length(self, num_positions: int, advice: str) -> None:
+        """Check that a row is not longer than the model takes."""
+        ...
+
     @property
     def can_share(self) -> bool:
         """Whether what rows have in common may be read once for all of them."""
@@ -164,7 +168,7 @@ class CausalDecoder(nn.Module):
             InputError: A packed row, and an attention that would let its sequences see each other; or a row that is
                 longer than the model's table of positions (MPT).
         """
-        self._check_length(inputs_embeds.shape[1], "lower data.max_length")
+        self.check_length(inputs_embeds.shape[1], "lower data.max_length")
         options: dict[str, Any] = {"attention_mask": attention_mask}
         if sequence_lengths is not None:
             options |= self._packing_options(sequence_lengths, inputs_embeds.device)
@@ -173,7 +177,12 @@ class CausalDecoder(nn.Module):
         )
         return cast("Tensor", output.last_hidden_state)
 
-    def _check_length(self, num_positions: int, advice: str) -> None:
+    def check_length(self, num_positions: int, advice: str) -> None:
+        """Check that a row is not longer than a table of positions (MPT); other families go beyond what they learned.
+
+        Raises:
+            InputError: It is; holds the advice.
+        """
         longest = getattr(self.model.config, "max_seq_len", None)
         if longest is not None and num_positions > longest:
             raise InputError(
@@ -282,7 +291,7 @@ class CausalDecoder(nn.Module):
         else:
             assert attention_mask is not None
             advice = "shorten the question, or lower model.generation.max_new_tokens"
-            self._check_length(attention_mask.shape[1], advice)
+            self.check_length(attention_mask.shape[1], advice)
             positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
         output = self.model.base_model(
             inputs_embeds=inputs_embeds, position_ids=positions, past_key_values=cache, use_cache=True, **options

@@ -158,7 +158,14 @@ def answer_greedily(
         max_new_tokens: Where answers end at the latest.
         end_ids: Ids that end an answer, as its last one.
         is_ended: Whether an answer ends here for another reason than that.
+
+    Raises:
+        InputError: The longest answer to the longest prompt would be longer than the model takes.
     """
+    # Before the first word: evaluation asks the longest questions of a set first.
+    num_columns = prompts.attention_mask.shape[1]
+    advice = f"prompts have up to {num_columns} of them: lower model.generation.max_new_tokens from {max_new_tokens}"
+    decoder.check_length(num_columns + max_new_tokens - 1, advice)
     answers: list[list[int]] = [[] for _ in range(len(prompts.hidden))]
     rows = list(range(len(answers)))  # those that go on, in the order of the prompts that are left
     for num_new in range(1, max_new_tokens + 1):

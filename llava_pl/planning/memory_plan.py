@@ -6,7 +6,7 @@ micro batches, and for the largest one that fits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast, get_args
@@ -76,12 +76,16 @@ class MemoryPlan:
         self.weights = weigh(self.model, decoder, gathers_half=gathers_half)
         if gathers_half:
             gather_half(self.model)
-        self._recomputes = decoder.gradient_checkpointing
+        self._recomputes = decoder.recompute
         self._known: dict[str, dict[BatchShape, RankMemory]] = {}
 
     def _hold_in(self, dtype: torch.dtype) -> None:
         for parameter in self.model.parameters():
             parameter.data = parameter.data.to(dtype)
+
+    @property
+    def _layers(self) -> list[nn.Module]:
+        return find_layers(cast("CausalDecoder", self.model.decoder).model)
 
     def of(self, shape: BatchShape) -> RankMemory:
         """Return the memory of a device.
@@ -108,22 +112,22 @@ class MemoryPlan:
         Raises:
             InputError: The model refuses such a batch.
         """
-        layers = find_layers(cast("CausalDecoder", self.model.decoder).model)
         # ZeRO-3 gathers weights within a layer, which "selective" cannot recompute.
         refused = {"selective"} if self._spread.is_zero and self._spread.weights != "whole" else set()
         own = self._recomputes
         try:
-            for kind in (kind for kind in KINDS if layers or kind == "none"):
-                self._recompute(layers, kind)
+            for kind in (kind for kind in KINDS if self._layers or kind == "none"):
+                self.recompute(kind)
                 if kind not in refused and self.of(shape).peak <= limit:
                     return kind
         finally:
-            self._recompute(layers, own)
+            self.recompute(own)
         return None
 
-    def _recompute(self, layers: Sequence[nn.Module], kind: GradientCheckpointing) -> None:
+    def recompute(self, kind: GradientCheckpointing) -> None:
+        """Have the layers of the decoder computed again as a kind of recomputation says."""
         self._recomputes = kind
-        for layer in layers:
+        for layer in self._layers:
             layer.forward = partial(run_layer, layer, kind)
 
     def find_largest(self, shape: BatchShape, limit: int) -> int:

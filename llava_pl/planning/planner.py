@@ -5,6 +5,7 @@ In: Lightning module and data module that are not set up, and the settings that 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil
 from types import SimpleNamespace
 from typing import Any, cast
@@ -43,7 +44,7 @@ def plan_run(
     """Return the plan of a run.
 
     Args:
-        module: Of which `configure_model` was not called.
+        module: Of which `configure_model` was not called. Where its `gradient_checkpointing` is to be chosen, it is.
         data: Of which `setup` was not called.
         config: The merged configuration of `fit`, as the user gave it.
         assumptions: What no configuration says.
@@ -86,13 +87,18 @@ def plan_run(
     )
     lines += [excess] if excess else []
     plan = MemoryPlan(module, spread, trainer)
-    memory, largest, recompute = None, None, None
+    memory, largest, recompute, refusal = None, None, None, None
     shape = BatchShape(data.batch_size, facts.batch_length, facts.batch_supervised, grid, data.is_packed)
     try:
-        memory, largest = plan.of(shape), plan.find_largest(shape, assumptions.limit)
         recompute = plan.find_recompute(shape, assumptions.limit)
+        if decoder.gradient_checkpointing == "auto":
+            decoder = replace(decoder, gradient_checkpointing=recompute or "full")
+            module.model_config = replace(module.model_config, decoder=decoder)
+            plan.recompute(decoder.recompute)
+        memory, largest = plan.of(shape), plan.find_largest(shape, assumptions.limit)
     except InputError as error:
-        lines.append(str(error))
+        refusal = str(error)
+        lines.append(refusal)
     # Of samples that nobody has seen, only the least is certain.
     if memory is not None and memory.peak > assumptions.limit and (is_known or not largest):
         advice = f"at most {largest} fit" if largest else "not even one fits: divide the model (fsdp2), or recompute"
@@ -101,7 +107,7 @@ def plan_run(
             f"{memory.peak / GIB:.2f} GiB on each device, expected at most {assumptions.limit / GIB:.2f}; {advice}"
         )
     mean = BatchShape(1, ceil(facts.mean_length / (1 - facts.padding)), round(facts.mean_supervised), grid)
-    work = count_work(plan.model, mean.counts, decoder.gradient_checkpointing)
+    work = count_work(plan.model, mean.counts, decoder.recompute)
     per_sample = add_up(work)
     per_step = samples_per_step * (per_sample.forward + per_sample.backward)
     per_epoch, steps = _count_steps(data, facts, trainer, spread)
@@ -132,6 +138,7 @@ def plan_run(
         hours=None if steps is None else steps * per_step / rate / 3600,
         assumptions=assumptions,
         contradictions=lines,
+        refusal=refusal,
         features=features,
     )
 

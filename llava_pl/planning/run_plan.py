@@ -85,6 +85,7 @@ class RunPlan:
         hours: Of the whole run, likewise.
         assumptions: What was taken for granted.
         contradictions: What does not go together.
+        refusal: Why the model refuses the batches, one of the contradictions; None where it takes them.
         features: What the run would do without a store of features; None where it has none.
     """
 
@@ -106,4 +107,5 @@ class RunPlan:
     hours: float | None
     assumptions: Assumptions
     contradictions: list[str]
+    refusal: str | None = None
     features: FeatureWorth | None = None

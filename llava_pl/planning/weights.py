@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from llava_pl.export.build import DecoderConfig
+from llava_pl.export.model_config import DecoderConfig
 from llava_pl.export.part_configs import read_decoder_config
 from llava_pl.models.adapters import LEARNED_ROWS, is_adapter
 from llava_pl.models.decoder import CausalDecoder

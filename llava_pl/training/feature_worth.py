@@ -120,7 +120,7 @@ def measure_worth(
         num_pairs=int((lengths**2).sum()),
         num_supervised=int(supervised.sum(dtype=np.int64)),
     )
-    work = count_work(model, epoch, module.model_config.decoder.gradient_checkpointing)
+    work = count_work(model, epoch, module.model_config.decoder.recompute)
     whole = add_up(work)
     # Fewer than the trainer is told where its steps or batches are limited.
     num_epochs = num_steps / max(1, ceil(data.count_train_batches(num_ranks) / num_micro_batches))

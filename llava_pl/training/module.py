@@ -14,8 +14,9 @@ from llava_pl.data.clip_pixels import look_up_pixels
 from llava_pl.evaluation.generation import Answers, GenerationConfig, answer_questions
 from llava_pl.evaluation.parsing import Parser
 from llava_pl.export.bases import read_bases
-from llava_pl.export.build import DecoderConfig, ModelConfig, VisionEncoderConfig, build_model, plan_image_tokens
+from llava_pl.export.build import build_model, plan_image_tokens
 from llava_pl.export.initial_weights import check_lora, load_initial_weights
+from llava_pl.export.model_config import DecoderConfig, ModelConfig, VisionEncoderConfig
 from llava_pl.export.streaming import WeightStream
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.models.division import is_divided
@@ -29,7 +30,7 @@ from llava_pl.training.feature_cache import FeatureCache
 from llava_pl.training.loss_watch import LossWatch
 from llava_pl.training.normalization import LossNormalization, normalize_loss, sum_over_ranks
 from llava_pl.training.optim import OptimConfig, build_optimizer, build_schedule, check_rates
-from llava_pl.training.rehearsal import check_run
+from llava_pl.training.rehearsal import check_recompute, check_run
 from llava_pl.training.resplit import resplit
 from llava_pl.training.schedule import count_optimizer_steps, is_step_complete
 from llava_pl.training.stages import PLANS, Stage, TrainablePlan, check_plan, prepare
@@ -154,12 +155,16 @@ class LlavaModule(LightningModule):
 
     def configure_model(self) -> None:
         """Build the layers, once: under a sharding strategy Lightning calls this where memory is already divided."""
+        is_training = self._trainer is not None and self._trainer.state.fn == "fit"
+        if is_training:
+            check_recompute(self.model_config.decoder)
         if self.model is not None:
             return
         strategy = None if self._trainer is None else self._trainer.strategy
         # Of a divided model no device ever holds all weights, not even for a moment.
         stream = WeightStream() if getattr(strategy, "divides_weights", False) else None
-        model = build_model(self.model_config, device=strategy.root_device if strategy else "cpu", stream=stream)
+        config = self.model_config if is_training else self.model_config.for_evaluation()
+        model = build_model(config, device=strategy.root_device if strategy else "cpu", stream=stream)
         prepare(model, self.plan, self.lora, stream)
         if (tokenizer := getattr(getattr(self._trainer, "datamodule", None), "tokenizer", None)) is not None:
             check_vocabulary(model, len(tokenizer), self.model_config.decoder.path)

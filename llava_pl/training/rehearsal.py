@@ -12,10 +12,12 @@ from typing import cast
 import torch
 from lightning import Trainer
 
-from llava_pl.export.build import DTYPES, ModelConfig, sketch_model
+from llava_pl.export.build import sketch_model
+from llava_pl.export.model_config import DTYPES, DecoderConfig, ModelConfig
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.models.compiling import check_compiler
 from llava_pl.models.decoder import CausalDecoder
+from llava_pl.models.float8 import check_float8
 from llava_pl.models.fused import check_liger
 from llava_pl.models.llava import LlavaModel
 from llava_pl.training.optim import OptimConfig, build_optimizer
@@ -53,10 +55,25 @@ def check_run(
         check_liger(trainer.strategy.root_device.type)
     precision = str(trainer.precision)  # on a CPU that is bf16-mixed for a 16-mixed
     check_dtypes(precision, config, plan, lora, is_training=is_training)
+    if is_training and config.decoder.float8 != "none":
+        check_float8(trainer.strategy.root_device, precision)
     if is_training and (config.decoder.compile_layers or config.vision_encoder.compile_layers):
         check_compiler(trainer.strategy.root_device.type)
     is_packed = is_training and getattr(trainer.datamodule, "is_packed", False)  # type: ignore[attr-defined]
     rehearse(config, plan, lora=lora, optim=optim if is_training else None, is_packed=is_packed)
+
+
+def check_recompute(decoder: DecoderConfig) -> None:
+    """Check that it is settled what a decoder computes again, before it is built to learn.
+
+    Raises:
+        InputError: It is not.
+    """
+    if decoder.gradient_checkpointing == "auto":
+        raise InputError(
+            "model.decoder.gradient_checkpointing: found auto, which `llava-pl fit` chooses; expected none, selective "
+            "or full"
+        )
 
 
 def rehearse(

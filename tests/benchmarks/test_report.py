@@ -1,10 +1,8 @@
 """Risk: a table that says another way was measured than the one that was, or that loses a peer without a word."""
 
-import json
-
 import pytest
 from harness import Measured, Ratio
-from report import BEGIN, END, Row, make_table, read_around, row_of, write_report
+from report import BEGIN, END, Row, make_table, read_around, read_rows, row_of, write_report
 
 ROWS = [
     Row("B4 step", "ours", "2.00 ms/token", peak_mib=1000.4),
@@ -38,11 +36,6 @@ def test_report_replaces_what_stands_between_the_marks(tmp_path):
     assert (
         readme.read_text() == f"before\n{BEGIN}\na machine.\n\n{TABLE}\n\n![bars](results/figure.svg)\n{END}\nafter\n"
     )
-    assert [row["way"] for row in json.loads((tmp_path / "results" / "rows.json").read_text())] == [
-        "ours",
-        "TRL",
-        "original",
-    ]
     assert (tmp_path / "results" / "figure.svg").read_text().count("TRL") == 1
 
 
@@ -50,3 +43,15 @@ def test_readme_without_marks_is_refused(tmp_path):
     (tmp_path / "README.md").write_text("text\n")
     with pytest.raises(ValueError, match="expected the marks"):
         read_around(tmp_path / "README.md")
+
+
+def test_rows_that_were_written_are_read_again(tmp_path):
+    assert read_rows(tmp_path, "a machine.") == []
+    write_report(ROWS, "a machine.", tmp_path)
+    assert read_rows(tmp_path, "a machine.") == ROWS
+
+
+def test_rows_of_another_machine_are_refused(tmp_path):
+    write_report(ROWS, "a machine.", tmp_path)
+    with pytest.raises(ValueError, match=r"measured elsewhere: a machine. Here: another."):
+        read_rows(tmp_path, "another.")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from train_step import Environments, check_equal, make_commands
+from harness import Environments
+from train_step import check_equal, make_commands
 
 FOLDER = Path("folder")
 

@@ -32,7 +32,8 @@ from llava_pl import LlavaDataModule, LlavaModule
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.settings import DataSettings
 from llava_pl.data.special_tokens import add_image_tokens
-from llava_pl.export.build import DecoderConfig, ModelConfig, VisionEncoderConfig, build_model
+from llava_pl.export.build import build_model
+from llava_pl.export.model_config import DecoderConfig, ModelConfig, VisionEncoderConfig
 from llava_pl.export.pretrained import BaseModel, Origin, Pretrained
 from llava_pl.export.tokenizer_files import find_tokenizer
 from llava_pl.training.optim import OptimConfig

@@ -17,8 +17,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaFo
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from llava_pl import LlavaDataModule, LlavaModule, load_pretrained
-from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
 from llava_pl.export.carry import carry, open_source
+from llava_pl.export.model_config import DecoderConfig, VisionEncoderConfig
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.models.llava import LlavaModel
 from llava_pl.training.optim import OptimConfig

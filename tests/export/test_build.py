@@ -2,20 +2,13 @@
 
 import json
 import shutil
-from dataclasses import asdict
 
 import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from llava_pl.export.build import (
-    DTYPES,
-    DecoderConfig,
-    ModelConfig,
-    VisionEncoderConfig,
-    build_model,
-    plan_image_tokens,
-)
+from llava_pl.export.build import build_model, plan_image_tokens
+from llava_pl.export.model_config import DTYPES, DecoderConfig, ModelConfig, VisionEncoderConfig
 from llava_pl.models.quantization import is_quantized
 from llava_pl.types import InputError
 
@@ -109,20 +102,6 @@ def test_weights_that_are_quantized_already_are_refused(tiny_parts, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"quantization": "nf3"}, r"model.decoder.quantization: expected one of none, nf4, fp4, int8, found 'nf3'"),
-        ({"quantization": "nf4", "compute_dtype": "half"}, r"model.decoder.compute_dtype: expected one of float32, "),
-        ({"quantization": "int8", "double_quantization": True}, r"is for nf4 and fp4, found quantization int8"),
-        ({"double_quantization": True}, r"is for nf4 and fp4, found quantization none"),
-    ],
-)
-def test_quantization_that_means_nothing_is_refused(settings, message):
-    with pytest.raises(InputError, match=message):
-        DecoderConfig("x", **settings)
-
-
-@pytest.mark.parametrize(
     ("settings", "ids"),
     [
         ({}, ()),
@@ -172,22 +151,6 @@ def test_planning_counts_no_weight(tiny_parts):
     assert torch.equal(torch.get_rng_state(), before)
     vision = VisionEncoderConfig(str(tiny_parts / "encoder"))
     assert plan_image_tokens(ModelConfig(vision, DecoderConfig("/no/such/folder"))) == 4
-
-
-def test_a_config_of_plain_values_is_the_same(tiny_parts):
-    config = configure(tiny_parts, vision={"select_layer": -1}, has_image_marks=True, frozen_dtype="float16")
-    assert ModelConfig.of({**asdict(config), "stage": "align"}) == config
-    with pytest.raises(KeyError, match="projector"):
-        ModelConfig.of({name: value for name, value in asdict(config).items() if name != "projector"})
-
-
-def test_an_unknown_dtype_is_refused(tiny_parts):
-    with pytest.raises(InputError, match=r"model\.frozen_dtype: expected one of float32, .*, found 'half'"):
-        configure(tiny_parts, frozen_dtype="half")
-
-
-def test_dtypes():
-    assert list(DTYPES.items()) == [(name, getattr(torch, name)) for name in ("float32", "bfloat16", "float16")]
 
 
 def test_identity_between_different_widths_is_refused(tiny_parts):

@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from llava_pl import load_pretrained
 from llava_pl.data.anyres import Tiling
-from llava_pl.export.build import DecoderConfig, ModelConfig, VisionEncoderConfig, build_model
+from llava_pl.export.build import build_model
 from llava_pl.export.carry import carry, open_source
 from llava_pl.export.initial_weights import load_initial_weights
+from llava_pl.export.model_config import DecoderConfig, ModelConfig, VisionEncoderConfig
 from llava_pl.training.stages import TrainablePlan
 from llava_pl.types import ImageGrid, InputError
 

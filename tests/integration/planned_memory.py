@@ -10,7 +10,7 @@ from lightning import Trainer
 from torch.profiler import ProfilerActivity, profile
 
 from llava_pl import LlavaDataModule, LlavaModule
-from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
+from llava_pl.export.model_config import DecoderConfig, VisionEncoderConfig
 from llava_pl.planning.batches import BatchShape
 from llava_pl.planning.data_facts import read_facts
 from llava_pl.planning.memory_plan import MemoryPlan

@@ -50,7 +50,7 @@ def save_run(name: str, **model) -> None:
     from lightning import Trainer
 
     from llava_pl import LlavaDataModule
-    from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
+    from llava_pl.export.model_config import DecoderConfig, VisionEncoderConfig
     from llava_pl.training.optim import OptimConfig
 
     module = LlavaModule(

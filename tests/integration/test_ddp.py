@@ -36,7 +36,7 @@ from lightning.pytorch.callbacks import Callback
 
 from llava_pl import LlavaDataModule, LlavaModule
 from llava_pl.evaluation.questions import QuestionScores
-from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
+from llava_pl.export.model_config import DecoderConfig, VisionEncoderConfig
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.training.optim import OptimConfig
 from llava_pl.training.stages import TrainablePlan

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from llava_pl import LlavaModule
 from llava_pl.data.collate import collate
 from llava_pl.data.packing import pack
-from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
+from llava_pl.export.model_config import DecoderConfig, VisionEncoderConfig
 from llava_pl.training.optim import OptimConfig
 from llava_pl.types import Sample
 

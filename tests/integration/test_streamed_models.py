@@ -23,7 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from llava_pl import LlavaModule
-from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
+from llava_pl.export.model_config import DecoderConfig, VisionEncoderConfig
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.training.optim import OptimConfig
 from llava_pl.training.sharding import shard
@@ -46,7 +46,8 @@ def build(*, is_divided, decoder="decoder", **settings):
         **{"stage": "finetune", **settings},
     )
     if is_divided:
-        module._trainer = SimpleNamespace(strategy=strategy, datamodule=None, local_rank=1)
+        fitting = SimpleNamespace(fn="fit")
+        module._trainer = SimpleNamespace(strategy=strategy, datamodule=None, local_rank=1, state=fitting)
     module.configure_model()
     return module
 

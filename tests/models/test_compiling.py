@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from llava_pl.export.build import DecoderConfig, ModelConfig, VisionEncoderConfig, build_model
+from llava_pl.export.build import build_model
+from llava_pl.export.model_config import DecoderConfig, ModelConfig, VisionEncoderConfig
 from llava_pl.models import compiling
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.models.attention import describe_packing, packed_sdpa

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from transformers.integrations import liger as liger_integration
 
-from llava_pl.export.build import DecoderConfig
+from llava_pl.export.model_config import DecoderConfig
 from llava_pl.models import fused
 from llava_pl.models.fused import check_liger, fuse_kernels
 from llava_pl.types import InputError

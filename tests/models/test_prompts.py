@@ -196,3 +196,11 @@ def test_a_prompt_beyond_the_table_of_positions_is_refused():
     decoder = CausalDecoder(MptForCausalLM(MptConfig(**MPT_SIZES | {"max_seq_len": 10})).eval())
     with pytest.raises(InputError, match=r"takes at most 10 positions, found 11; shorten the question, or lower"):
         read(decoder)
+
+
+def test_answers_that_might_not_fit_are_refused_before_the_first_word():
+    decoder = CausalDecoder(MptForCausalLM(MptConfig(**MPT_SIZES | {"max_seq_len": 13})).eval())
+    assert [len(ids) for ids in answer_greedily(decoder, read(decoder), max_new_tokens=3, end_ids=())] == [3] * 6
+    message = r"takes at most 13 positions, found 14; prompts have up to 11 of them: lower .*max_new_tokens from 4"
+    with pytest.raises(InputError, match=message):
+        answer_greedily(decoder, read(decoder), max_new_tokens=4, end_ids=())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
+from llava_pl.export.model_config import DecoderConfig, VisionEncoderConfig
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.models.work import BatchCounts, Work, add_up, count_work, needed_operations
 from llava_pl.planning.batches import BatchShape

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from llava_pl import LlavaModule
 from llava_pl.data.collate import collate
-from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
+from llava_pl.export.model_config import DecoderConfig, VisionEncoderConfig
 from llava_pl.export.original import read_original_config
 from llava_pl.training.optim import OptimConfig, PartOptim
 from llava_pl.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, Sample

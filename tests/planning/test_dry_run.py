@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
+from llava_pl.export.model_config import DecoderConfig, VisionEncoderConfig
 from llava_pl.planning.batches import BatchShape
 from llava_pl.planning.dry_run import run_dry
 from llava_pl.planning.weights import build_run_model

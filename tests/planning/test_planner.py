@@ -11,24 +11,8 @@ from llava_pl.planning.run_plan import GIB, Assumptions
 
 
 @pytest.fixture
-def plan(mid_parts, tmp_path, monkeypatch):
+def plan(settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = {
-        "model": {
-            "stage": "finetune",
-            "vision_encoder": {"path": str(mid_parts / "encoder")},
-            "decoder": {"path": str(mid_parts / "decoder")},
-            "optim": {"learning_rate": 0.001},
-        },
-        "data": {
-            "class_path": "llava_pl.LlavaDataModule",
-            "init_args": {
-                "records": str(mid_parts / "records.json"), "image_folder": str(mid_parts), "batch_size": 2,
-                "num_workers": 0,
-            },
-        },
-        "trainer": {"devices": 2, "accelerator": "gpu", "max_epochs": 3, "accumulate_grad_batches": 2},
-    }  # fmt: skip
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
 
     def plan(*words, **assumptions):

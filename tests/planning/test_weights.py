@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from llava_pl import LlavaModule
-from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
+from llava_pl.export.model_config import DecoderConfig, VisionEncoderConfig
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.planning.weights import build_run_model, gather_half, weigh
 from llava_pl.training.optim import OptimConfig

@@ -15,7 +15,7 @@ from PIL import Image
 
 from llava_pl import LlavaDataModule, LlavaModule
 from llava_pl.data.feature_store import FeatureStore
-from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
+from llava_pl.export.model_config import DecoderConfig, VisionEncoderConfig
 from llava_pl.models.vision_encoder import VisionEncoder
 from llava_pl.training import feature_cache, feature_filling
 from llava_pl.training.feature_cache import FeatureCache, bring_features

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from llava_pl import LlavaDataModule, LlavaModule
-from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
+from llava_pl.export.model_config import DecoderConfig, VisionEncoderConfig
 from llava_pl.training.feature_worth import FeatureWorth, measure_worth
 from llava_pl.training.optim import OptimConfig
 from llava_pl.types import InputError

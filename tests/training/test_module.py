@@ -18,7 +18,7 @@ from llava_pl import LlavaDataModule, LlavaModule
 from llava_pl.data.clip_pixels import look_up_pixels
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.evaluation.generation import GenerationConfig
-from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
+from llava_pl.export.model_config import DecoderConfig, VisionEncoderConfig
 from llava_pl.models.adapters import LoraConfig, plain_name
 from llava_pl.training.optim import OptimConfig
 from llava_pl.training.seeding import SeedSteps
@@ -145,7 +145,7 @@ def test_hyperparameters_are_plain_and_say_everything(setup, tiny_parts):
             "path": str(tiny_parts / "decoder"), "attention": "sdpa",
             "gradient_checkpointing": "none",
             "quantization": "none", "double_quantization": False, "compute_dtype": "bfloat16",
-            "compile_layers": False, "fused_kernels": "none",
+            "compile_layers": False, "fused_kernels": "none", "float8": "none",
         },
         "optim": {
             "learning_rate": 1e-3, "weight_decay": 0.0, "betas": (0.9, 0.999), "eps": 1e-8, "warmup_share": 0.03,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llava_pl.export import build
-from llava_pl.export.build import DecoderConfig, ModelConfig, VisionEncoderConfig
+from llava_pl.export.model_config import DecoderConfig, ModelConfig, VisionEncoderConfig
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.training.optim import OptimConfig
 from llava_pl.training.rehearsal import FROZEN_DTYPES, check_precision, check_run, rehearse

@@ -7,7 +7,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 
-from llava_pl.export.build import DecoderConfig, ModelConfig, VisionEncoderConfig, build_model
+from llava_pl.export.build import build_model
+from llava_pl.export.model_config import DecoderConfig, ModelConfig, VisionEncoderConfig
 from llava_pl.export.streaming import WeightStream
 from llava_pl.models.vocabulary import add_rows
 from llava_pl.training.sharding import check_shardable, shard

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from llava_pl import LlavaModule
-from llava_pl.export.build import DecoderConfig, VisionEncoderConfig
+from llava_pl.export.model_config import DecoderConfig, VisionEncoderConfig
 from llava_pl.training import zero
 from llava_pl.training.optim import OptimConfig
 from llava_pl.training.zero import ZeroStrategy, check_zero

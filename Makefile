@@ -29,8 +29,8 @@ demo: $(STAMP)  ## the whole recipe in small, about five minutes
 test: $(STAMP)  ## the default tier, under eight minutes on two cores
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 
-test-slow: $(STAMP)  ## minutes of work each: the demo over several seeds, two nodes, faults of ranks
-	$(BIN)/python -m pytest -m slow
+test-slow: $(STAMP)  ## half an hour on two cores: the demo over several seeds, two nodes, faults of ranks
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadscope
 
 test-deepspeed: $(DEEPSPEED_STAMP)  ## DeepSpeed's ZeRO between two processes on the CPU; needs g++
 	$(BIN)/python -m pytest -m deepspeed

@@ -10,12 +10,13 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from llava_pl.models.adapters import plain_name, plain_table
 from llava_pl.models.attention import PACKED_SDPA, describe_packing, sequence_ends
 from llava_pl.models.division import is_divided
+from llava_pl.models.roomy_cache import make_cache
 from llava_pl.types import InputError
 
 
@@ -78,13 +79,13 @@ class Decoder(Protocol):
         """Whether ranks must run it equally often."""
         ...
 
-    def new_cache(self, *, keeps_all: bool = False) -> DynamicCache:
+    def new_cache(self, *, keeps_all: bool = False) -> Cache:
         """Return an empty cache for `extend`."""
         ...
 
     def extend(
         self,
-        cache: DynamicCache,
+        cache: Cache,
         inputs_embeds: Tensor,
         attention_mask: Tensor | None,
         sequence_lengths: Sequence[int] | None = None,
@@ -259,18 +260,18 @@ class CausalDecoder(nn.Module):
     def _has_plain_cache(self, *layer_classes: type) -> bool:
         return all(type(layer) in layer_classes for layer in DynamicCache(config=self.model.config).layers)
 
-    def new_cache(self, *, keeps_all: bool = False) -> DynamicCache:
+    def new_cache(self, *, keeps_all: bool = False) -> Cache:
         """Return an empty cache for `extend`.
 
         Args:
             keeps_all: Keep positions behind a window too: rows that share a prefix look back to different places.
         """
-        return DynamicCache() if keeps_all else DynamicCache(config=self.model.config)
+        return make_cache(self.model.config, keeps_all=keeps_all)
 
     @torch.no_grad()  # not inference_mode, as in `generate`
     def extend(
         self,
-        cache: DynamicCache,
+        cache: Cache,
         inputs_embeds: Tensor,
         attention_mask: Tensor | None,
         sequence_lengths: Sequence[int] | None = None,

@@ -3,7 +3,7 @@
 In: embeddings of left-padded prompts. Out: the ids of answers, or log-likelihoods.
 
 Answers are greedy, and equal to those of transformers' ``generate``. Three things that it does not do are why there is
-a loop here: a row that has ended leaves the batch, prompts may share what they begin with (`shared_prefix`), and the
+a loop here: rows that have ended leave the batch, prompts may share what they begin with (`shared_prefix`), and the
 prompts, once read, can be continued with several given answers each.
 """
 
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from llava_pl.models.decoder import Decoder
+from llava_pl.models.roomy_cache import roomy_layers
 from llava_pl.models.shared_prefix import SharedPrefix, spread
 from llava_pl.types import ImageGrid
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache
+    from transformers import Cache
 
 
 PACK_LENGTH = 4096
@@ -59,7 +59,7 @@ class ReadPrompts:
         hidden: float ``(B, D)``, the last hidden state of each prompt.
     """
 
-    cache: DynamicCache
+    cache: Cache
     attention_mask: Tensor
     hidden: Tensor
 
@@ -114,9 +114,9 @@ def _read_rows(
         row = inputs_embeds[rows][attention_mask[rows].bool()][None]
         hidden = decoder.extend(part, row, None, lengths[rows])
         last.append(hidden[0, torch.tensor(lengths[rows]).cumsum(dim=0) - 1])
-    for number, layers in enumerate(zip(*packed, strict=True)):
-        keys, values, _ = zip(*layers, strict=True)
-        cache.update(_pad(keys, packs, lengths), _pad(values, packs, lengths), number)
+    for layer, *parts in zip(*map(roomy_layers, (cache, *packed)), strict=True):
+        keys, values = (_split(held, packs, lengths) for held in zip(*((p.keys, p.values) for p in parts), strict=True))
+        layer.take_rows(keys, values, attention_mask.shape[1])
     return ReadPrompts(cache, attention_mask, torch.cat(last))
 
 
@@ -135,10 +135,9 @@ def _divide(lengths: Sequence[int]) -> list[slice]:
     return [slice(start, end) for start, end in pairwise([*starts, len(lengths)])]
 
 
-def _pad(packed: Sequence[Tensor], packs: Sequence[slice], lengths: list[int]) -> Tensor:
-    """Return the keys or values ``(B, heads, T, D / heads)`` of packs ``(1, heads, positions, D / heads)``."""
-    each = [torch.split(part[0].transpose(0, 1), lengths[rows]) for part, rows in zip(packed, packs, strict=True)]
-    return pad_sequence([row for rows in each for row in rows], batch_first=True, padding_side="left").transpose(1, 2)
+def _split(packed: Sequence[Tensor], packs: Sequence[slice], lengths: list[int]) -> list[Tensor]:
+    """Return the rows ``(heads, T_row, D / heads)`` that packs ``(1, heads, positions, D / heads)`` hold."""
+    return [row for part, rows in zip(packed, packs, strict=True) for row in torch.split(part[0], lengths[rows], dim=1)]
 
 
 @torch.no_grad()
@@ -167,21 +166,24 @@ def answer_greedily(
     advice = f"prompts have up to {num_columns} of them: lower model.generation.max_new_tokens from {max_new_tokens}"
     decoder.check_length(num_columns + max_new_tokens - 1, advice)
     answers: list[list[int]] = [[] for _ in range(len(prompts.hidden))]
-    rows = list(range(len(answers)))  # those that go on, in the order of the prompts that are left
+    rows = list(range(len(answers)))  # the answer that each row of the prompts belongs to
+    goes_on = list(rows)  # the rows whose answers have not ended; none on a rank that waits for others
     for num_new in range(1, max_new_tokens + 1):
         ids = decoder.logits(prompts.hidden).argmax(dim=-1)
-        for row, token in zip(rows, ids.tolist(), strict=False):  # on a rank that waits no row goes on, but a prompt
-            answers[row].append(token)
+        words = ids.tolist()
+        for row in goes_on:
+            answers[rows[row]].append(words[row])
         goes_on = [
-            place
-            for place, row in enumerate(rows)
-            if answers[row][-1] not in end_ids and not (is_ended and is_ended(answers[row]))
+            row for row in goes_on if words[row] not in end_ids and not (is_ended and is_ended(answers[rows[row]]))
         ]
         if num_new == max_new_tokens or not _anyone(len(goes_on), decoder, ids.device):
             break
-        if len(goes_on) < len(rows):
+        # To leave out a few rows costs more, a copy of all others, than to read another word with them.
+        if rows and len(goes_on) <= len(rows) / 2:
             prompts.select(goes_on or [0])
-            ids, rows = ids[goes_on or [0]], [rows[place] for place in goes_on]
+            ids = ids[goes_on or [0]]
+            rows = [rows[row] for row in goes_on]
+            goes_on = list(range(len(rows)))
         prompts.extend(decoder, ids[:, None])
     return answers
 

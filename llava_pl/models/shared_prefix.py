@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-import torch
+from llava_pl.models.roomy_cache import roomy_layers
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache
+    from transformers import Cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def find_shared_prefix(rows: Sequence[Sequence[int]], pictures: Sequence[int]) -
     return SharedPrefix(min(ends), tuple(sources), tuple(source_of_row), tuple(shifts))
 
 
-def spread(cache: DynamicCache, shared: SharedPrefix, into: DynamicCache) -> None:
+def spread(cache: Cache, shared: SharedPrefix, into: Cache) -> None:
     """Fill the cache of all rows with that of the sources.
 
     Args:
@@ -89,9 +89,8 @@ def spread(cache: DynamicCache, shared: SharedPrefix, into: DynamicCache) -> Non
         shared: Which row takes which.
         into: An empty cache.
     """
-    rows, shifts = torch.tensor(shared.source_of_row)[:, None], torch.tensor(shared.shifts)[:, None]
-    columns = (torch.arange(shared.num_columns) - shifts).clamp(min=0)  # what is clamped is padding
-    for number, (keys, values, _) in enumerate(cache):
-        rows, columns = rows.to(keys.device), columns.to(keys.device)
-        own_keys, own_values = (tensor.transpose(1, 2)[rows, columns].transpose(1, 2) for tensor in (keys, values))
-        into.update(own_keys, own_values, number)
+    ends = [shared.num_columns - shift for shift in shared.shifts]
+    places = list(zip(shared.source_of_row, ends, strict=True))
+    for layer, own in zip(roomy_layers(cache), roomy_layers(into), strict=True):
+        keys, values = ([held[row, :, :end] for row, end in places] for held in (layer.keys, layer.values))
+        own.take_rows(keys, values, shared.num_columns)

@@ -64,7 +64,7 @@ def test_importing_the_package_imports_no_torch():
 
 
 TRANSFORMERS_HOMES = re.compile(
-    r"llava_pl/(models/(attention|connectors|decoder|fused|recompute|vision_encoder)|data/(tokenization|image|llama_tokenizer)"
+    r"llava_pl/(models/(attention|connectors|decoder|fused|recompute|roomy_cache|vision_encoder)|data/(tokenization|image|llama_tokenizer)"
     r"|export/\w+|demo/\w+)\.py"
 )
 

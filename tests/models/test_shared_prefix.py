@@ -1,8 +1,9 @@
 """Guards: a question that is told the start of another one, and rows that are shifted by a column."""
 
 import torch
-from transformers import DynamicCache
+from transformers import Cache
 
+from llava_pl.models.roomy_cache import RoomyLayer
 from llava_pl.models.shared_prefix import SharedPrefix, find_shared_prefix, spread
 
 IMAGE = -200
@@ -48,13 +49,12 @@ def test_nothing_is_shared():
 
 def test_keys_and_values_go_to_their_rows_and_columns():
     keys = torch.arange(2 * 2 * 3 * 1.0).view(2, 2, 3, 1)  # sources, heads, columns, width
-    cache = DynamicCache()
+    cache, filled = Cache([RoomyLayer(), RoomyLayer()]), Cache([RoomyLayer(), RoomyLayer()])
     cache.update(keys, -keys, 0)
     cache.update(keys + 100, keys, 1)
     shared = SharedPrefix(num_columns=3, sources=(0, 2), source_of_row=(0, 0, 1), shifts=(0, 1, 0))
-    filled = DynamicCache()
     spread(cache, shared, filled)
-    (first, values, _), (second, _, _) = filled
-    assert first[..., 0].tolist() == [[[0, 1, 2], [3, 4, 5]], [[0, 0, 1], [3, 3, 4]], [[6, 7, 8], [9, 10, 11]]]
-    assert torch.equal(values, -first)
-    assert torch.equal(second, first + 100)
+    first, second = filled.layers
+    assert first.keys[..., 0].tolist() == [[[0, 1, 2], [3, 4, 5]], [[0, 0, 1], [0, 3, 4]], [[6, 7, 8], [9, 10, 11]]]
+    assert torch.equal(first.values, -first.keys)
+    assert torch.equal(second.keys[:, :, 1:], first.keys[:, :, 1:] + 100)

@@ -102,7 +102,7 @@ def measure(number: str, places: Environments, *, is_full: bool, num_threads: in
     In blocks, ours, the peer, the peer, ours: each is a process with all memory for itself, of which a step takes half
     and more.
     """
-    stage, size, num_rounds = BENCHMARKS[number], FULL if is_full else QUICK, 4 if is_full else 2
+    stage, size, num_rounds = BENCHMARKS[number], FULL if is_full else QUICK, 3 if is_full else 2
     benchmark, own = f"{number} `{stage}` step", []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

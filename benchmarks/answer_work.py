@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from dataset import VOCABULARY, write_picture
-from step_work import write_eye
+from step_work import IMAGE_SIDE, NUM_IMAGE_TOKENS, PATCH_SIDE, write_eye
 from transformers import CLIPVisionConfig, LlamaConfig, LlamaForCausalLM, LlavaConfig, LlavaForConditionalGeneration
 
 from llava_pl.data.image import ImageTransform
@@ -22,8 +22,6 @@ from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.types import Question
 
-IMAGE_SIDE, PATCH_SIDE = 336, 14
-NUM_IMAGE_TOKENS = (IMAGE_SIDE // PATCH_SIDE) ** 2
 NUM_WORDS, IMAGE_ID = 32_000, 32_000
 """LLaMA's words; llava-hf has a further one for image tokens."""
 END_STRENGTH = 2.5

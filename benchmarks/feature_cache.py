@@ -54,9 +54,9 @@ def write_run(folder: Path, size: Size) -> None:
     """Write weights, tokenizer, problems, pictures and a configuration."""
     import torch
     import yaml
+    from character_tokenizer import WORDS, make_tokenizer
     from PIL import Image
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     torch.manual_seed(0)
@@ -70,18 +70,14 @@ def write_run(folder: Path, size: Size) -> None:
     )
     CLIPVisionModel(vision).save_pretrained(folder / "encoder")
     CLIPImageProcessorPil().save_pretrained(folder / "encoder")
-    words = ["<unk>", "<s>", "</s>", *map(chr, range(32, 127)), "\n"]
-    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    marks = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks).save_pretrained(folder / "decoder")
+    make_tokenizer().save_pretrained(folder / "decoder")
     language = LlamaConfig(
         hidden_size=256,
         intermediate_size=704,
         num_hidden_layers=8,
         num_attention_heads=4,
         num_key_value_heads=2,
-        vocab_size=len(words),
+        vocab_size=len(WORDS),
         max_position_embeddings=2048,
     )
     LlamaForCausalLM(language).save_pretrained(folder / "decoder")
@@ -137,12 +133,12 @@ def read_losses(folder: Path, way: str) -> list[str]:
         return [row["train/loss"] for row in csv.DictReader(file) if row["train/loss"]]
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     size = FULL if options.full else QUICK
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -5,7 +5,7 @@
     python benchmarks/gpu.py lora                                # G3: LoRA of rank 128, packed
     python benchmarks/gpu.py finetune --rows padded              # G4; also --recompute, --logits all, and of
     python benchmarks/gpu.py finetune --decoder attention=eager  # `DecoderConfig` any field, as compile_layers=true
-    python benchmarks/gpu.py finetune --peer transformers        # the same samples, as its example trains
+    python benchmarks/gpu.py finetune --rows padded --peer transformers     # the same samples, all recomputed
     python benchmarks/gpu.py evaluate                            # G6: short answers, in batches and one by one
 
 Each run is a process of its own and takes minutes at most. It is trained by `LlavaModule` and Lightning's Trainer, as
@@ -184,14 +184,13 @@ def train(folder: Path, words: argparse.Namespace, shapes: Shapes) -> dict[str, 
         seconds = fit(module, batches, words)
         needed = needed_operations(module.model)
     peak = words.peak_tflops or (None if words.dry else find_peak(torch.cuda.get_device_name()))
-    names = ("num_tiles", "num_positions", "num_pairs", "num_supervised")
     counts = {
         "num_tiles": sum(len(batch["pixel_values"]) for batch in timed),
         "num_positions": sum(batch["num_tokens"] for batch in timed),
         "num_pairs": sum(batch["num_pairs"] for batch in timed),
         "num_supervised": sum(batch["num_supervised"] for batch in timed),
     }
-    operations = sum(needed.get(name, 0) * counts[name] for name in names)
+    operations = sum(needed.get(name, 0) * count for name, count in counts.items())
     return {
         "seconds": seconds,
         "steps": len(timed),
@@ -266,6 +265,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     words = parser.parse_args(arguments)
     for name, value in DEFAULTS[words.run].items():
         setattr(words, name, getattr(words, name) or value)
+    if words.peer:
+        if words.run not in ("finetune", "align") or words.rows != "padded" or words.logits == "all":
+            parser.error("--peer: expected finetune or align with --rows padded, and no --logits, which is ours")
+        words.recompute = "full"  # as the peer does it
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
     shapes = TINY if words.dry else SEVEN_B

@@ -22,11 +22,11 @@ from statistics import median
 from typing import Any
 
 import torch
+from character_tokenizer import WORDS, make_tokenizer
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.data import DataLoader
-from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from llava_pl import LlavaDataModule, LlavaModule
@@ -92,14 +92,9 @@ def write_parts(folder: Path) -> None:
     CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(
         folder / "encoder"
     )
-    words = ["<unk>", "<s>", "</s>", *map(chr, range(32, 127))]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
-    ).save_pretrained(folder / "decoder")
+    make_tokenizer().save_pretrained(folder / "decoder")
     language = LlamaConfig(
-        vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+        vocab_size=len(WORDS), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
     )
     LlamaForCausalLM(language).save_pretrained(folder / "decoder")
 

@@ -31,23 +31,16 @@ CHAT_TEMPLATE = (
 def write_start(folder: Path) -> None:
     """Write weights, tokenizers, records and pictures."""
     import yaml
+    from character_tokenizer import WORDS, make_tokenizer
     from PIL import Image
     from step_work import IMAGE_SIDE, Size, write_work
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlavaProcessor, PreTrainedTokenizerFast
+    from transformers import LlavaProcessor
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    words = ["<unk>", "<s>", "</s>", *map(chr, range(32, 127)), "\n", "<image>"]
-    write_work(folder, Size(64, 128, 2, 2, 2, vocab_size=len(words), micro_batch=1), "align")
-
-    def make_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
-        tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
-        tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-        marks = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
-        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks)
-
-    make_tokenizer(words[:-1]).save_pretrained(folder / "decoder")
-    with_picture = make_tokenizer(words)
+    # One word more: what transformers calls an image token.
+    write_work(folder, Size(64, 128, 2, 2, 2, vocab_size=len(WORDS) + 1, micro_batch=1), "align")
+    make_tokenizer().save_pretrained(folder / "decoder")
+    with_picture = make_tokenizer("<image>")
     with_picture.add_special_tokens({"additional_special_tokens": ["<image>"]})
     images = CLIPImageProcessorPil.from_pretrained(folder / "encoder")
     LlavaProcessor(

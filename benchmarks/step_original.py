@@ -9,24 +9,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import torch
-from step_rounds import LEARNING_RATES, NUM_STEPS, StepRounds, read_samples
-from torch import Tensor
-from torch.utils.data import Sampler, SequentialSampler
-from transformers import TrainerCallback
-
-
-class Steps(TrainerCallback):
-    """Runs a step when it is asked for."""
-
-    def __init__(self, rounds: StepRounds) -> None:
-        self.rounds = rounds
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
-        """Wait."""
-        self.rounds.begin()
+from step_rounds import NUM_STEPS, StepRounds, read_samples
+from step_trainer import Steps, make_settings, note_loss
 
 
 def main(folder: Path, stage: str, checkout: str, recomputed: bool) -> None:
@@ -60,32 +46,10 @@ def main(folder: Path, stage: str, checkout: str, recomputed: bool) -> None:
     ]
     rounds = StepRounds(model.named_parameters)
 
-    class Noted(LLaVATrainer):
-        def _get_train_sampler(self, *_: Any) -> Sampler[int]:  # noqa: ANN401
-            return SequentialSampler(self.train_dataset)
-
-        def training_step(self, *arguments: Any) -> Tensor:  # noqa: ANN401
-            rounds.loss = super().training_step(*arguments)
-            return rounds.loss
-
-    arguments = TrainingArguments(
-        output_dir=str(folder / "original"),
-        per_device_train_batch_size=len(samples),
-        learning_rate=LEARNING_RATES[stage],
-        max_steps=NUM_STEPS,
-        gradient_checkpointing=recomputed,
-        lr_scheduler_type="cosine",
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        use_cpu=True,
-    )
     words = SimpleNamespace(pad_token_id=0, model_max_length=2048)
-    Noted(
+    note_loss(LLaVATrainer, rounds)(
         model=model,
-        args=arguments,
+        args=TrainingArguments(**make_settings(folder, stage, len(samples), recomputed=recomputed)),
         train_dataset=samples * NUM_STEPS,
         data_collator=DataCollatorForSupervisedDataset(tokenizer=words),
         callbacks=[Steps(rounds)],

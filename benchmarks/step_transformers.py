@@ -11,22 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from step_rounds import LEARNING_RATES, NUM_STEPS, StepRounds, read_expanded
+from step_rounds import NUM_STEPS, StepRounds, read_expanded
+from step_trainer import Steps, make_settings, note_loss
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Sampler, SequentialSampler
-from transformers import LlavaForConditionalGeneration, Trainer, TrainerCallback, TrainingArguments
-
-
-class Steps(TrainerCallback):
-    """Runs a step when it is asked for."""
-
-    def __init__(self, rounds: StepRounds) -> None:
-        self.rounds = rounds
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
-        """Wait."""
-        self.rounds.begin()
+from transformers import LlavaForConditionalGeneration, Trainer, TrainingArguments
 
 
 def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -50,19 +39,8 @@ def main(folder: Path, stage: str, package: str, recomputed: bool) -> None:
     rounds = StepRounds(model.named_parameters)
     samples = read_expanded(folder, model.config.image_token_id)
     settings = {
-        "output_dir": str(folder / package),
-        "per_device_train_batch_size": len(samples),
-        "learning_rate": LEARNING_RATES[stage],
-        "max_steps": NUM_STEPS,
-        "gradient_checkpointing": recomputed,
-        "lr_scheduler_type": "cosine",
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
+        **make_settings(folder, stage, len(samples), recomputed=recomputed),
         "remove_unused_columns": False,
-        "dataloader_pin_memory": False,
-        "use_cpu": True,
     }
     parts: dict[str, Any] = {"model": model, "train_dataset": samples * NUM_STEPS, "data_collator": collate}
     if package == "trl":
@@ -80,15 +58,7 @@ def main(folder: Path, stage: str, package: str, recomputed: bool) -> None:
     else:
         base, arguments = Trainer, TrainingArguments(**settings)
 
-    class Noted(base):
-        def _get_train_sampler(self, *_: Any) -> Sampler[int]:  # noqa: ANN401
-            return SequentialSampler(self.train_dataset)
-
-        def training_step(self, *arguments: Any, **options: Any) -> Tensor:  # noqa: ANN401
-            rounds.loss = super().training_step(*arguments, **options)
-            return rounds.loss
-
-    Noted(args=arguments, callbacks=[Steps(rounds)], **parts).train()
+    note_loss(base, rounds)(args=arguments, callbacks=[Steps(rounds)], **parts).train()
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ class Decoder(Protocol):
         ...
 
     def new_cache(self, *, keeps_all: bool = False) -> Cache:
-        """Return an empty cache for `extend`."""
+        """Return an empty cache for `extend`: of `RoomyLayer` where prompts are packed or all is kept."""
         ...
 
     def extend(

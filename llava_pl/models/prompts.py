@@ -93,7 +93,7 @@ def read_prompts(
     sources, end = list(shared.sources), shared.num_columns
     read = _read_rows(decoder, inputs_embeds[sources, :end], attention_mask[sources, :end], keeps_all=True)
     cache = decoder.new_cache(keeps_all=True)
-    spread(read.cache, shared, cache)
+    spread(read.cache, shared, cache, num_more=inputs_embeds.shape[1] - end)
     hidden = decoder.extend(cache, inputs_embeds[:, end:], attention_mask)
     return ReadPrompts(cache, attention_mask, hidden[:, -1])
 
@@ -114,9 +114,11 @@ def _read_rows(
         row = inputs_embeds[rows][attention_mask[rows].bool()][None]
         hidden = decoder.extend(part, row, None, lengths[rows])
         last.append(hidden[0, torch.tensor(lengths[rows]).cumsum(dim=0) - 1])
-    for layer, *parts in zip(*map(roomy_layers, (cache, *packed)), strict=True):
+    layers = [roomy_layers(part) for part in packed]
+    for own in roomy_layers(cache):
+        parts = [each.pop(0) for each in layers]  # so that no more than a layer is held twice
         keys, values = (_split(held, packs, lengths) for held in zip(*((p.keys, p.values) for p in parts), strict=True))
-        layer.take_rows(keys, values, attention_mask.shape[1])
+        own.take_rows(keys, values, attention_mask.shape[1])
     return ReadPrompts(cache, attention_mask, torch.cat(last))
 
 
@@ -178,7 +180,8 @@ def answer_greedily(
         ]
         if num_new == max_new_tokens or not _anyone(len(goes_on), decoder, ids.device):
             break
-        # To leave out a few rows costs more, a copy of all others, than to read another word with them.
+        # To leave rows out copies those that stay. Of half of them each time, all copies together are no more than the
+        # batch was, and no more than twice the rows that go on are asked for a word.
         if rows and len(goes_on) <= len(rows) / 2:
             prompts.select(goes_on or [0])
             ids = ids[goes_on or [0]]

@@ -81,16 +81,20 @@ def find_shared_prefix(rows: Sequence[Sequence[int]], pictures: Sequence[int]) -
     return SharedPrefix(min(ends), tuple(sources), tuple(source_of_row), tuple(shifts))
 
 
-def spread(cache: Cache, shared: SharedPrefix, into: Cache) -> None:
-    """Fill the cache of all rows with that of the sources.
+def spread(cache: Cache, shared: SharedPrefix, into: Cache, *, num_more: int = 0) -> None:
+    """Move the keys and values of the sources to all rows.
 
     Args:
-        cache: Keys and values ``(sources, heads, num_columns, D / heads)`` of each layer.
+        cache: Of the sources, `num_columns` positions; it is used up, so that no more than a layer is held twice.
         shared: Which row takes which.
-        into: An empty cache.
+        into: An empty cache for all rows.
+        num_more: Positions that every row will have beyond them.
     """
-    ends = [shared.num_columns - shift for shift in shared.shifts]
+    # A row that is shorter than what its source was read for takes nothing: it is padding there.
+    ends = [max(0, shared.num_columns - shift) for shift in shared.shifts]
     places = list(zip(shared.source_of_row, ends, strict=True))
-    for layer, own in zip(roomy_layers(cache), roomy_layers(into), strict=True):
+    layers = roomy_layers(cache)
+    for own in roomy_layers(into):
+        layer = layers.pop(0)
         keys, values = ([held[row, :, :end] for row, end in places] for held in (layer.keys, layer.values))
-        own.take_rows(keys, values, shared.num_columns)
+        own.take_rows(keys, values, shared.num_columns, num_more=num_more)

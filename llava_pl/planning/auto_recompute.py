@@ -64,7 +64,6 @@ class ChooseRecompute(Callback):
                 f"model.decoder.gradient_checkpointing: auto: a micro batch of {plan.batch_size} samples {needs} even "
                 f"where layers are recomputed in full; {advice}"
             )
-        module.hparams["decoder"]["gradient_checkpointing"] = plan.recompute  # checkpoints say what was done
         rank_zero_info(f"model.decoder.gradient_checkpointing: auto chose {plan.recompute}, which {needs}")
 
 
@@ -78,13 +77,21 @@ def measure_free(device: torch.device, *, num_sharing: int) -> int:
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # of an earlier run here
         return torch.cuda.mem_get_info(device)[0] + kept
-    return int(min(psutil.virtual_memory().available, _free_of_container())) // num_sharing
+    return max(1, int(min(psutil.virtual_memory().available, _free_of_container())) // num_sharing)
 
 
 def _free_of_container() -> float:
-    """Return the bytes that Linux still gives this container (cgroup v2); infinitely many outside of one."""
+    """Return the bytes that Linux still gives this container (cgroup v2); infinitely many outside of one.
+
+    Pages of files, which count as held, are given up for it.
+    """
     try:
-        most, held = (Path("/sys/fs/cgroup", f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        most, held, parts = (
+            Path("/sys/fs/cgroup", f"memory.{name}").read_text() for name in ("max", "current", "stat")
+        )
     except OSError:
         return inf
-    return inf if most == "max" else int(most) - int(held)
+    if most.strip() == "max":
+        return inf
+    pages = dict(line.split() for line in parts.splitlines())
+    return int(most) - int(held) + int(pages["active_file"]) + int(pages["inactive_file"])

@@ -44,8 +44,9 @@ def plan_run(
     """Return the plan of a run.
 
     Args:
-        module: Of which `configure_model` was not called. Where its `gradient_checkpointing` is to be chosen, it is.
-        data: Of which `setup` was not called.
+        module: Of which `configure_model` was not called. Where its `gradient_checkpointing` is to be chosen, it is;
+            full where not even that is enough.
+        data: Whose records are counted, if they have not been.
         config: The merged configuration of `fit`, as the user gave it.
         assumptions: What no configuration says.
 
@@ -94,6 +95,7 @@ def plan_run(
         if decoder.gradient_checkpointing == "auto":
             decoder = replace(decoder, gradient_checkpointing=recompute or "full")
             module.model_config = replace(module.model_config, decoder=decoder)
+            module.hparams["decoder"]["gradient_checkpointing"] = decoder.gradient_checkpointing  # for checkpoints
             plan.recompute(decoder.recompute)
         memory, largest = plan.of(shape), plan.find_largest(shape, assumptions.limit)
     except InputError as error:

@@ -155,9 +155,9 @@ def _check_missing(data: ConversationDataModule, worth: FeatureWorth, store: Fea
     if data.feature_cache == "worthwhile":
         worth.check(num_missing)
     worth.check_disk(num_missing, store.folder)
-    exactness = "features do not depend on the batch here, to the last bit"
+    exactness = "when it was begun, features did not depend on the batch, to the last bit"
     if difference := store.manifest.difference:
-        exactness = f"features depend on the batch here, by up to {difference:.2g} when measured"
+        exactness = f"when it was begun, features depended on the batch, by up to {difference:.2g}"
     rank_zero_info(f"data.feature_cache: {store.folder}: {worth.describe(num_missing)}; {exactness}")
 
 

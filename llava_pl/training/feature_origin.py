@@ -41,6 +41,7 @@ def describe_origin(
     is_cuda = device.type == "cuda"
     arithmetic = {
         "device": torch.cuda.get_device_name(device) if is_cuda else f"{device.type} {platform.machine()}",
+        "instructions": None if is_cuda else torch.backends.cpu.get_cpu_capability(),
         "precision": precision,
         "float32_matmul": torch.get_float32_matmul_precision(),
         "tf32_convolutions": is_cuda and torch.backends.cudnn.allow_tf32,

@@ -112,24 +112,24 @@ def measure_worth(
     """
     counts, lengths = data.train_data.count_pictures(), data.train_data.num_tokens.astype(np.int64)
     supervised = getattr(data.train_data, "num_supervised", lengths)
-    num_shown = counts.total()
+    shown_per_epoch = counts.total()
     model = sketch_run(module.model_config, module.plan, module.lora)
     epoch = BatchCounts(
-        num_tiles=num_shown,
+        num_tiles=shown_per_epoch,
         num_positions=int(lengths.sum()),
         num_pairs=int((lengths**2).sum()),
         num_supervised=int(supervised.sum(dtype=np.int64)),
     )
     work = count_work(model, epoch, module.model_config.decoder.recompute)
-    whole = add_up(work)
+    whole, encoding = add_up(work), next(part for part in work if part.part == "vision_encoder")
     # Fewer than the trainer is told where its steps or batches are limited.
     num_epochs = num_steps / max(1, ceil(data.count_train_batches(num_ranks) / num_micro_batches))
     encoder = model.vision_encoder
     dtype = next(encoder.parameters()).dtype
     return FeatureWorth(
         num_pictures=len(counts),
-        num_shown=round(num_epochs * num_shown),
-        encoding_work=work[0].forward / max(1, num_shown),
+        num_shown=round(num_epochs * shown_per_epoch),
+        encoding_work=encoding.forward / max(1, shown_per_epoch),
         run_work=num_epochs * (whole.forward + whole.backward + whole.again),
         row_bytes=encoder.num_patches * encoder.width * dtype.itemsize,
     )

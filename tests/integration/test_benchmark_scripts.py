@@ -72,3 +72,31 @@ def test_memory_grows_as_planned(load, tmp_path, curve):
     assert measured == pytest.approx(planned, rel=0.05)
     assert script.slope(values, measured) == pytest.approx(script.slope(values, planned), rel=0.05)
     assert {path.name for path in tmp_path.iterdir()} == {"table.md", "points.json", "figure.svg"}
+
+
+@pytest.mark.slow
+def test_runs_with_and_without_a_store_of_features_are_compared(load, monkeypatch, capsys):
+    """The script itself ends where their losses differ."""
+    script = load("feature_cache")
+    monkeypatch.setattr(script, "QUICK", script.Size(encoder_layers=1, num_epochs=2, num_problems=4, num_rounds=1))
+    script.main(["--threads", "1"])
+    # Two pictures of 256 patches of width 1,024, in float32.
+    first, *table = capsys.readouterr().out.splitlines()
+    assert first.endswith("; 2 losses equal, digit by digit; store 2,097,152 bytes")
+    assert [row.split()[1] for row in table[2:]] == ["live", "fills", "finds"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["finetune", "--peer", "transformers"],  # packed rows, which it does not take
+        ["lora", "--rows", "padded", "--peer", "transformers"],
+        ["evaluate", "--peer", "transformers"],
+        ["align", "--logits", "all", "--peer", "transformers"],
+    ],
+    ids=" ".join,
+)
+def test_a_peer_is_asked_only_for_what_it_does(load, capsys, words):
+    with pytest.raises(SystemExit):
+        load("gpu").main([*words, "--dry"])
+    assert "--peer: expected finetune or align with --rows padded" in capsys.readouterr().err

@@ -26,8 +26,10 @@ def test_the_layer_is_transformers_own_but_for_its_copies(monkeypatch, room):
         lambda layer, new: layer.crop(-2),
         lambda layer, new: layer.update(*new(4, 3)),
         lambda layer, new: layer.reorder_cache(torch.tensor([3, 2, 1, 0])),
+        lambda layer, new: layer.batch_select_indices(torch.tensor([0, 2, 3, 3])),
         lambda layer, new: layer.update(*new(4, 1)),
         lambda layer, new: layer.batch_repeat_interleave(2),
+        lambda layer, new: layer.batch_select_indices(torch.tensor([7, 6, 5, 4, 3, 2, 1, 0])),
         lambda layer, new: layer.update(*new(8, 1)),
         lambda layer, new: layer.reset(),
         lambda layer, new: layer.update(*new(1, 2)),
@@ -53,15 +55,35 @@ def test_new_positions_are_written_in_place_while_there_is_room(monkeypatch):
     assert layer.keys.data_ptr() not in places
 
 
+def test_room_is_set_aside_for_what_is_known_to_come(monkeypatch):
+    monkeypatch.setattr(roomy_cache, "ROOM", 0)
+    layer, (keys, values) = RoomyLayer(), draw(2, 3)
+    layer.take_rows(keys.unbind(), values.unbind(), 3, num_more=4)
+    held = layer.keys.data_ptr()
+    assert layer.update(*draw(2, 4))[0].data_ptr() == held
+    assert layer.update(*draw(2, 1))[0].data_ptr() != held
+
+
+@pytest.fixture
+def nothing_is_zero():
+    """Memory that was never written holds NaN."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(1).isnan()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("nothing_is_zero")
 def test_rows_end_together_and_their_padding_is_zero():
-    """Memory that was never written may hold NaN, and zero times NaN is not zero."""
-    keys, values = torch.rand(2, 3, 4), torch.rand(2, 3, 4)
+    """Zero times NaN is not zero."""
+    keys, values = draw(2, 3)
     layer = RoomyLayer()
-    layer.take_rows([keys, keys[:, :1]], [values, values[:, :1]], 3)
-    assert torch.equal(layer.keys[0], keys)
-    assert torch.equal(layer.values[0], values)
-    assert torch.equal(layer.keys[1], torch.cat([torch.zeros(2, 2, 4), keys[:, :1]], dim=1))
-    assert torch.equal(layer.values[1], torch.cat([torch.zeros(2, 2, 4), values[:, :1]], dim=1))
+    layer.take_rows([keys[0], keys[1, :, :1]], [values[0], values[1, :, :1]], 3)
+    for found, expected in ((layer.keys, keys), (layer.values, values)):
+        assert torch.equal(found[0], expected[0])
+        assert torch.equal(found[1, :, :2], torch.zeros_like(expected[1, :, :2]))
+        assert torch.equal(found[1, :, 2:], expected[1, :, :1])
 
 
 def test_a_window_keeps_its_own_layers_unless_all_is_kept():

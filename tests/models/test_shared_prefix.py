@@ -58,3 +58,14 @@ def test_keys_and_values_go_to_their_rows_and_columns():
     assert first.keys[..., 0].tolist() == [[[0, 1, 2], [3, 4, 5]], [[0, 0, 1], [0, 3, 4]], [[6, 7, 8], [9, 10, 11]]]
     assert torch.equal(first.values, -first.keys)
     assert torch.equal(second.keys[:, :, 1:], first.keys[:, :, 1:] + 100)
+
+
+def test_a_row_that_is_padding_there_takes_nothing():
+    """Of rows of 30 and 17 ids that share 10, the shorter one begins behind the columns that are read once."""
+    shared = find_shared_prefix([[*range(10), *range(100, 120)], [*range(10), *range(200, 207)]], [0, 0])
+    assert shared == SharedPrefix(num_columns=10, sources=(0,), source_of_row=(0, 0), shifts=(0, 13))
+    cache, filled = Cache([RoomyLayer()]), Cache([RoomyLayer()])
+    keys = torch.rand(1, 2, 10, 3)
+    cache.update(keys, keys, 0)
+    spread(cache, shared, filled)
+    assert torch.equal(filled.layers[0].keys, torch.cat([keys, torch.zeros_like(keys)]))

@@ -162,6 +162,8 @@ def test_ranks_of_a_machine_share_its_memory(monkeypatch):
     assert measure_free(torch.device("cpu"), num_sharing=3) == 33
     monkeypatch.setattr(auto_recompute, "_free_of_container", lambda: 40)
     assert measure_free(torch.device("cpu"), num_sharing=1) == 40
+    monkeypatch.setattr(auto_recompute, "_free_of_container", lambda: -3)
+    assert measure_free(torch.device("cpu"), num_sharing=1) == 1  # a plan for no memory cannot be asked for
 
 
 def test_what_an_earlier_run_keeps_is_free(monkeypatch):
@@ -170,9 +172,10 @@ def test_what_an_earlier_run_keeps_is_free(monkeypatch):
     assert measure_free(torch.device("cuda", 1), num_sharing=3) == 75
 
 
-@pytest.mark.parametrize(("most", "free"), [("100\n", 70), ("max\n", inf), (None, inf)])
+@pytest.mark.parametrize(("most", "free"), [("100\n", 82), ("max\n", inf), (None, inf)])
 def test_memory_of_a_container(monkeypatch, most, free):
-    found = {"memory.max": most, "memory.current": "30\n"}
+    stat = "anon 10\nfile 15\nactive_file 5\ninactive_file 7\nslab 5\n"  # the rest of file is memory that is shared
+    found = {"memory.max": most, "memory.current": "30\n", "memory.stat": stat}
 
     def read(path):
         if most is None:

@@ -236,7 +236,7 @@ def test_what_a_store_has_counts_for_whether_it_pays(runs, encoded):
     runs.bring(runs.data("worthwhile"), worth=one_epoch)
     assert not encoded
     assert "5 pictures, 0 of them to be encoded first; 0.00128 MB on disk; spares 5 of 5 encodings," in runs.said[-1]
-    assert runs.said[-1].endswith("features do not depend on the batch here, to the last bit")
+    assert runs.said[-1].endswith("when it was begun, features did not depend on the batch, to the last bit")
 
 
 def test_a_cache_that_may_only_be_read_serves_what_it_has(runs, encoded, monkeypatch):

@@ -43,7 +43,7 @@ def test_the_arithmetic():
             "^data.feature_cache: does not pay: 74,616 of 74,616 encodings spared are 1.0% of the run's operations, "
             "expected at least 5%; the store would be 3.26 GB; set",
         ),
-        # All 558,128 pictures of LLaVA-1.5's stage 1 at 336 pixels, which the note on performance puts at 658 GB.
+        # All 558,128 pictures of LLaVA-1.5's stage 1 at 336 pixels, as docs/training.md has them.
         (
             {"num_pictures": 558_128, "num_shown": 558_128, "row_bytes": 576 * 1024 * 2},
             558_128,

@@ -78,11 +78,11 @@ def test_memory_grows_as_planned(load, tmp_path, curve):
 def test_runs_with_and_without_a_store_of_features_are_compared(load, monkeypatch, capsys):
     """The script itself ends where their losses differ."""
     script = load("feature_cache")
-    monkeypatch.setattr(script, "QUICK", script.Size(encoder_layers=1, num_epochs=2, num_problems=4, num_rounds=1))
+    monkeypatch.setattr(script, "QUICK", script.Size(encoder_layers=4, num_epochs=2, num_problems=4, num_rounds=1))
     script.main(["--threads", "1"])
-    # Two pictures of 256 patches of width 1,024, in float32.
+    # Two pictures of 256 patches of width 1,024, in float32, with 20 bytes of hashes each.
     first, *table = capsys.readouterr().out.splitlines()
-    assert first.endswith("; 2 losses equal, digit by digit; store 2,097,152 bytes")
+    assert first.endswith("; 2 losses equal, digit by digit; store 2,097,192 bytes")
     assert [row.split()[1] for row in table[2:]] == ["live", "fills", "finds"]
 
 

@@ -70,6 +70,7 @@ from llava_pl.training import checkpoint_io
 
 class Stuck(checkpoint_io._HashingFile):
     num_files = 0
+    is_stuck = threading.Event()
 
     def __init__(self, file):
         super().__init__(file)
@@ -77,10 +78,17 @@ class Stuck(checkpoint_io._HashingFile):
 
     def write(self, data):
         if Stuck.num_files == 3:
+            Stuck.is_stuck.set()
             threading.Event().wait()
         return super().write(data)
 
+class PatientAssassin(Assassin):
+    def strike(self):
+        assert Stuck.is_stuck.wait(60)
+        super().strike()
+
 checkpoint_io._HashingFile = Stuck
+Assassin = PatientAssassin
 """
 
 SLOW_WRITER = """

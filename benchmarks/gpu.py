@@ -267,7 +267,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         setattr(words, name, getattr(words, name) or value)
     if words.peer:
         if words.run not in ("finetune", "align") or words.rows != "padded" or words.logits == "all":
-            parser.error("--peer: expected finetune or align with --rows padded, and no --logits, which is ours")
+            parser.error(
+                "--peer: expected finetune or align with --rows padded and --logits supervised; "
+                f"found {words.run} with {words.rows} and {words.logits}"
+            )
         words.recompute = "full"  # as the peer does it
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")

@@ -5,8 +5,8 @@
 
 Problems as ScienceQA's, half of them with a picture, and a small decoder that is trained in full; `llava-pl fit` from
 its start to its end, in rounds that take turns. `live` has no store, `fills` begins with none and fills it, `finds` has
-that of an earlier run, as the next connector of an ablation would. The losses of all steps are equal, or nothing is
-timed. The encoder's width is ViT-L's in both sizes.
+that of an earlier run, as the next connector of an ablation would. The losses of all steps are equal within 1e-6, or
+nothing is timed. The encoder's width is ViT-L's in both sizes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from functools import partial
+from math import isclose
 from pathlib import Path
 from statistics import median
 
@@ -147,11 +148,16 @@ def main(arguments: list[str] | None = None) -> None:
             run_way(folder, way, options.threads)
         losses = read_losses(folder, "live")
         assert losses, "nothing was logged"
-        assert all(read_losses(folder, way) == losses for way in ("first", *WAYS)), "losses differ"
+        others = [loss for way in ("first", *WAYS) for loss in read_losses(folder, way)]
+        pairs = list(zip(others, losses * (len(WAYS) + 1), strict=True))
+        # With several threads an encoding may depend, in its last bits, on what else is in its batch.
+        assert all(isclose(float(a), float(b), rel_tol=1e-6) for a, b in pairs), "losses differ"
         ways = {way: partial(run_way, folder, way, options.threads) for way in WAYS}
         found = run_rounds(ways, num_rounds=size.num_rounds, num_warm_ups=0)
         num_bytes = sum(path.stat().st_size for path in (folder / "cache" / "features").glob("*/*.features"))
-    print(f"{size}, {options.threads} threads; {len(losses)} losses equal, digit by digit; store {num_bytes:,} bytes")
+    num_equal = sum(a == b for a, b in pairs)
+    print(f"{size}, {options.threads} threads; store {num_bytes:,} bytes")
+    print(f"{len(pairs)} losses equal within 1e-6, {num_equal} of them digit by digit")
     print("| run | seconds | CPU seconds | live / this |")
     print("| --- | ---: | ---: | ---: |")
     live = [measured.wall for measured in found["live"]]

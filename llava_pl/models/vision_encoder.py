@@ -111,4 +111,5 @@ class VisionEncoder(nn.Module):
         hidden = cast("Tensor", self.model.encoder(inputs_embeds=hidden).last_hidden_state)
         if isinstance(self.model, SiglipVisionModel):
             return hidden
-        return hidden[:, 1:] if self.select_feature == "patch" else hidden
+        # In one piece, as stored features are: of a slice the projector's sums are taken in another order.
+        return hidden[:, 1:].contiguous() if self.select_feature == "patch" else hidden

@@ -81,8 +81,9 @@ def test_runs_with_and_without_a_store_of_features_are_compared(load, monkeypatc
     monkeypatch.setattr(script, "QUICK", script.Size(encoder_layers=4, num_epochs=2, num_problems=4, num_rounds=1))
     script.main(["--threads", "1"])
     # Two pictures of 256 patches of width 1,024, in float32, with 20 bytes of hashes each.
-    first, *table = capsys.readouterr().out.splitlines()
-    assert first.endswith("; 2 losses equal, digit by digit; store 2,097,192 bytes")
+    first, second, *table = capsys.readouterr().out.splitlines()
+    assert first.endswith("1 threads; store 2,097,192 bytes")
+    assert second == "8 losses equal within 1e-6, 8 of them digit by digit"
     assert [row.split()[1] for row in table[2:]] == ["live", "fills", "finds"]
 
 

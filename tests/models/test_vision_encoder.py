@@ -52,6 +52,13 @@ def test_runs_and_keeps_only_the_layers_it_needs(tiny_parts, select_layer, num_l
     assert len(layers) == num_layers
 
 
+@pytest.mark.parametrize("select_feature", ["patch", "cls_patch"])
+def test_features_are_in_one_piece_as_those_of_a_store_are(tiny_parts, select_feature):
+    """A linear map of a slice of several pictures may round otherwise than that of a copy."""
+    encoder = load_vision_encoder(tiny_parts / "encoder", select_feature=select_feature).eval()
+    assert encoder(PICTURES).is_contiguous()
+
+
 def test_cls_patch_keeps_the_class_token_in_front(tiny_parts, whole):
     encoder = load_vision_encoder(tiny_parts / "encoder", select_layer=-1, select_feature="cls_patch").eval()
     with torch.no_grad():

@@ -13,6 +13,7 @@ from harness import Channel
 from llava_pl.data.collate import collate
 from llava_pl.data.eval_loader import make_eval_loader
 from llava_pl.data.question_dataset import QuestionDataset
+from llava_pl.data.question_source import GivenQuestions
 from llava_pl.evaluation.generation import GenerationConfig, answer_questions
 from llava_pl.export.original import projector_weights
 from llava_pl.export.parts import load_decoder, load_vision_encoder
@@ -43,7 +44,7 @@ def main(folder: Path, tokenizer: str, dtype: str, max_new_tokens: int) -> None:
             for entry in json.loads((folder / f"{request['questions']}.json").read_text())
         ]
         loader = make_eval_loader(
-            QuestionDataset(questions, encoder),
+            QuestionDataset(GivenQuestions(questions), encoder),
             batch_size=request["batch_size"],
             num_replicas=1,
             rank=0,

@@ -39,8 +39,9 @@ from llava_pl.data.clip_pixels import look_up
 from llava_pl.data.conversation import render_conversation
 from llava_pl.data.dataset import RecordDataset
 from llava_pl.data.encoded import EncodedRecords
-from llava_pl.data.image import ImageTransform, load_image, pad_to_square
+from llava_pl.data.image import ImageTransform, pad_to_square
 from llava_pl.data.llama_tokenizer import load_tokenizer
+from llava_pl.data.picture_files import load_image
 from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.data.store_cache import open_store
 from llava_pl.data.tokenization import encode_conversation

@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llava_pl.data import LlavaDataModule, ScienceQADataModule
+    from llava_pl.data import LlavaDataModule
+    from llava_pl.evaluation.scienceqa_datamodule import ScienceQADataModule
     from llava_pl.export import load_pretrained
     from llava_pl.training import LlavaModule
 
@@ -17,7 +18,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "LlavaDataModule": "llava_pl.data",
-    "ScienceQADataModule": "llava_pl.data",
+    "ScienceQADataModule": "llava_pl.evaluation.scienceqa_datamodule",
     "load_pretrained": "llava_pl.export",
     "LlavaModule": "llava_pl.training",
 }

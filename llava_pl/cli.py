@@ -17,7 +17,7 @@ from llava_pl.types import InputError, RecordError
 
 FIT_COMMANDS = ("fit", "validate", "test", "predict")
 CARRY_COMMANDS = ("import", "export", "certify")
-COMMANDS = (*FIT_COMMANDS, *CARRY_COMMANDS, "plan", "data", "verify", "demo")
+COMMANDS = (*FIT_COMMANDS, *CARRY_COMMANDS, "eval", "plan", "data", "verify", "demo")
 
 HELP = """usage: llava-pl COMMAND [options]
 
@@ -31,6 +31,7 @@ commands
   import     make any form of a model one folder: the original's, llava-hf's, a checkpoint of a run
   export     write a model as transformers, servers or the original's code read it
   certify    ask two forms of a model the same questions
+  eval       score saved answers: tables with intervals, comparisons, pages
   plan       say what a run needs: memory, disk, work and hours, without a GPU
   data       look at a record as training sees it, check all of them, prove what a run has seen
   verify     prove that a run's numbers do not depend on ranks or accumulation
@@ -98,6 +99,10 @@ def _run(words: list[str]) -> int:
         from llava_pl.app.data_commands import main as run_data
 
         return run_data(words[1:])
+    if words[0] == "eval":
+        from llava_pl.app.eval_commands import main as run_eval
+
+        return run_eval(words[1:])
     if words[0] == "verify":
         from llava_pl.app.verify_commands import main as run_verify
 

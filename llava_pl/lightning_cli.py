@@ -7,7 +7,7 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning import Trainer
@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_warn
 
 from llava_pl.data.conversation_datamodule import ConversationDataModule
+from llava_pl.data.question_dataset import ImageSource
 from llava_pl.lifeline import end_with_launcher
 from llava_pl.option_parser import OneLineParser
 from llava_pl.planning.auto_recompute import ChooseRecompute
@@ -31,7 +32,7 @@ from llava_pl.run_folder import (
     resume_command,
 )
 from llava_pl.training.background import BackgroundCheckpointIO
-from llava_pl.training.callbacks import PlanTable, ScoreTable
+from llava_pl.training.callbacks import LossLine, PlanTable
 from llava_pl.training.checkpoint_io import DurableCheckpointIO
 from llava_pl.training.data_count import DataCount
 from llava_pl.training.ledger import Ledger
@@ -84,6 +85,12 @@ class LlavaCLI(LightningCLI):
             default="highest",
             help="How exactly GPUs multiply float32 matrices: high is TF32, medium bfloat16.",
         )
+        parser.add_argument(
+            "--blind",
+            action="store_true",
+            help="Ask every question also with another sample's picture, with a grey one and with none: a model that "
+            "scores the same does not look (data.image_sources).",
+        )
         parser.add_lightning_class_args(Throughput, "throughput")
         # Pictures that are cut into tiles need a newline embedding in the model; the data module says whether they are.
         parser.link_arguments("data.init_args.image_aspect", "model.has_newline", compute_fn=lambda a: a == "anyres")
@@ -125,6 +132,8 @@ class LlavaCLI(LightningCLI):
         torch.set_float32_matmul_precision(config.float32_matmul_precision)
         if getattr(config.trainer.strategy, "class_path", "").endswith("ZeroStrategy"):
             require_deepspeed()  # of an error of the class itself the parser would make a page
+        if config.blind:
+            config.data.init_args.image_sources = list(get_args(ImageSource))
         run_dir = config.run_dir or config.trainer.default_root_dir
         is_fit, continued = self.config.subcommand == "fit", None
         given = config.get("ckpt_path")
@@ -140,7 +149,7 @@ class LlavaCLI(LightningCLI):
         if not trains_projector_first and not config.model.init_from and not config.get("ckpt_path"):
             rank_zero_warn("neither ckpt_path nor model.init_from is given: the projector has random weights")
         if "verbose" in config:
-            config.verbose = False  # ScoreTable shows the same numbers in a form that fits the screen
+            config.verbose = False  # reports show the same numbers in a form that fits the screen
         self.is_continued = continued is not None
         self.run_dir = continued or choose_run_dir(run_dir, config.name, config.trainer.num_nodes)
         if is_fit and not self.is_continued:
@@ -161,7 +170,7 @@ class LlavaCLI(LightningCLI):
             continue_wandb_runs(loggers, self.run_dir, is_continued=self.is_continued)
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         callbacks: list[Callback] = [callback for callback in given if callback is not None]
-        callbacks += [PlanTable(), ScoreTable(), DataCount(self.run_dir)]
+        callbacks += [PlanTable(), LossLine(), DataCount(self.run_dir)]
         callbacks += [MeetRanks(run.get("ckpt_path")), NameLostRank()]
         if is_fit:
             plain = self.config[self.subcommand]

@@ -9,8 +9,10 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from llava_pl.data.asking_datamodule import AskingDataModule
 from llava_pl.data.conversation_datamodule import ConversationDataModule
-from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
+from llava_pl.data.datamodule import LlavaDataModule
+from llava_pl.evaluation.scienceqa_datamodule import ScienceQADataModule
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.parser_errors import explain
 from llava_pl.training.stages import TrainablePlan
@@ -36,7 +38,7 @@ def _option_names(parser: LightningArgumentParser) -> list[str]:
     if commands is not None:
         parser = next(iter(commands.choices.values()))
     names = [text[2:] for action in parser._actions for text in action.option_strings if text.startswith("--")]
-    for module in (ConversationDataModule, LlavaDataModule, ScienceQADataModule):
+    for module in (ConversationDataModule, AskingDataModule, LlavaDataModule, ScienceQADataModule):
         names += [f"data.init_args.{name}" for name in inspect.signature(module).parameters if name != "settings"]
     for group, kind in (("trainable", TrainablePlan), ("lora", LoraConfig)):  # None by default, so that they have none
         names += [f"model.{group}.{field.name}" for field in fields(kind)]

@@ -5,6 +5,7 @@ In: what the command line and the files came to. Out: ``config.yaml``, which can
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -13,6 +14,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_warn
 
 from llava_pl.run_folder import continued_run
+from llava_pl.training.environment import describe_environment
 from llava_pl.training.metrics_log import free_name
 from llava_pl.training.rehearsal import FROZEN_DTYPES
 from llava_pl.types import InputError
@@ -61,6 +63,7 @@ class SaveRunConfig(SaveConfigCallback):
         """Write ``config.yaml``, or ``config-1.yaml`` and so on."""
         path = Path(trainer.default_root_dir) / "config.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._save_environment(path.parent)
         config = self.config.clone()
         config.run_dir = None  # the next run from this file gets a folder of its own
         if stage == "fit" and config.ckpt_path and continued_run(config.ckpt_path, str(path.parent), is_last=False):
@@ -70,6 +73,14 @@ class SaveRunConfig(SaveConfigCallback):
                 return
             path = free_name(path)
         self.parser.save(config, str(path), skip_unset=False, overwrite=True, multifile=False)
+
+    @staticmethod
+    def _save_environment(run_dir: Path) -> None:
+        """Write ``environment.json``; a run that goes on with other versions has them beside it."""
+        content = json.dumps(describe_environment(), indent=2) + "\n"
+        if not any(old.read_text(encoding="utf-8") == content for old in run_dir.glob("environment*.json")):
+            path = run_dir / "environment.json"
+            (free_name(path) if path.exists() else path).write_text(content, encoding="utf-8")
 
 
 def _without_checkpoint(config: str) -> list[str]:

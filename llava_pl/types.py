@@ -131,23 +131,25 @@ class Segment:
 
 
 class Question(NamedTuple):  # no dataclass: Lightning takes batches of bf16-true apart, and refuses frozen ones
-    """One multiple-choice question of an evaluation.
+    """One question of an evaluation, with choices or without.
 
     Args:
         id: The identifier in the official files.
         prompt: What the model is asked; holds an image slot when there is a picture.
-        choices: The options in order; the first is letter A.
+        choices: The options in order; the first is letter A. None where the answer is in words.
         answer: Index of the right option.
         image: File name relative to the data folder, None without a picture.
         categories: Names of the groups that its score counts in, beside ``all``.
+        references: Answers that are right, of a question without choices.
     """
 
     id: str
     prompt: str
-    choices: tuple[str, ...]
-    answer: int
+    choices: tuple[str, ...] = ()
+    answer: int = 0
     image: str | None = None
     categories: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
 
 
 class ImageGrid(NamedTuple):  # as Question

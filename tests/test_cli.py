@@ -36,7 +36,7 @@ def test_unknown_command_names_the_choices(capsys):
     assert main(["fti"]) == 2
     assert capsys.readouterr().err == (
         "llava-pl: error: unknown command 'fti'; expected one of fit, validate, test, predict, import, "
-        "export, certify, plan, data, verify, demo\n"
+        "export, certify, eval, plan, data, verify, demo\n"
     )
 
 
@@ -49,6 +49,7 @@ def test_unknown_command_names_the_choices(capsys):
         ("data --help", "usage: llava-pl data"),
         ("data view --help", "usage: llava-pl data"),
         ("data check -h", "usage: llava-pl data"),
+        ("data scienceqa --help", "usage: llava-pl data scienceqa"),
         ("verify --help", "usage: llava-pl verify invariance"),
         ("verify invariance --help", "usage: llava-pl verify invariance"),
     ],

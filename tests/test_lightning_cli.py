@@ -185,9 +185,12 @@ def test_the_command_line_beats_the_checkpoint(config, tmp_path):
     # Stock LightningCLI would go on with the value stored in the checkpoint, without a word.
     main(["fit", "--config", str(config), "--run_dir", "fit"])
     words = ["--config", str(config), "--ckpt_path", "fit/checkpoints/last.ckpt", "--run_dir", "val"]
-    assert main(["validate", *words, "--model.generation.max_new_tokens", "7", "--model.parser", "strict"]) == 0
+    assert (
+        main(["validate", *words, "--model.generation.max_new_tokens", "7", "--model.generation.method", "likelihood"])
+        == 0
+    )
     used = yaml.safe_load((tmp_path / "val" / "config.yaml").read_text())["model"]
-    assert (used["generation"]["max_new_tokens"], used["parser"]) == (7, "strict")
+    assert used["generation"] == {"max_new_tokens": 7, "method": "likelihood"}
 
 
 def test_validate_uses_the_weights_of_the_checkpoint(config, tmp_path):
@@ -402,9 +405,9 @@ def test_an_error_of_our_own_code_keeps_its_traceback(config, monkeypatch):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("validate", "data.val_records: nothing to validate; give a file of records"),
-        ("test", "data: conversations hold no questions to test or predict with; use ScienceQADataModule"),
-        ("predict", "data: conversations hold no questions to test or predict with; use ScienceQADataModule"),
+        ("validate", "data.val_records: nothing to validate; give a file of records, or data.tasks"),
+        ("test", "data.tasks: nothing to test or predict with; give tasks, or use ScienceQADataModule"),
+        ("predict", "data.tasks: nothing to test or predict with; give tasks, or use ScienceQADataModule"),
     ],
 )
 def test_records_without_questions(config, capsys, command, message):

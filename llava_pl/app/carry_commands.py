@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from llava_pl.app.data_commands import OneLineArguments
+from llava_pl.app.arguments import OneLineArguments
 
 FORMATS = ("hf", "llava", "lora", "projector")
 DTYPES = ("float32", "bfloat16", "float16")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from llava_pl.app.check import CheckReport
-from llava_pl.app.html_page import page, picture_tag, show
+from llava_pl.html_page import page, picture_tag, show
 from llava_pl.types import BadRecord, InputError
 
 NUM_EXAMPLES = 20

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llava_pl.app.check import CheckReport, list_places
-from llava_pl.app.stretches import visible
+from llava_pl.visible import visible
 
 NUM_EXAMPLES = 3
 NUM_PLACES = 8

@@ -1,4 +1,4 @@
-"""`llava-pl data view`, `check` and `ledger`: words in, exit status out.
+"""`llava-pl data view`, `check`, `scienceqa` and `ledger`: words in, exit status out.
 
 Help pages are answered without torch; what needs it is imported when a command runs.
 """
@@ -9,8 +9,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from llava_pl.app.arguments import OneLineArguments, check_place
 from llava_pl.app.ledger import main as prove
 from llava_pl.types import InputError
 
@@ -22,11 +22,13 @@ option of `llava-pl fit`, with the same meaning; no model is loaded.
 commands
   view       show one record as training sees it: which tokens are read, which are learned, where its pictures are
   check      decode every picture and encode every record; report all that training would stumble over
+  scienceqa  write ScienceQA as the original's training script reads it
   ledger     prove that a run saw every sample exactly once per epoch, also across kills
 
 examples
   llava-pl data view --config configs/experiment/finetune_7b.yaml --index 7 --html view.html
   llava-pl data check --config configs/experiment/finetune_7b.yaml --quarantine bad.json --html check.html
+  llava-pl data scienceqa playground/data/scienceqa converted --split train --prompt_format QCM-LEA
   llava-pl data ledger runs/finetune_7b/TIME
   llava-pl fit --config configs/experiment/finetune_7b.yaml --data.bad_records quarantine --data.quarantine bad.json
 
@@ -35,15 +37,6 @@ options
 
 `check` and `ledger` end with status 0 when all is good, 1 when something is wrong, 2 for wrong usage.
 """
-
-
-class OneLineArguments(argparse.ArgumentParser):
-    """A parser of a command's own options; its errors are one line, as those of the others are."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message on one line and exit with status 2."""
-        sys.stderr.write(f"llava-pl: error: {message}\n")
-        sys.exit(2)
 
 
 def main(words: Sequence[str]) -> int:
@@ -58,7 +51,9 @@ def main(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         sys.stdout.write(HELP)
         return 0 if words else 2
-    commands = {"view": _view, "check": _check, "ledger": prove}
+    from llava_pl.app.scienceqa_command import main as convert
+
+    commands = {"view": _view, "check": _check, "scienceqa": convert, "ledger": prove}
     if words[0] not in commands:
         raise InputError(f"data: unknown command {words[0]!r}; expected one of {', '.join(commands)}")
     return commands[words[0]](words[1:])
@@ -126,13 +121,6 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page for the browser here")
     return parser
-
-
-def check_place(path: Path | None, option: str) -> None:
-    """Check that a file can be written, before the work of which it is the result."""
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        found = "a folder" if path.is_dir() else f"no folder {path.parent}"
-        raise InputError(f"{option}: {path}: expected a file in a folder that exists, found {found}")
 
 
 def _check_page_place(path: Path | None) -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from llava_pl.app.invariance import IS_EQUAL_OR_NOT, QUANTITIES, Comparison, Finding, Quantity
 from llava_pl.app.invariance_plan import InvariancePlan
-from llava_pl.app.stretches import visible
+from llava_pl.visible import visible
 
 
 def print_comparisons(plan: InvariancePlan, comparisons: Sequence[Comparison], console: Console | None = None) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from llava_pl.app.html_page import page, picture_tag, show
 from llava_pl.app.lens import View
 from llava_pl.app.stretches import MEANINGS, Stretch, Token
+from llava_pl.html_page import page, picture_tag, show
 
 COLOURS = {
     "read": ("#ffffff", "#f1f1f1"),

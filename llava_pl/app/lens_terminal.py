@@ -7,7 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from llava_pl.app.lens import View
-from llava_pl.app.stretches import MEANINGS, Stretch, visible
+from llava_pl.app.stretches import MEANINGS, Stretch
+from llava_pl.visible import visible
 
 STYLES = {
     "read": ("default", "default"),

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_pl.app.data_commands import OneLineArguments, check_place
+from llava_pl.app.arguments import OneLineArguments, check_place
 from llava_pl.types import InputError
 
 EPILOG = """Every option of `llava-pl fit` is understood, with the same meaning, above all --config;

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llava_pl.app.stretches import visible
 from llava_pl.models.work import add_up
 from llava_pl.planning.memory_plan import MOST_SAMPLES
 from llava_pl.planning.run_plan import GIB, RunPlan
+from llava_pl.visible import visible
 
 WIDTH = 66
 """Columns of every table, so that their edges meet."""

@@ -15,6 +15,7 @@ from PIL import Image
 
 from llava_pl.data.image import ImageTransform
 from llava_pl.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, Batch
+from llava_pl.visible import visible
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,16 +110,6 @@ def token_text(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
         return visible(name.replace("\u2581", " "))
     text = str(tokenizer.decode([token], skip_special_tokens=False))
     return visible(name if not text or "\ufffd" in text else text)
-
-
-def visible(text: str) -> str:
-    r"""Return text with line breaks marked and other control characters written out.
-
-    >>> visible("a\x1b[31m")
-    'a\\x1b[31m'
-    """
-    marked = text.replace("\n", "\u21b5")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in marked)
 
 
 def show_pixels(pixel_values: Tensor, transform: ImageTransform) -> Image.Image:

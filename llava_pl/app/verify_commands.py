@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from llava_pl.app.arguments import OneLineArguments, check_place
 from llava_pl.app.carry_commands import orderly_end
-from llava_pl.app.data_commands import OneLineArguments, check_place
 from llava_pl.types import InputError
 
 HELP = """usage: llava-pl verify invariance --config FILE [options]

@@ -1,9 +1,9 @@
 """Record to batch.
 
-In reading order: sources, records, store, mixture, entries, quarantine, conversation, tokenization, image, anyres,
-dataset, load_encoder, encoded, training_data, lengths, ordering, sampler, collate, loader, train_loader, eval_loader,
-conversation_datamodule, datamodule. There is no ``nn.Module`` in here. The public names are loaded when first used, so
-that reading a file of records does not import Lightning.
+In reading order: sources, records, store, mixture, entries, quarantine, conversation, tokenization, picture_files,
+image, anyres, dataset, load_encoder, encoded, training_data, lengths, ordering, sampler, collate, loader, train_loader,
+eval_loader, conversation_datamodule, asking_datamodule, datamodule. There is no ``nn.Module`` in here. The public names
+are loaded when first used, so that reading a file of records does not import Lightning.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llava_pl.data.datamodule import LlavaDataModule, ScienceQADataModule
+    from llava_pl.data.datamodule import LlavaDataModule
     from llava_pl.data.encoded import EncodedRecords
-    from llava_pl.data.image import ImageTransform, load_image
+    from llava_pl.data.image import ImageTransform
     from llava_pl.data.llama_tokenizer import load_tokenizer
+    from llava_pl.data.picture_files import load_image
     from llava_pl.data.records import read_records
     from llava_pl.data.store import RecordStore
     from llava_pl.data.store_cache import open_store
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "LlavaDataModule": "datamodule",
-    "ScienceQADataModule": "datamodule",
     "ImageTransform": "image",
-    "load_image": "image",
+    "load_image": "picture_files",
     "load_tokenizer": "llama_tokenizer",
     "read_records": "records",
     "RecordStore": "store",
@@ -44,7 +44,6 @@ __all__ = [
     "load_image",
     "ImageTransform",
     "LlavaDataModule",
-    "ScienceQADataModule",
 ]
 
 

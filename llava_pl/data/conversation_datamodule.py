@@ -5,7 +5,7 @@ In: the sources and questions that a data module names. Out: the batches of `fit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from math import ceil
@@ -35,6 +35,8 @@ from llava_pl.types import BadRecord, InputError, OnTooLong, Record, Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Stage = Literal["val", "test", "predict"]
 
 RETRY_AFTER_SECONDS = (0.5, 2.0)
 """How long a run waits for a picture that cannot be read, before each further try."""
@@ -276,7 +278,7 @@ class ConversationDataModule(LightningDataModule):
         return [self._eval_loader(dataset) for dataset in self.val_datasets]
 
     def _eval_loader(
-        self, dataset: Dataset[Sample], stage: Literal["val", "test", "predict"] = "val"
+        self, dataset: Dataset[Sample], stage: Stage = "val", done: Collection[int] = ()
     ) -> DataLoader[Sample]:
         return make_eval_loader(
             dataset,
@@ -290,5 +292,6 @@ class ConversationDataModule(LightningDataModule):
                 padding_side="left" if isinstance(dataset, QuestionDataset) else "right",
             ),
             limit=getattr(self.trainer, f"limit_{stage}_batches", 1.0),
+            done=done,
             num_workers=self.num_workers,
         )

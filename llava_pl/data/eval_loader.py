@@ -5,6 +5,7 @@ In: a dataset, and the place of this rank among all. Out: torch's own loader.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from math import ceil
 from typing import Any
@@ -26,6 +27,7 @@ def make_eval_loader(
     num_workers: int,
     collate_fn: Any,  # noqa: ANN401
     limit: int | float = 1.0,
+    done: Collection[int] = (),
 ) -> DataLoader[Sample]:
     """Return the loader of one rank in evaluation: every sample once over all ranks.
 
@@ -40,12 +42,17 @@ def make_eval_loader(
         collate_fn: Samples to a batch, as torch's ``DataLoader`` takes it.
         limit: The trainer's limit of batches per rank, or a share of them: of a set that is not gone through whole,
             the first questions are asked, not the longest.
+        done: Places of questions that were answered before; the same on all ranks.
     """
     sampler, order = None, None
     if isinstance(dataset, QuestionDataset):
         num_batches = ceil(len(dataset) / batch_size / num_replicas)
         num_asked = int(num_batches * limit) if isinstance(limit, float) else limit
-        order = dataset.order(num_asked * batch_size * num_replicas)
+        num_first = num_asked * batch_size * num_replicas
+        order = dataset.order(num_first)
+        if done:
+            # One is asked again where none is left: Lightning ends no evaluation that has no batch.
+            order = [place for place in order[:num_first] if place not in done] or order[:1]
     if num_replicas > 1 or order is not None:
         sampler = EachOnceSampler(dataset, num_replicas=num_replicas, rank=rank, batch_size=batch_size, order=order)
         dataset, batch_size = _Filled(dataset), sampler.batch_size
@@ -66,15 +73,14 @@ class _Filled(Dataset[Sample]):
     """
 
     def __init__(self, dataset: Dataset[Sample]) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
         self._num_samples = len(dataset)  # type: ignore[arg-type]  # torch's Dataset does not promise a length
-        self.image_source: str = getattr(dataset, "image_source", "own")
 
     def __len__(self) -> int:
         return self._num_samples
 
     def __getitem__(self, index: int) -> Sample:
         if index < self._num_samples:
-            return self._dataset[index]
-        sample = self._dataset[index - self._num_samples]
+            return self.dataset[index]
+        sample = self.dataset[index - self._num_samples]
         return replace(sample, labels=torch.full_like(sample.labels, IGNORE_INDEX), skipped=None)

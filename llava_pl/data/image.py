@@ -1,6 +1,6 @@
-"""Picture file -> RGB picture -> levels and their pixel values.
+"""RGB picture -> levels and their pixel values.
 
-In: the file name that a record or a question gives. Out: uint8 ``(C, H, W)``, one entry of a sample's
+In: a picture that ``data/picture_files.py`` has read. Out: uint8 ``(C, H, W)``, one entry of a sample's
 ``pixel_values``. ``data/sample_encoder.py`` stacks them; where the vision encoder runs, they become float32.
 
 Every number equals what the original gets from Pillow and the CLIP processor of transformers 4, bit for bit. The
@@ -9,19 +9,18 @@ departures are marked ``Unlike LLaVA``.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
 # Not CLIPImageProcessor: that one is backed by torchvision, whose resizing differs by 1/255, and warns without it.
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from llava_pl.data.clip_pixels import ClipPixels, centre_on_canvas, look_up
 from llava_pl.data.json_files import read_json_object
+from llava_pl.data.picture_files import to_rgb
 from llava_pl.types import InputError, RecordError
 
 if TYPE_CHECKING:
@@ -38,100 +37,6 @@ MAX_PIXELS = 2 * 89_478_485
 """Largest picture made on the way to the encoder, the size at which Pillow refuses to open a file (2.7 GiB at work)."""
 
 
-def find_picture(folder: Path, name: str) -> Path:
-    """Return the path of a picture in a folder, whether or not there is a file.
-
-    Raises:
-        RecordError: The name leads out of the folder (path_outside): through ``..``, as an absolute path or over a
-            symbolic link.
-    """
-    try:
-        root, path = folder.resolve(), (folder / name).resolve()
-    except (ValueError, RuntimeError):  # a null character, a lone surrogate, links in a circle: nothing can be opened
-        return folder / name
-    if not path.is_relative_to(root):
-        raise RecordError(
-            f"picture {name!r}: expected a file inside the image folder {root}, found {path}; move the picture into "
-            "the folder, or choose the folder that holds all pictures",
-            "path_outside",
-        )
-    return folder / name
-
-
-def load_image(path: str | Path, *, respect_exif: bool = True) -> Image.Image:
-    """Return the picture in a file as RGB, upright.
-
-    The format is recognised by content, never by extension. Colours equal ``Image.open(path).convert("RGB")``, with
-    the quirks that the published weights were trained on: alpha is dropped, so the hidden colour of a transparent
-    pixel shows (in palettes too; nothing is composited), and 16-bit grey is clipped at 255, not scaled, so that it is
-    mostly white. Of an animation, the first frame is returned. The file is closed.
-
-    Args:
-        path: The picture file.
-        respect_exif: Turn the picture as its EXIF orientation says; damaged EXIF data is ignored. False reproduces
-            the original, which shows the model such photographs lying on their side.
-
-    Raises:
-        RecordError: No file can be opened (picture_missing), or it is not a picture, is incomplete, or is so large that
-            Pillow warns of a decompression bomb (picture_broken; ``PIL.Image.MAX_IMAGE_PIXELS``).
-    """
-    with _open_picture(Path(path)) as picture:
-        picture.load()
-        # Unlike LLaVA: photographs of phones are turned upright; there they stay as the sensor lay.
-        return _to_rgb(_turn_upright(picture) if respect_exif else picture)
-
-
-def read_picture_size(path: str | Path, *, respect_exif: bool = True) -> tuple[int, int]:
-    """Return width and height of the picture that `load_image` would return, without decoding its pixels.
-
-    Only of a PNG file that tells its orientation behind its pixels are these decoded.
-
-    Args:
-        path: The picture file.
-        respect_exif: As for `load_image`.
-
-    Raises:
-        RecordError: As `load_image`, except that damage behind the header goes unseen.
-    """
-    with _open_picture(Path(path)) as picture:
-        # Pillow itself turns TIFF, whatever is asked for, and gives the size that comes of it.
-        if picture.format == "TIFF" or not respect_exif:
-            return picture.size
-        if picture.format == "PNG" and "exif" not in picture.info:
-            content = Path(path).read_bytes()
-            if any(mark in content for mark in (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")):
-                picture.load()
-        stand_in = Image.new("1", (1, 2))
-        stand_in.info = dict(picture.info)
-        return picture.size if _turn_upright(stand_in).size == (1, 2) else picture.size[::-1]
-
-
-@contextmanager
-def _open_picture(path: Path) -> Iterator[Image.Image]:
-    """Open a picture file; what goes wrong, here or while it is read, becomes a `RecordError`."""
-    try:
-        file = path.open("rb")
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        found = getattr(error, "strerror", None) or str(error)
-        raise RecordError(
-            f"cannot open picture {path}: expected a file, found: {found}; "
-            "check the image folder and the file name in the record",
-            "picture_missing",
-        ) from error
-    with file, warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(file) as picture:
-                yield picture
-        except Exception as error:  # on damaged files Pillow raises anything from OSError to struct.error
-            found = " ".join(f"{type(error).__name__}: {error}".split())
-            raise RecordError(
-                f"cannot read picture {path}: expected a complete picture of at most {Image.MAX_IMAGE_PIXELS} pixels, "
-                f"found {path.stat().st_size} bytes ({found}); replace or shrink the file, or drop its record",
-                "picture_broken",
-            ) from error
-
-
 def pad_to_square(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
     """Return the picture, in RGB, in the middle of a square as wide as its longer side.
 
@@ -145,7 +50,7 @@ def pad_to_square(picture: Image.Image, colour: tuple[int, int, int]) -> Image.I
     (4, 4)
     """
     side = max(picture.size)
-    return centre_on_canvas(_to_rgb(picture), (side, side), colour)
+    return centre_on_canvas(to_rgb(picture), (side, side), colour)
 
 
 class ImageTransform:
@@ -271,29 +176,8 @@ class ImageTransform:
                 "picture_broken",
             )
         if picture.mode != "RGB" or "transparency" in picture.info:
-            picture = _to_rgb(picture)
+            picture = to_rgb(picture)
         # Unlike LLaVA: pictures 1 or 3 pixels high work. There the processor takes the height for the channels: it
         # refuses the former and garbles the latter.
         give = self._clip_pixels.levels if self._clip_pixels.is_known else self._clip_pixels
         return give(picture, self.pad_colour if self.aspect == "pad" else None)
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    """Return a copy in RGB, without transparency."""
-    if picture.mode == "P":
-        # The same colours as straight to RGB, without Pillow's warning about palettes with many transparent entries.
-        picture = picture.convert("RGBA")
-    picture = picture.convert("RGB")
-    # LLaVA: transparency is dropped. Pillow keeps a note of the transparent colour in RGB pictures; left there, the
-    # processor of transformers 5 would put white in its place.
-    picture.info.pop("transparency", None)
-    return picture
-
-
-def _turn_upright(picture: Image.Image) -> Image.Image:
-    """Return the picture turned as its EXIF orientation says; as stored where the metadata is damaged."""
-    # TypeError, struct.error or SyntaxError on damaged metadata; the pixels are sound, since they are loaded already.
-    with suppress(Exception):
-        if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would only be copied
-            return ImageOps.exif_transpose(picture)
-    return picture

@@ -18,7 +18,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import track
 
-from llava_pl.data.image import find_picture
+from llava_pl.data.picture_files import find_picture
 from llava_pl.types import RecordError
 
 DIGEST_BYTES = 16

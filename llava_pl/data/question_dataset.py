@@ -1,12 +1,11 @@
 """Questions to samples, each with the picture that it is to be asked with.
 
-In: questions, and the encoder of samples. Out: prompts to be answered, and the order to answer them in; nothing is
-padded here.
+In: where questions come from, and the encoder of samples. Out: prompts to be answered, and the order
+to answer them in; nothing is padded here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Literal
@@ -14,6 +13,7 @@ from typing import Literal
 from PIL import Image
 from torch.utils.data import Dataset
 
+from llava_pl.data.question_source import QuestionSource
 from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.data.tokenization import EncodedConversation
 from llava_pl.types import InputError, Question, Sample
@@ -26,16 +26,15 @@ class QuestionDataset(Dataset[Sample]):
     """Questions to answer, each with the picture that an image source chooses (the blindness test).
 
     Args:
-        questions: What to ask.
+        source: What to ask.
         encoder: Turns a question into a sample.
         image_source: "other" shows the picture of the next question that has a different one.
     """
 
-    def __init__(
-        self, questions: Sequence[Question], encoder: SampleEncoder, image_source: ImageSource = "own"
-    ) -> None:
-        self.questions = questions
-        self.encoder = encoder
+    def __init__(self, source: QuestionSource, encoder: SampleEncoder, image_source: ImageSource = "own") -> None:
+        self.source = source
+        self.questions = source.questions()
+        self.encoder = replace(encoder, image_folder=source.image_folder) if source.image_folder else encoder
         self.image_source = image_source
         self._last: Sample | None = None  # with a picture that the next question may ask about, too
 

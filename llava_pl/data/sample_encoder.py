@@ -17,7 +17,8 @@ from torch import Tensor
 
 from llava_pl.data.anyres import Tiling
 from llava_pl.data.feature_store import PictureFeatures
-from llava_pl.data.image import ImageTransform, find_picture, load_image, read_picture_size
+from llava_pl.data.image import ImageTransform
+from llava_pl.data.picture_files import find_picture, load_image, read_picture_size
 from llava_pl.data.templates import TemplateName
 from llava_pl.data.tokenization import EncodedConversation, fill_slots, tokenize_conversation
 from llava_pl.types import (

@@ -5,8 +5,9 @@ Out: `Record` for ``data/sample_encoder.py`` (training) and `Question` (evaluati
 the answers by the groups of `official_categories`. No picture is opened here.
 
 A prompt format names what the model reads and what it writes, in order: Question, Context, Multiple options; Lecture,
-Explanation, Answer. The texts are byte-equal to those of LLaVA's converter, its quirks included: published models were
-trained on them, and a different space already moves the score.
+Explanation, Answer. Those that give the lecture or the explanation away before the answer measure an upper bound. The
+texts are byte-equal to those of LLaVA's converter, its quirks included: published models were trained on them, and a
+different space already moves the score.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from llava_pl.data.json_files import read_json_object
 from llava_pl.data.sources import Advance, Source
 from llava_pl.types import IMAGE_SLOT, InputError, Question, Record, Turn
 
-PromptFormat = Literal["QCM-LEA", "QCM-ALE", "QCM-A", "CQM-A"]
+QUESTION_FORMATS = ("QCM", "CQM", "QCML", "QCME", "QCMLE", "QCLM", "QCEM", "QCLEM")
+ANSWER_FORMATS = ("LEA", "ALE", "A", "AL", "AE", "AEL", "LA", "EA", "ELA", "LEPA")
 
 OPTION_LETTERS = "ABCDE"
 DIRECT_ANSWER_REQUEST = "Answer with the option's letter from the given choices directly."
@@ -129,23 +131,46 @@ def _validate_problem(path: Path, problem_id: str, problem: object) -> Problem:
     return Problem(id=problem_id, choices=tuple(choices or ()), answer=answer or 0, image=image, **texts)
 
 
-def question_text(problem: Problem, prompt_format: PromptFormat) -> str:
+def check_prompt_format(prompt_format: str) -> None:
+    """Check that there is such a format.
+
+    Raises:
+        InputError: There is none; holds the parts of those that there are.
+    """
+    question, _, answer = prompt_format.partition("-")
+    if question not in QUESTION_FORMATS or answer not in ANSWER_FORMATS:
+        raise InputError(
+            f"prompt_format: expected one of {', '.join(QUESTION_FORMATS)}, a dash, and one of "
+            f"{', '.join(ANSWER_FORMATS)}, found {prompt_format!r}"
+        )
+
+
+def question_text(problem: Problem, prompt_format: str) -> str:
     r"""Return what the human says, without an image slot.
 
-    >>> problem = Problem("7", "Is ice  cold?", ("yes", "no"), 0, "", None, *[""] * 9)
+    >>> problem = Problem("7", "Is ice  cold?", ("yes", "no"), 0, "", None, *[""] * 6, "Ice is frozen.", "It is.", "")
     >>> question_text(problem, "QCM-A")
     'Is ice cold?\nContext: N/A\nOptions: (A) yes (B) no'
     >>> question_text(problem, "CQM-A")
     'Context: N/A\nQuestion: Is ice cold?\nOptions: (A) yes (B) no'
+    >>> question_text(problem, "QCLEM-A")
+    'Is ice cold?\nContext: N/A\nBECAUSE: Ice is frozen. It is.\nOptions: (A) yes (B) no'
     """
+    question_format = prompt_format.partition("-")[0]
     question = f"Question: {problem.question}\n"
     context = f"Context: {problem.hint.strip() or 'N/A'}\n"
-    options = " ".join(f"({letter}) {choice}" for letter, choice in zip(OPTION_LETTERS, problem.choices, strict=False))
-    head = context + question if prompt_format.startswith("CQM") else question + context
-    return _tidy(f"{head}Options: {options}\n", prefix="Question: ")
+    choices = " ".join(f"({letter}) {choice}" for letter, choice in zip(OPTION_LETTERS, problem.choices, strict=False))
+    options = f"Options: {choices}\n"
+    given = "".join(letter for letter in question_format if letter in "LE")
+    because = f"BECAUSE: {_reasons(problem, given)}\n" if given else ""
+    if question_format == "CQM":
+        text = context + question + options
+    else:
+        text = question + context + (because + options if question_format.endswith("M") else options + because)
+    return _tidy(text, prefix="Question: ")
 
 
-def answer_text(problem: Problem, prompt_format: PromptFormat) -> str:
+def answer_text(problem: Problem, prompt_format: str) -> str:
     """Return what the model learns to say.
 
     >>> problem = Problem("7", "Is ice cold?", ("yes", "no"), 0, "", None, *[""] * 6, "Ice is frozen.", "It is.", "")
@@ -154,16 +179,27 @@ def answer_text(problem: Problem, prompt_format: PromptFormat) -> str:
     >>> answer_text(problem, "QCM-ALE")
     'The answer is A. BECAUSE: Ice is frozen. It is.'
     """
-    # LLaVA: a backslash followed by n, two characters, becomes a line break; kept, since models were trained on it.
-    lecture, solution = (text.replace("\\n", "\n") for text in (problem.lecture, problem.solution))
-    statement = f"The answer is {OPTION_LETTERS[problem.answer]}."
-    if prompt_format == "QCM-LEA":
-        answer = f"{lecture} {solution} {statement}"
-    elif prompt_format == "QCM-ALE":
-        answer = f"{statement} BECAUSE: {lecture} {solution}"
+    answer_format, letter = prompt_format.partition("-")[2], OPTION_LETTERS[problem.answer]
+    statement = f"The answer is {letter}."
+    if answer_format == "LEPA":
+        parts = (("LECTURE", _reasons(problem, "L")), ("SOLUTION", _reasons(problem, "E")))
+        text = "".join(f"{name}: {reason}\n" for name, reason in parts if reason.strip())
+        return _tidy(f"{text}###\nANSWER: {letter}.", prefix="Answer: ")
+    if answer_format.endswith("A"):
+        reasons = answer_format.removesuffix("A")
+        text = f"{_reasons(problem, reasons)} {statement}" if reasons else statement
     else:
-        answer = statement
-    return _tidy(f"Answer: {answer}", prefix="Answer: ")
+        # LLaVA: of a single reason the other one is given, the explanation for L and the lecture for E.
+        reasons = {"L": "E", "E": "L"}.get(answer_format[1:], answer_format[1:])
+        text = f"{statement} BECAUSE: {_reasons(problem, reasons)}"
+    return _tidy(f"Answer: {text}", prefix="Answer: ")
+
+
+def _reasons(problem: Problem, letters: str) -> str:
+    """Return the lecture (L) and the explanation (E) in an order."""
+    # LLaVA: a backslash followed by n, two characters, becomes a line break; kept, since models were trained on it.
+    texts = {"L": problem.lecture.replace("\\n", "\n"), "E": problem.solution.replace("\\n", "\n")}
+    return " ".join(texts[letter] for letter in letters)
 
 
 def _tidy(text: str, prefix: str) -> str:
@@ -177,7 +213,7 @@ def _tidy(text: str, prefix: str) -> str:
     return text.replace(prefix, "") if text.startswith(prefix) else text
 
 
-def training_record(problem: Problem, prompt_format: PromptFormat) -> Record:
+def training_record(problem: Problem, prompt_format: str) -> Record:
     """Return the conversation to train on: one question, one answer.
 
     The image slot comes last, as in the converter; LLaVA's preprocessing moves it to the front (``data/conversation``).
@@ -191,7 +227,7 @@ def training_record(problem: Problem, prompt_format: PromptFormat) -> Record:
     return Record(problem.id, turns, () if image is None else (image,))
 
 
-def training_source(root: Path, split: str, prompt_format: PromptFormat) -> Source:
+def training_source(root: Path, split: str, prompt_format: str) -> Source:
     """Return the conversations of a split as a source of records.
 
     Raises:
@@ -209,7 +245,7 @@ def training_source(root: Path, split: str, prompt_format: PromptFormat) -> Sour
     return Source(root, files, read, variant=f"{split} {prompt_format}")
 
 
-def evaluation_question(problem: Problem, prompt_format: PromptFormat, *, ask_letter: bool = False) -> Question:
+def evaluation_question(problem: Problem, prompt_format: str, *, ask_letter: bool = False) -> Question:
     """Return the question as LLaVA's evaluation sends it: the image slot first, on a line of its own.
 
     Args:

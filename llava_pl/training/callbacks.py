@@ -1,4 +1,4 @@
-"""What a run says about itself: the trainable plan at its start, its scores at the end."""
+"""What a run says about itself: the trainable plan at its start, the loss of `validate`."""
 
 from __future__ import annotations
 
@@ -30,37 +30,10 @@ class PlanTable(Callback):
         Console().print(table)
 
 
-class ScoreTable(Callback):
-    """Shows what `validate` and `test` measured: a row for each group of questions, a column for each image source."""
+class LossLine(Callback):
+    """Shows the loss that `validate` measured."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the table of `validate`; during `fit` the log has the numbers."""
-        if trainer.state.fn == "validate":
-            self._print(trainer, "val/scienceqa/")
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the table of `test`."""
-        self._print(trainer, "test/scienceqa/")
-
-    def _print(self, trainer: Trainer, prefix: str) -> None:
-        metrics = {key.removeprefix(prefix): value for key, value in trainer.callback_metrics.items()}
-        scores = {key: float(value) for key, value in metrics.items() if "accuracy" in key}
-        if not trainer.is_global_zero:
-            return
-        if "val/loss" in trainer.callback_metrics:
+        """Print it; during `fit` the log has it."""
+        if trainer.state.fn == "validate" and trainer.is_global_zero and "val/loss" in trainer.callback_metrics:
             Console().print(f"val/loss {float(trainer.callback_metrics['val/loss']):.4f} per supervised token")
-        if not scores:
-            return
-        sources = list(dict.fromkeys(key.partition("accuracy")[0] for key in scores))
-        table = Table(title=f"ScienceQA accuracy, step {int(metrics['checkpoint_step'])}, in percent")
-        table.add_column("questions")
-        for source in sources:
-            table.add_column(source.rstrip("/").replace("_", " ") or "own image", justify="right")
-        for group in dict.fromkeys(key.partition("accuracy")[2] for key in scores):
-            found = [scores.get(f"{source}accuracy{group}") for source in sources]
-            table.add_row(
-                group.lstrip("/") or "all", *(f"{score:.2f}" if score is not None else "-" for score in found)
-            )
-        for name in ("count", "unparsed"):
-            table.add_row(name, *(str(int(metrics[f"{source}{name}"])) for source in sources))
-        Console().print(table)

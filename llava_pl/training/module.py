@@ -12,7 +12,6 @@ from torch import Tensor
 
 from llava_pl.data.clip_pixels import look_up_pixels
 from llava_pl.evaluation.generation import Answers, GenerationConfig, answer_questions
-from llava_pl.evaluation.parsing import Parser
 from llava_pl.export.bases import read_bases
 from llava_pl.export.build import build_model, plan_image_tokens
 from llava_pl.export.initial_weights import check_lora, load_initial_weights
@@ -65,7 +64,6 @@ class LlavaModule(LightningModule):
         frozen_dtype: Dtype that frozen parts are held in. What learns is float32, unless trainer.precision turns the
             whole model (bf16-true, 64-true).
         generation: How questions are answered in evaluation.
-        parser: How letters are read off answers: "llava" as the original, "strict" without its traps.
     """
 
     def __init__(
@@ -86,13 +84,11 @@ class LlavaModule(LightningModule):
         loss_normalization: LossNormalization = "global",
         frozen_dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         generation: GenerationConfig = GenerationConfig(),  # noqa: B008  frozen, so a shared default is safe
-        parser: Parser = "llava",
     ) -> None:
         super().__init__()
         for name, value, choices in (
             ("stage", stage, get_args(Stage)),
             ("loss_normalization", loss_normalization, get_args(LossNormalization)),
-            ("parser", parser, get_args(Parser)),
         ):
             if value not in choices:
                 raise InputError(f"model.{name}: expected one of {', '.join(choices)}, found {value!r}")
@@ -128,7 +124,7 @@ class LlavaModule(LightningModule):
             "lora": None if lora is None else asdict(lora),
             "generation": asdict(generation),
         }
-        plain |= {"init_from": init_from, "loss_normalization": loss_normalization, "parser": parser}
+        plain |= {"init_from": init_from, "loss_normalization": loss_normalization}
         self.save_hyperparameters(asdict(model_config) | plain)
         self.stage: Stage = stage
         self.model_config = model_config
@@ -139,7 +135,6 @@ class LlavaModule(LightningModule):
         self.init_from = init_from
         self.loss_normalization: LossNormalization = loss_normalization
         self.generation = generation
-        self.parser: Parser = parser
         self._watch = LossWatch()
         self.strict_loading = False  # base models' weights are not in a checkpoint; see on_load_checkpoint
         # Whether a checkpoint will be loaded, which holds what init_from would bring: Lightning says it too late.
@@ -203,7 +198,7 @@ class LlavaModule(LightningModule):
         """
         if self.model is None:
             check_run(self.trainer, self.model_config, self.plan, lora=self.lora, optim=self.optim_config)
-        return [self._bases, self._watch, StepLog(), ScoreQuestions(self.parser), FeatureCache()]
+        return [self._bases, self._watch, StepLog(), ScoreQuestions(), FeatureCache()]
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Answers | None:
         """Answer a batch of questions, or add a batch of records to the mean loss."""

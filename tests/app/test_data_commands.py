@@ -22,7 +22,7 @@ def test_help(capsys, words, status):
 def test_unknown_command(capsys):
     assert (
         error_of(capsys, ["inspect"])
-        == "llava-pl: error: data: unknown command 'inspect'; expected one of view, check, ledger"
+        == "llava-pl: error: data: unknown command 'inspect'; expected one of view, check, scienceqa, ledger"
     )
 
 
@@ -69,7 +69,7 @@ def test_number_of_workers_is_checked(capsys):
     ("words", "message"),
     [
         (["view", "--index", "x"], "argument --index: invalid int value: 'x'"),
-        (["view", "--indx", "1"], "--indx: no such option; --help lists all options"),
+        (["view", "--place", "1"], "--place: no such option; --help lists all options"),
         (
             ["check", "--data.records", '[{"path": "a.json", "repeats": "abc"}]'],
             "--data.records: item 0: repeats: expected a number such as 2.5, found 'abc'",

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from llava_pl.app.load_data import load_data
-from llava_pl.app.stretches import read_row, show_pixels, token_text, visible
+from llava_pl.app.stretches import read_row, show_pixels, token_text
 from llava_pl.data.collate import collate
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.tokenization import encode_segments, fill_slots
@@ -73,13 +73,6 @@ def test_a_label_of_another_token_is_seen(tokenizer):
     row = row_of(tokenizer, spoil)
     assert row[2:4] == [("wrong", "5", ""), ("image", "6", "")]
     assert [kind for kind, _, _ in row[5:8]] == ["learn", "wrong", "learn"]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"), [("a b", "a b"), ("\n", "\u21b5"), ("\0", "\\x00"), ("\ud83d", "\\ud83d")]
-)
-def test_control_characters_are_written_out(text, expected):
-    assert visible(text) == expected
 
 
 class OddTokenizer:

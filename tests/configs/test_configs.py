@@ -135,9 +135,9 @@ SCIENCEQA = {  # scripts/finetune_sqa.sh
     "model.init_from": None,  # --pretrain_mm_mlp_adapter: on the command line
     "model.optim.learning_rate": 2e-5,
     "model.generation.max_new_tokens": 1024,  # llava/eval/model_vqa_science.py
-    "model.parser": "llava",
+    "data.init_args.parser": "llava",
     "trainer.max_epochs": 12,
-    "data.class_path": "llava_pl.data.datamodule.ScienceQADataModule",
+    "data.class_path": "llava_pl.ScienceQADataModule",
     "data.init_args.prompt_format": "QCM-LEA",
     "data.init_args.train_split": "train",
     "data.init_args.template": "vicuna_v1",  # $PROMPT_VERSION is open; scripts/finetune.sh: v1

@@ -5,6 +5,7 @@ import torch
 
 from llava_pl.data.eval_loader import make_eval_loader
 from llava_pl.data.question_dataset import QuestionDataset
+from llava_pl.data.question_source import GivenQuestions
 from llava_pl.types import IGNORE_INDEX, Question, Sample
 
 COUNTS = [1, 2, 30, 4, 500, 6, 7, 80, 9, 10]
@@ -47,21 +48,11 @@ def test_a_rank_with_a_sample_less_gets_one_that_counts_for_nothing():
     assert again.pixel_values.shape == (1, 3, 2, 2)
 
 
-@pytest.mark.parametrize("num_replicas", [1, 2])
-def test_the_loader_tells_which_pictures_are_asked_with(num_replicas):
-    class Questions(list):
-        image_source = "grey"
-
-    options = {"batch_size": 1, "num_workers": 0, "collate_fn": list}
-    loader = make_eval_loader(Questions(range(3)), num_replicas=num_replicas, rank=0, **options)
-    assert loader.dataset.image_source == "grey"
-
-
 class Lengths(QuestionDataset):
     """Questions that are nothing but lengths."""
 
     def __init__(self, lengths):
-        super().__init__(lengths, None)
+        super().__init__(GivenQuestions(lengths), None)
 
     def __getitem__(self, index):
         return self.questions[index]
@@ -87,3 +78,25 @@ def test_questions_come_by_length_within_what_is_asked(num_replicas, limit, batc
     dataset = Lengths([3, 1, 7, 5, 9, 0, 8, 4, 2, 6])
     options = {"batch_size": 4, "num_replicas": num_replicas, "num_workers": 0, "collate_fn": list, "limit": limit}
     assert [list(make_eval_loader(dataset, rank=rank, **options)) for rank in range(num_replicas)] == batches
+
+
+@pytest.mark.parametrize("num_replicas", [1, 2])
+def test_the_loader_tells_what_is_asked(num_replicas):
+    asked = Lengths(range(3))
+    options = {"batch_size": 1, "num_workers": 0, "collate_fn": list}
+    assert make_eval_loader(asked, num_replicas=num_replicas, rank=0, **options).dataset.dataset is asked
+
+
+@pytest.mark.parametrize(
+    ("done", "limit", "batches"),
+    [
+        ({9, 8, 0}, 1.0, [[[7, 6, 5, 4], [3, 2, 1]]]),
+        (set(range(10)), 1.0, [[[9]]]),
+        # Of the first four, one is left; the others are not asked in its place.
+        ({0, 1, 2}, 1, [[[1]]]),
+    ],
+)
+def test_what_was_answered_is_left_out(done, limit, batches):
+    lengths = [7, 5, 3, 1, 9, 8, 6, 4, 2, 0] if isinstance(limit, int) else list(range(10))
+    options = {"batch_size": 4, "num_replicas": 1, "rank": 0, "num_workers": 0, "collate_fn": list}
+    assert [list(make_eval_loader(Lengths(lengths), limit=limit, done=done, **options))] == batches

@@ -10,6 +10,7 @@ from PIL import Image
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.llama_tokenizer import load_tokenizer
 from llava_pl.data.question_dataset import QuestionDataset
+from llava_pl.data.question_source import GivenQuestions
 from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.types import InputError, Question, Sample
 
@@ -53,7 +54,7 @@ def error_of(action) -> str:
 
 def test_question_becomes_a_prompt(encoder):
     asked = question("q", "red.png")
-    sample = QuestionDataset([asked], encoder)[0]
+    sample = QuestionDataset(GivenQuestions([asked]), encoder)[0]
     assert (sample.id, sample.question) == ("q", asked)
     assert text_of(encoder, sample).endswith("user\n@@@@\nWhich?<|im_end|><|im_start|>assistant\n")
     assert set(sample.labels.tolist()) == {-100}
@@ -76,7 +77,9 @@ def questions() -> list[Question]:
     ],
 )
 def test_image_source_chooses_the_picture_and_keeps_the_words(encoder, questions, source, colours):
-    own, dataset = (QuestionDataset(questions, encoder, image_source) for image_source in ("own", source))
+    own, dataset = (
+        QuestionDataset(GivenQuestions(questions), encoder, image_source) for image_source in ("own", source)
+    )
     assert len(dataset) == 5
     for index, colour in enumerate(colours):
         assert dataset[index].input_ids.tolist() == own[index].input_ids.tolist()
@@ -88,7 +91,7 @@ def test_image_source_chooses_the_picture_and_keeps_the_words(encoder, questions
 
 
 def test_without_a_picture_the_slot_goes_too(encoder, questions):
-    dataset = QuestionDataset(questions, encoder, "none")
+    dataset = QuestionDataset(GivenQuestions(questions), encoder, "none")
     for index in range(5):
         sample = dataset[index]
         assert sample.pixel_values.shape == (0, 3, 16, 16)
@@ -99,7 +102,7 @@ def test_without_a_picture_the_slot_goes_too(encoder, questions):
 @pytest.mark.parametrize("images", [["red.png"], ["red.png", None, "red.png"]])
 def test_other_picture_where_there_is_only_one(encoder, images):
     questions = [question(str(index), image) for index, image in enumerate(images)]
-    found = error_of(lambda: QuestionDataset(questions, encoder, "other")[0])
+    found = error_of(lambda: QuestionDataset(GivenQuestions(questions), encoder, "other")[0])
     assert found == "question '0': image_sources: 'other' needs two different pictures, found only one"
 
 
@@ -110,7 +113,7 @@ def test_question_that_cannot_be_encoded_is_named(encoder):
 
 def test_question_with_a_missing_picture_is_named(encoder):
     """As a record is; among 21,208 questions the file name alone may not tell."""
-    dataset = QuestionDataset([question("q7", "none.png")], encoder)
+    dataset = QuestionDataset(GivenQuestions([question("q7", "none.png")]), encoder)
     assert error_of(lambda: dataset[0]).startswith("question 'q7': cannot open picture ")
 
 
@@ -120,7 +123,7 @@ def asked_in(encoder, texts_and_images, source="own"):
         question(str(number), image)._replace(prompt=("" if image is None else "<image>\n") + "x" * length)
         for number, (length, image) in enumerate(texts_and_images)
     ]
-    return QuestionDataset(questions, encoder, source)
+    return QuestionDataset(GivenQuestions(questions), encoder, source)
 
 
 def test_the_longest_come_first_and_questions_about_one_picture_together(encoder):
@@ -164,3 +167,13 @@ def test_a_picture_is_read_once_for_questions_one_after_the_other(encoder, monke
     assert len(samples[2].pixel_values) == 0
     plain = encoder.encode_question(dataset.questions[3], encoder.load_picture("red.png"))
     assert torch.equal(samples[3].input_ids, plain.input_ids)
+
+
+def test_a_source_may_keep_its_pictures_elsewhere(encoder, tmp_path):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    Image.new("RGB", (12, 8), (9, 9, 9)).save(folder / "red.png")
+    source = GivenQuestions([question("q", "red.png")])
+    source.image_folder = folder
+    sample = QuestionDataset(source, encoder)[0]
+    assert torch.equal(sample.pixel_values[0], pixels_of(encoder, (9, 9, 9)))

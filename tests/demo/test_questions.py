@@ -7,7 +7,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from llava_pl.data.scienceqa import Problem, PromptFormat, answer_text, evaluation_question
+from llava_pl.data.scienceqa import Problem, answer_text, evaluation_question
 from llava_pl.demo.dataset import _problem
 from llava_pl.demo.questions import (
     TOPICS,
@@ -98,13 +98,13 @@ def test_texts_to_the_letter():
 @pytest.mark.parametrize("topic", TOPICS)
 @pytest.mark.parametrize("parser", ["llava", "strict"])
 def test_lettered_text_is_what_the_evaluation_asks_and_reads(topic, parser):
-    prompt_format: PromptFormat = "QCM-LEA"
+    prompt_format = "QCM-LEA"
     for _, question in asked(topic, 20):
         problem = Problem(id="1", **(_problem(question, "test") | {"choices": question.choices}))
         assert evaluation_question(problem, prompt_format).prompt == f"<image>\n{question.lettered_prompt}"
         # Only the space that LLaVA's converter puts before an explanation without a lecture is missing.
         assert answer_text(problem, prompt_format).strip() == question.lettered_answer
-        parsed = parse_letter(question.lettered_answer, len(question.choices), parser=parser)
+        parsed = parse_letter(question.lettered_answer, question.choices, parser=parser)
         assert (parsed.letter, parsed.index) == (question.letter, question.answer)
 
 

@@ -12,6 +12,7 @@ from llava_pl.data.clip_pixels import look_up
 from llava_pl.data.collate import collate
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.question_dataset import QuestionDataset
+from llava_pl.data.question_source import GivenQuestions
 from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.evaluation.generation import (
     GenerationConfig,
@@ -195,7 +196,7 @@ QUESTIONS = [
 
 def answers_of(model, encoder, batch_size, config, *, is_shared=True):
     """The answers by place, asked in batches as the loader makes them, and how often a batch shared a picture."""
-    dataset, answers, num_shared = QuestionDataset(QUESTIONS, encoder), {}, 0
+    dataset, answers, num_shared = QuestionDataset(GivenQuestions(QUESTIONS), encoder), {}, 0
     order = dataset.order()
     for start in range(0, len(order), batch_size):
         samples = [dataset[index] for index in order[start : start + batch_size]]

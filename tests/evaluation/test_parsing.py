@@ -5,9 +5,11 @@ The first table is the one in the docstring of the module: each row is a text on
 
 import pytest
 
-from llava_pl.evaluation.parsing import ParsedAnswer, parse_letter
+from llava_pl.evaluation.parsing import PARSERS, ParsedAnswer, parse_letter, read_letter
+from llava_pl.types import InputError
 
 UNPARSED = ParsedAnswer(None, -1)
+COLOURS = ("red", "blue", "light blue")
 A, B, C = ParsedAnswer("A", 0), ParsedAnswer("B", 1), ParsedAnswer("C", 2)
 
 
@@ -42,8 +44,8 @@ A, B, C = ParsedAnswer("A", 0), ParsedAnswer("B", 1), ParsedAnswer("C", 2)
     ],
 )
 def test_departures(text, llava, strict):
-    assert parse_letter(text, 3, parser="llava") == llava
-    assert parse_letter(text, 3, parser="strict") == strict
+    assert parse_letter(text, COLOURS, parser="llava") == llava
+    assert parse_letter(text, COLOURS, parser="strict") == strict
 
 
 @pytest.mark.parametrize(
@@ -67,12 +69,82 @@ def test_departures(text, llava, strict):
     ],
 )
 def test_agreements(text, parsed):
-    assert parse_letter(text, 3, parser="llava") == parsed
-    assert parse_letter(text, 3, parser="strict") == parsed
+    assert parse_letter(text, COLOURS, parser="llava") == parsed
+    assert parse_letter(text, COLOURS, parser="strict") == parsed
 
 
-@pytest.mark.parametrize("parser", ["llava", "strict"])
+@pytest.mark.parametrize("parser", PARSERS)
 def test_every_letter_up_to_the_number_of_choices(parser):
     for num_choices in (2, 3, 4, 5):
-        indices = [parse_letter(letter, num_choices, parser=parser).index for letter in "ABCDE"]
+        indices = [parse_letter(letter, ("x",) * num_choices, parser=parser).index for letter in "ABCDE"]
         assert indices == [*range(num_choices), *[-1] * (5 - num_choices)]
+
+
+@pytest.mark.parametrize(
+    ("text", "lenient"),
+    [
+        ("Answer: C", C),
+        ("Option C is right", C),
+        ("The correct answer would be B, since", B),
+        ("the correct answer is c.", C),
+        ("B. blue. The answer is C.", C),
+        ("It must be (b), I think", B),
+        ("c", C),
+        ("(c)", C),
+        ("Red!", A),
+        ("I would say red", A),
+        ("It is light blue.", C),
+        ("red or blue", UNPARSED),
+        ("The answer is A or B.", UNPARSED),
+        ("the answer is a matter of taste", UNPARSED),
+        ("(a) or (b)", UNPARSED),
+        ("The answer is D.", UNPARSED),
+        ("reddish", UNPARSED),
+        ("", UNPARSED),
+    ],
+)
+def test_lenient(text, lenient):
+    assert parse_letter(text, COLOURS, parser="lenient") == lenient
+
+
+@pytest.mark.parametrize("text", ["A", "(B)", "C. ", "The answer is C", "A. oak. The answer is A."])
+def test_lenient_reads_what_strict_reads(text):
+    strict = parse_letter(text, COLOURS, parser="strict")
+    assert strict.index >= 0
+    assert parse_letter(text, COLOURS, parser="lenient") == strict
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("A", A),
+        ("B.", B),
+        ("C. The answer is A.", C),
+        ("D.", ParsedAnswer("D", -1)),
+        ("T.hello", ParsedAnswer("T", -1)),
+        ("The answer is A.", UNPARSED),
+        (" A", UNPARSED),
+        ("a", UNPARSED),
+        ("", UNPARSED),
+    ],
+)
+def test_lmms_eval_looks_at_the_start_alone(text, parsed):
+    assert parse_letter(text, COLOURS, parser="lmms-eval") == parsed
+
+
+def test_choices_that_are_alike_or_empty_are_not_told_apart():
+    assert parse_letter("red", ("red", "Red"), parser="lenient") == UNPARSED
+    assert parse_letter("red", ("", "red"), parser="lenient") == B
+
+
+def test_unknown_parser():
+    with pytest.raises(InputError, match="parser: expected one of llava, strict, lenient, lmms-eval, found 'mine'"):
+        parse_letter("A", COLOURS, parser="mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "exact", "strict"), [("B", "B", "B"), ("B.", None, "B"), ("D", None, None), ("", None, None)]
+)
+def test_letters_of_tests_that_ask_for_a_letter(text, exact, strict):
+    assert read_letter(text, COLOURS, parser="exact") == exact
+    assert read_letter(text, COLOURS, parser="strict") == strict

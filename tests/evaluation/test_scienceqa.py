@@ -1,15 +1,19 @@
 """Guards the score: a question counted twice on two ranks, or left out, changes a published number unnoticed."""
 
-import json
-from pathlib import Path
-
 import pytest
-import torch
-import torch.distributed
-import torch.multiprocessing
+from hypothesis import given
+from hypothesis import strategies as st
 
-from llava_pl.evaluation.scienceqa import ScienceQAAccuracy, score_answers, score_scienceqa
-from llava_pl.types import InputError, Question
+from llava_pl.evaluation.parsing import PARSERS
+from llava_pl.evaluation.scienceqa import (
+    ScienceQA,
+    ask_again,
+    compare_parsers,
+    official_table,
+    score_questions,
+    score_scienceqa,
+)
+from llava_pl.types import InputError
 
 PROBLEMS = {
     "1": {"choices": ["a", "b"], "answer": 0, "hint": "", "image": "image.png", "subject": "natural science"},
@@ -19,32 +23,6 @@ PROBLEMS = {
 }
 SPLITS = {"test": ["1", "2", "3", "4"], "minitest": ["2", "3"]}
 TEXTS = {"1": "A", "2": "B", "3": "no idea", "4": "A"}
-CATEGORIES = {"1": ("NAT", "IMG"), "2": ("SOC", "TXT"), "3": ("NAT", "NO"), "4": ("NAT", "TXT", "IMG")}
-QUESTIONS = [
-    Question(id_, f"<image>\n{id_}?", tuple(problem["choices"]), problem["answer"], None, CATEGORIES[id_])
-    for id_, problem in PROBLEMS.items()
-]
-EXPECTED_METRIC = {
-    "accuracy": 50.0,
-    "accuracy/IMG": 50.0,
-    "accuracy/NAT": 100 / 3,
-    "accuracy/NO": 0.0,
-    "accuracy/SOC": 100.0,
-    "accuracy/TXT": 50.0,
-    "count": 4.0,
-    "unparsed": 1.0,
-}
-
-
-def as_numbers(values: dict[str, torch.Tensor]) -> dict[str, float]:
-    return {name: value.item() for name, value in values.items()}
-
-
-def updated(questions: list[Question]) -> ScienceQAAccuracy:
-    metric = ScienceQAAccuracy()
-    for question in questions:
-        metric.update([question], [TEXTS[question.id]])
-    return metric
 
 
 def test_score_by_category():
@@ -77,15 +55,13 @@ def test_question_without_an_answer():
 
 def test_prompt_of_the_row_decides_in_llava_mode_only():
     rows = [
-        {"question_id": "1", "text": "A", "prompt": "no picture sent"},
+        {"question_id": "1", "text": "B", "prompt": "no picture sent"},
         {"question_id": "3", "text": "C", "prompt": "<image>\nsent by mistake"},
         {"question_id": "4", "text": "B"},
     ]
-    with_image = {
-        parser: [row.id for row in score_answers(PROBLEMS, SPLITS, rows, parser=parser) if "IMG" in row.categories]
-        for parser in ("llava", "strict")
-    }
-    assert with_image == {"llava": ["3", "4"], "strict": ["1", "4"]}
+    scores = {parser: score_scienceqa(PROBLEMS, SPLITS, rows, parser=parser)["IMG"] for parser in ("llava", "strict")}
+    assert (scores["llava"]["correct"], scores["llava"]["count"]) == (2, 2)
+    assert (scores["strict"]["correct"], scores["strict"]["count"]) == (1, 2)
 
 
 def test_last_of_two_rows_counts():
@@ -101,7 +77,7 @@ def test_empty_split_has_no_accuracy():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"question_id": 1, "text": "A"}], "answers: row 0: field 'question_id': expected a string, found 1"),
+        ([{"question_id": 1.5, "text": "A"}], "answers: row 0: field 'question_id': expected a string, found 1.5"),
         ([{"question_id": "1"}], "answers: row 0: field 'text': expected a string, found nothing"),
         ([{"question_id": "1", "text": "A", "prompt": None}], "answers: row 0: field 'prompt': expected a string"),
         (["A"], "answers: row 0: expected an object, found str"),
@@ -124,73 +100,72 @@ def test_wrong_split_or_problem_is_named():
         score_scienceqa({"1": {"choices": ["a"], "answer": 1}}, {"test": ["1"]}, TEXTS)
 
 
-def test_metric_equals_the_score_of_the_file():
-    assert as_numbers(updated(QUESTIONS).compute()) == pytest.approx(EXPECTED_METRIC, rel=1e-6)  # float32
-    table = score_scienceqa(PROBLEMS, SPLITS, TEXTS)
-    assert {name for name in EXPECTED_METRIC if "/" in name} == {f"accuracy/{name}" for name in table if name != "all"}
+ROWS = [{"question_id": id_, "text": text} for id_, text in TEXTS.items()]
 
 
-def test_metric_counts_a_question_once():
-    metric = updated([*QUESTIONS, QUESTIONS[0], QUESTIONS[1]])
-    assert as_numbers(metric.compute()) == pytest.approx(EXPECTED_METRIC, rel=1e-6)
+@pytest.mark.parametrize("parser", PARSERS)
+@given(rows=st.permutations(ROWS), again=st.lists(st.sampled_from(ROWS)), strangers=st.lists(st.integers(5, 9)))
+def test_order_repetition_and_strangers_do_not_matter(parser, rows, again, strangers):
+    strange = [{"question_id": number, "text": "A"} for number in strangers]
+    assert score_scienceqa(PROBLEMS, SPLITS, [*strange, *rows, *again], parser=parser) == score_scienceqa(
+        PROBLEMS, SPLITS, ROWS, parser=parser
+    )
 
 
-def test_metric_batch_size_does_not_matter():
-    metric = ScienceQAAccuracy()
-    metric.update(QUESTIONS, [TEXTS[question.id] for question in QUESTIONS])
-    metric.update([], [])
-    assert as_numbers(metric.compute()) == pytest.approx(EXPECTED_METRIC, rel=1e-6)
+@given(st.sets(st.sampled_from(sorted(TEXTS))))
+def test_a_missing_answer_is_a_wrong_one(missing):
+    kept = {id_: text for id_, text in TEXTS.items() if id_ not in missing}
+    table = score_scienceqa(PROBLEMS, SPLITS, kept)
+    right = {"1", "2"}  # of the texts above
+    assert (table["all"]["correct"], table["all"]["count"]) == (len(right - missing), 4)
+    assert table["all"]["unanswered"] == sorted(missing)
 
 
-def test_metric_states_of_two_ranks_merge():
-    first, second = updated(QUESTIONS[:3]), updated([QUESTIONS[3], QUESTIONS[0]])
-    first.merge_state(second)
-    assert as_numbers(first.compute()) == pytest.approx(EXPECTED_METRIC, rel=1e-6)
+@given(st.sampled_from("CDEFZ"), st.sampled_from(PARSERS))
+def test_a_letter_beyond_the_choices_is_wrong(letter, parser):
+    table = score_scienceqa(PROBLEMS, SPLITS, {"1": letter, "2": f"The answer is {letter}."}, parser=parser)
+    assert table["all"]["correct"] == 0
 
 
-def test_metric_forward_and_reset():
-    metric = ScienceQAAccuracy(parser="strict")
-    assert metric(QUESTIONS[:1], ["(A)"])["accuracy"] == 100.0
-    assert metric(QUESTIONS[1:2], ["(A)"])["accuracy"] == 0.0
-    assert metric.compute()["accuracy"] == 50.0
-    metric.reset()
-    metric.update(QUESTIONS[:1], ["(A)"])
-    assert as_numbers(metric.compute())["count"] == 1.0
+def test_no_answers_at_all():
+    table = score_scienceqa(PROBLEMS, SPLITS, [])
+    assert (table["all"]["accuracy"], table["all"]["count"], len(table["all"]["unanswered"])) == (0.0, 4, 4)
 
 
-@pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_metric_without_any_question():
-    values = ScienceQAAccuracy().compute()
-    assert sorted(values) == ["accuracy", "count", "unparsed"]
-    assert torch.isnan(values["accuracy"])
-    assert values["count"] == 0
+def test_official_groups_come_first_and_in_their_order():
+    scores = score_questions(ask_again(PROBLEMS, SPLITS, TEXTS, "test"), "llava")
+    assert [row.name for row in scores.rows] == [
+        "accuracy", *(f"accuracy/{group}" for group in ("NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12"))
+    ]  # fmt: skip
+    assert scores["accuracy"].value == 50.0
+    assert scores["accuracy/LAN"].value is None
 
 
-def test_metric_wants_a_text_for_each_question():
-    with pytest.raises(ValueError, match="zip"):
-        ScienceQAAccuracy().update(QUESTIONS, ["A"])
+def test_the_same_answers_by_each_parser():
+    rows = [
+        {"question_id": "1", "text": "The answer is A.", "index": 0},
+        {"question_id": "2", "text": "B", "index": 0},
+        {"question_id": "3", "text": "Answer: C", "index": -1},
+    ]
+    table = compare_parsers("mine", ask_again(PROBLEMS, SPLITS, rows, "test"))
+    assert table.columns == ("parser", "all", "IMG", "unparsed")
+    shown = [(row[0], row[1].split(" ")[0], row[2].split(" ")[0], row[3]) for row in table.rows]
+    assert shown == [
+        ("llava", "50.00", "50.00", "1"),
+        ("strict", "50.00", "50.00", "1"),
+        ("lenient", "75.00", "50.00", "0"),
+        ("lmms-eval", "25.00", "0.00", "2"),
+        ("stored", "25.00", "-", "-"),
+    ]
 
 
-def run_rank(rank: int, folder: str) -> None:
-    """Write down what a rank computes from overlapping shares, then with nothing on rank 1."""
-    store = f"file://{folder}/store"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    for name, shares in (
-        ("overlap", [QUESTIONS[:3], [QUESTIONS[3], QUESTIONS[0]]]),
-        ("idle", [QUESTIONS, []]),
-    ):
-        values = updated(shares[rank]).compute()
-        Path(folder, f"{name}{rank}.json").write_text(json.dumps(as_numbers(values)))
-    torch.distributed.destroy_process_group()
+def test_unknown_parser_is_refused_before_anything_is_read():
+    with pytest.raises(InputError, match="parser: expected one of llava"):
+        ScienceQA(root="nowhere", parser="mine")
 
 
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("two_ranks")
-    torch.multiprocessing.spawn(run_rank, args=(str(folder),), nprocs=2)
-    return folder
-
-
-@pytest.mark.parametrize("name", ["overlap0", "overlap1", "idle0", "idle1"])
-def test_metric_over_two_processes(two_ranks: Path, name):
-    assert json.loads((two_ranks / f"{name}.json").read_text()) == pytest.approx(EXPECTED_METRIC, rel=1e-6)
+def test_official_table():
+    scores = score_questions(ask_again(PROBLEMS, SPLITS, TEXTS, "test"), "llava")
+    table = official_table({"mine": scores})
+    assert table.columns == ("answers", "NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12", "Avg")
+    assert table.rows == (("mine", "33.33", "100.00", "-", "50.00", "50.00", "0.00", "-", "-", "50.00"),)

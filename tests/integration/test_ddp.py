@@ -35,7 +35,6 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from llava_pl import LlavaDataModule, LlavaModule
-from llava_pl.evaluation.questions import QuestionScores
 from llava_pl.export.model_config import DecoderConfig, VisionEncoderConfig
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.training.optim import OptimConfig
@@ -72,16 +71,6 @@ class Recorder(Callback):
             return
         content = {"batches": self.validated, "loss": trainer.callback_metrics["val/loss"].item()}
         (folder / f"val-world{world_size}-rank{trainer.global_rank}.json").write_text(json.dumps(content))
-
-    def on_train_end(self, trainer, pl_module):
-        # Questions 0, 1 / 1, 2: the second is asked on both ranks, as a distributed sampler's filling is.
-        rank = trainer.global_rank
-        scores = QuestionScores(("own",), parser="llava")
-        questions = [Question(str(n), f"Q{n}", ("a", "b"), n % 2, None, ("NAT",)) for n in (rank, rank + 1)]
-        scores.update(0, questions, ["A", "B"] if rank == 0 else ["B", "B"])
-        values = scores.finish(folder / f"answers-world{world_size}-rank{rank}", name="x")
-        values = {name: value.item() for name, value in values.items()}
-        (folder / f"scores-world{world_size}-rank{rank}.json").write_text(json.dumps(values))
 
 
 torch.manual_seed(0)
@@ -235,15 +224,3 @@ def test_validation_waits_for_no_rank_whose_records_supervise_nothing(folder):
     assert 0 < one["val/loss"] != json.loads((folder / "val-world1-rank0.json").read_text())["loss"]
     # As above, equal but for a rounding.
     assert [first, second] == [{"val/loss": pytest.approx(one["val/loss"], rel=1e-6)}] * 2
-
-
-def test_scores_are_gathered_and_written_once(folder):
-    values = [json.loads((folder / f"scores-world2-rank{rank}.json").read_text()) for rank in range(2)]
-    # Question 0 right, 1 right (twice), 2 wrong.
-    expected = {"accuracy": pytest.approx(200 / 3), "accuracy/NAT": pytest.approx(200 / 3), "count": 3, "unparsed": 0}
-    assert values == [expected, expected]
-    rows = [
-        json.loads(line) for line in (folder / "answers-world2-rank0" / "scienceqa-x.jsonl").read_text().splitlines()
-    ]
-    assert [(row["question_id"], row["text"]) for row in rows] == [("0", "A"), ("1", "B"), ("2", "B")]
-    assert not (folder / "answers-world2-rank1").exists()

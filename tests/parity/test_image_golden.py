@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from llava_pl.data.anyres import Tiling, default_pinpoints
-from llava_pl.data.image import CLIP_MEAN, CLIP_STD, ImageTransform, load_image, read_picture_size
+from llava_pl.data.image import CLIP_MEAN, CLIP_STD, ImageTransform
+from llava_pl.data.picture_files import load_image, read_picture_size
 from llava_pl.types import InputError
 
 EQUAL = [

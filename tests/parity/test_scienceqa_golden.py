@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from llava_pl.data.scienceqa import evaluation_question, read_scienceqa, training_record
+from llava_pl.data.scienceqa import read_scienceqa, training_record
 from llava_pl.evaluation.answers import read_answers
 from llava_pl.evaluation.parsing import parse_letter
-from llava_pl.evaluation.scienceqa import ScienceQAAccuracy, score_answers, score_scienceqa
-from llava_pl.types import Question
+from llava_pl.evaluation.scienceqa import ScienceQA, ask_again, score_scienceqa
+from llava_pl.evaluation.task_score import TaskScore
 
 RUNS = ["llava_13b_v0", "llava_13b_vicuna_v1_3", "llava_v1.5_13b"]
 
@@ -59,10 +59,10 @@ def test_scores_of_published_answers(golden_path, problems, expected, run):
     table = score_scienceqa(problems, splits, predictions(golden_path, run))
     assert figures(table["all"]) == (want["acc"], want["correct"], want["count"])
     assert figures(table["IMG"]) == (want["image_acc"], want["image_correct"], want["image_count"])
-    got = {
-        row.id: [row.letter or "FAILED", row.index, row.is_correct]
-        for row in score_answers(problems, splits, predictions(golden_path, run))
-    }
+    got = {}
+    for question, row in ask_again(problems, splits, predictions(golden_path, run), "test"):
+        parsed = parse_letter(row["text"], question.choices, parser="llava")
+        got[question.id] = [parsed.letter or "FAILED", parsed.index, parsed.index == question.answer]
     assert len(got) == 900
     assert got == want["parsed_index_correct"]
 
@@ -80,9 +80,9 @@ def test_strict_reads_the_same_options_in_published_answers(golden_path, problem
     differ, unparsed = 0, []
     for run in RUNS:
         for row in predictions(golden_path, run):
-            num_choices = len(problems[row["question_id"]]["choices"])
-            strict = parse_letter(row["text"], num_choices, parser="strict")
-            differ += strict.index != parse_letter(row["text"], num_choices, parser="llava").index
+            choices = problems[row["question_id"]]["choices"]
+            strict = parse_letter(row["text"], choices, parser="strict")
+            differ += strict.index != parse_letter(row["text"], choices, parser="llava").index
             unparsed += [run] * (strict.letter is None)
     assert differ == 0
     assert unparsed == ["llava_v1.5_13b"] * 7
@@ -91,7 +91,7 @@ def test_strict_reads_the_same_options_in_published_answers(golden_path, problem
 def test_edge_texts(expected):
     assert len(expected["edge"]) == 20
     for edge in expected["edge"]:
-        parsed = parse_letter(edge["text"], edge["num_choices"], parser="llava")
+        parsed = parse_letter(edge["text"], ["x"] * edge["num_choices"], parser="llava")
         got = (parsed.letter or "FAILED", parsed.index, parsed.index == edge["answer"])
         assert got == (edge["parsed"], edge["index"], edge["correct"]), edge
 
@@ -132,12 +132,9 @@ def test_official_categories(shared_path, run):
         assert sum(topics) == 168
 
     texts = {row["question_id"]: row["text"] for row in read_answers(root / f"answers_{run}.jsonl")}
-    metric = ScienceQAAccuracy()
-    questions: list[Question] = [
-        evaluation_question(problem, "QCM-LEA") for problem in read_scienceqa(root, "test").values()
-    ]
-    metric.update(questions, [texts[question.id] for question in questions])
-    values = metric.compute()
+    score = TaskScore(ScienceQA(root=root))
+    score.update(range(168), [texts[question.id] for question in score.task.questions()])
+    values = score.compute()
     assert values["accuracy"].item() == pytest.approx(want["all"]["accuracy"], abs=1e-4)
     for name in want.keys() - {"all"}:
         assert values[f"accuracy/{name}"].item() == pytest.approx(want[name]["accuracy"], abs=1e-4)

@@ -5,11 +5,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning import LightningModule, Trainer
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from llava_pl.evaluation.answers import read_answers
+from llava_pl.data.question_dataset import QuestionDataset
+from llava_pl.data.question_source import GivenQuestions
+from llava_pl.evaluation.answers import find_header, read_answers
+from llava_pl.evaluation.scienceqa import score_questions
+from llava_pl.evaluation.task import Task
 from llava_pl.training.answering import ScoreQuestions
-from llava_pl.types import Question
+from llava_pl.types import InputError, Question
 
 QUESTIONS = [
     Question("1", "<image>\nWhich?", ("red", "blue"), answer=1, image="1.png", categories=("IMG",)),
@@ -17,15 +21,22 @@ QUESTIONS = [
 ]
 
 
-class Asked(Dataset):
-    def __init__(self, image_source):
-        self.image_source = image_source
+class Two(Task):
+    name = "scienceqa"
 
-    def __len__(self):
-        return len(QUESTIONS)
+    def questions(self):
+        return QUESTIONS
+
+    def score(self, asked):
+        return score_questions(asked, "llava")
+
+
+class Asked(QuestionDataset):
+    def __init__(self, image_source):
+        super().__init__(Two(), None, image_source)
 
     def __getitem__(self, index):
-        return QUESTIONS[index]
+        return index
 
 
 class AlwaysB(LightningModule):
@@ -39,13 +50,16 @@ class AlwaysB(LightningModule):
 
 
 def loader(image_source="own"):
-    return DataLoader(Asked(image_source), batch_size=1, collate_fn=lambda questions: {"questions": questions})
+    def collate(places):
+        return {"questions": [QUESTIONS[place] for place in places], "indices": places}
+
+    return DataLoader(Asked(image_source), batch_size=1, collate_fn=collate)
 
 
 @pytest.fixture
 def trainer(tmp_path):
     return Trainer(
-        accelerator="cpu", callbacks=[ScoreQuestions("llava")], logger=False, enable_checkpointing=False,
+        accelerator="cpu", callbacks=[ScoreQuestions()], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
     )  # fmt: skip
 
@@ -61,10 +75,16 @@ def test_validate_logs_scores_by_image_source_and_writes_answers(trainer, tmp_pa
         "scienceqa-val-step30-grey-image.jsonl",
         "scienceqa-val-step30.jsonl",
     ]
-    assert read_answers(tmp_path / "predictions" / "scienceqa-val-step30.jsonl")[1] == {
+    answers = read_answers(tmp_path / "predictions" / "scienceqa-val-step30.jsonl")
+    header = find_header(answers)
+    assert header["model"] == {"checkpoint": None, "init_from": None, "step": 30}
+    assert header["answers"]["task"] == "scienceqa"
+    assert header["answers"]["image_source"] == "own"
+    assert answers[1] == {
         "question_id": "2",
         "prompt": "Which?",
         "text": "The answer is B.",
+        "credit": 0.0,
     }
 
 
@@ -85,23 +105,44 @@ def test_batches_of_records_are_left_alone(trainer, tmp_path):
 
 
 def test_sanity_check_writes_nothing(tmp_path):
-    callback, module = ScoreQuestions("llava"), SimpleNamespace(device="cpu", log_dict=None)
+    callback, module = ScoreQuestions(), SimpleNamespace(device="cpu", log_dict=None)
     trainer = SimpleNamespace(sanity_checking=True, val_dataloaders=[loader()], default_root_dir=tmp_path)
     callback.on_validation_start(trainer, module)
-    callback.on_validation_batch_end(trainer, module, {"texts": ["A", "B"]}, {"questions": QUESTIONS}, 0)
+    batch = {"questions": QUESTIONS, "indices": [0, 1]}
+    callback.on_validation_batch_end(trainer, module, {"texts": ["A", "B"]}, batch, 0)
     callback.on_validation_epoch_end(trainer, module)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_answers_are_counted_with_their_places_and_scores(tmp_path):
-    callback, logged = ScoreQuestions("llava"), {}
+    callback, logged = ScoreQuestions(), {}
     module = SimpleNamespace(device="cpu", log_dict=logged.update)
-    state = SimpleNamespace(fn="validate")
-    trainer = SimpleNamespace(sanity_checking=False, val_dataloaders=[loader()], default_root_dir=tmp_path, state=state)
+    trainer = SimpleNamespace(
+        sanity_checking=False, val_dataloaders=[loader()], default_root_dir=tmp_path, datamodule=None, ckpt_path=None,
+        state=SimpleNamespace(fn="validate"), is_global_zero=True, precision="32-true", loggers=[],
+    )  # fmt: skip
     callback.on_validation_start(trainer, module)
     answered = {"texts": ["A", "B"], "scores": [{"A": -1.0}, {"B": -2.0}]}
     callback.on_validation_batch_end(trainer, module, answered, {"questions": QUESTIONS[:2], "indices": [1, 0]}, 0)
     callback.on_validation_epoch_end(trainer, module)
     rows = read_answers(tmp_path / "predictions" / "scienceqa-val-step0.jsonl")
-    assert [row["question_id"] for row in rows] == [QUESTIONS[1].id, QUESTIONS[0].id]
+    assert [(row["question_id"], row["text"]) for row in rows] == [("1", "B"), ("2", "A")]
     assert logged["val/scienceqa/count"] == 2
+
+
+def test_a_report_is_left_for_each_task(trainer, tmp_path, capsys):
+    trainer.validate(AlwaysB(), [loader(), loader("none")], verbose=False)
+    assert sorted(path.name for path in (tmp_path / "reports").iterdir()) == [
+        "scienceqa-val-step0.html",
+        "scienceqa-val-step0.md",
+    ]
+    text = (tmp_path / "reports" / "scienceqa-val-step0.md").read_text()
+    assert "| questions | number | own image | none image |" in text
+    assert "Difference to own image, question by question" in text
+    assert "Difference to own image" in capsys.readouterr().out
+
+
+def test_questions_that_nothing_scores_are_refused(trainer):
+    dataset = QuestionDataset(GivenQuestions(QUESTIONS), None)
+    with pytest.raises(InputError, match=r"data\.tasks: GivenQuestions: expected a llava_pl\.evaluation\.task\.Task"):
+        trainer.validate(AlwaysB(), DataLoader(dataset), verbose=False)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from llava_pl.models.llava import LlavaModel
-from llava_pl.training.callbacks import PlanTable, ScoreTable
+from llava_pl.training.callbacks import LossLine, PlanTable
 from llava_pl.training.optim import OptimConfig, PartOptim
 from llava_pl.training.stages import PLANS, apply_plan
 
@@ -65,44 +65,15 @@ def trainer_with(metrics, fn="validate", rank=0):
     return SimpleNamespace(callback_metrics=metrics, is_global_zero=rank == 0, state=SimpleNamespace(fn=fn))
 
 
-SCORES = {
-    "val/scienceqa/accuracy": 62.25, "val/scienceqa/accuracy/IMG": 50.0, "val/scienceqa/accuracy/NAT": 100.0,
-    "val/scienceqa/count": 4241.0, "val/scienceqa/unparsed": 7.0,
-    "val/scienceqa/grey_image/accuracy": 40.0, "val/scienceqa/grey_image/accuracy/IMG": 33.333,
-    "val/scienceqa/grey_image/count": 4241.0, "val/scienceqa/grey_image/unparsed": 0.0,
-    "val/scienceqa/checkpoint_step": 1200.0, "val/loss": 0.5,
-}  # fmt: skip
-
-
-def test_scores_of_two_image_sources(capsys):
-    ScoreTable().on_validation_end(trainer_with(SCORES), None)
-    printed = capsys.readouterr().out
-    assert "ScienceQA accuracy, step 1200, in percent" in " ".join(printed.split())
-    assert rows_of(printed, mark="\u2503") == [["questions", "own image", "grey image"]]
-    assert rows_of(printed) == [
-        ["all", "62.25", "40.00"],
-        ["IMG", "50.00", "33.33"],
-        ["NAT", "100.00", "-"],
-        ["count", "4241", "4241"],
-        ["unparsed", "7", "0"],
-    ]
-
-
-def test_scores_of_a_test(capsys):
-    metrics = {name.replace("val/", "test/"): value for name, value in SCORES.items()}
-    ScoreTable().on_test_end(trainer_with(metrics, fn="test"), None)
-    assert rows_of(capsys.readouterr().out)[0] == ["all", "62.25", "40.00"]
-
-
 @pytest.mark.parametrize(
     ("metrics", "fn", "rank"),
-    [(SCORES, "fit", 0), (SCORES, "validate", 1), ({"val/loss": 0.5}, "fit", 0), ({}, "validate", 0)],
+    [({"val/loss": 0.5}, "validate", 1), ({"val/loss": 0.5}, "fit", 0), ({}, "validate", 0)],
 )
-def test_no_scores_to_show(capsys, metrics, fn, rank):
-    ScoreTable().on_validation_end(trainer_with(metrics, fn, rank), None)
+def test_no_loss_to_show(capsys, metrics, fn, rank):
+    LossLine().on_validation_end(trainer_with(metrics, fn, rank), None)
     assert capsys.readouterr().out == ""
 
 
 def test_loss_of_records_is_shown(capsys):
-    ScoreTable().on_validation_end(trainer_with({"val/loss": 0.5}, "validate", 0), None)
+    LossLine().on_validation_end(trainer_with({"val/loss": 0.5}, "validate", 0), None)
     assert capsys.readouterr().out == "val/loss 0.5000 per supervised token\n"

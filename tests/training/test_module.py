@@ -168,7 +168,6 @@ def test_hyperparameters_are_plain_and_say_everything(setup, tiny_parts):
         "loss_normalization": "global",
         "frozen_dtype": "bfloat16",
         "generation": {"max_new_tokens": 7, "method": "generate"},
-        "parser": "llava",
     }  # fmt: skip
 
 

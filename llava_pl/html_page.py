@@ -1,4 +1,4 @@
-"""What the pages of this folder share: one file without scripts or links, that any browser and reader can show."""
+"""What all pages share: one file without scripts or links, that any browser and reader can show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html import escape
 
 from PIL import Image
 
-from llava_pl.app.stretches import visible
+from llava_pl.visible import visible
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #111; background: #fff; max-width: 72rem; margin: 2rem auto;

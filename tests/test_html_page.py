@@ -5,7 +5,7 @@ import io
 
 from PIL import Image
 
-from llava_pl.app.html_page import page, picture_tag, show
+from llava_pl.html_page import page, picture_tag, show
 
 
 def test_page_is_complete_and_names_its_language():

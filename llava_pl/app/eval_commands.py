@@ -1,0 +1,113 @@
+"""`llava-pl eval TASK`: scores of saved answers, without a model and without torch.
+
+In: answer files of this project, of the original, or of ScienceQA's kind. Out: tables in the terminal, and if asked for
+as Markdown, as a page and as JSON.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from inspect import signature
+from pathlib import Path
+
+from llava_pl.app.arguments import check_place
+from llava_pl.app.eval_outputs import add_outputs, check_outputs, show
+from llava_pl.app.task_parser import TaskParser
+from llava_pl.evaluation.answers import find_header, read_answers
+from llava_pl.evaluation.benchmarks import TASKS, find_task
+from llava_pl.evaluation.report import Answered
+from llava_pl.evaluation.task import Task, match_answers
+
+HELP = f"""usage: llava-pl eval TASK --answers FILE [--answers FILE ...] [options]
+
+Score saved answers: files of this project, of the original's scripts, and result files of ScienceQA's kind (.json).
+Every score has its 95 % interval; of several files the first is compared with each of the others, question by question.
+
+tasks
+  {", ".join(TASKS)},
+  or the import path of a Task of your own
+
+further commands
+  diff           what tells two runs apart: settings, versions, order of the data, answers, scores beside seed noise
+  judge          ScienceQA answered together with a teacher that reads no pictures, as in the LLaVA paper
+
+examples
+  llava-pl eval scienceqa --root data/scienceqa --answers runs/sqa/TIME/predictions/scienceqa-test-step0.jsonl
+  llava-pl eval scienceqa --root ScienceQA/data/scienceqa --answers mine.jsonl --answers theirs.json --html report.html
+
+options
+  -h, --help     show this page; TASK --help lists the options of a task
+"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run an evaluation command and return its exit status.
+
+    Args:
+        words: What follows ``llava-pl eval``.
+
+    Raises:
+        InputError: The task, an option or a file is wrong.
+    """
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(HELP)
+        return 0 if words else 2
+    if words[0] == "judge":
+        from llava_pl.app.judge_command import main as judge
+
+        return judge(words[1:])
+    if words[0] == "diff":
+        from llava_pl.app.diff_command import main as diff
+
+        return diff(words[1:])
+    task_class = find_task(words[0])
+    parser = _make_parser(words[0], task_class)
+    options = parser.parse_args(list(words[1:]))
+    check_outputs(options)
+    check_place(Path(options.submission) if options.submission else None, "--submission")
+    task = task_class(**{name: options[name] for name in signature(task_class).parameters})
+    answered = score_files(task, options.answers)
+    show(task, answered, options)
+    if options.submission:
+        task.write_submission(Path(options.submission), answered[0].asked)
+        sys.stdout.write(f"wrote {options.submission}\n")
+    return 0
+
+
+def _make_parser(name: str, task_class: type[Task]) -> TaskParser:
+    summary = (task_class.__doc__ or "").strip().partition("\n")[0]
+    parser = TaskParser(prog=f"llava-pl eval {name}", description=summary, allow_abbrev=False)
+    parser.add_argument(
+        "--answers",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="Answers to score; may be given several times.",
+    )
+    parser.add_class_arguments(task_class)
+    add_outputs(parser)
+    parser.add_argument(
+        "--submission", metavar="FILE", help="Write what the benchmark's server or script reads, of the first answers."
+    )
+    return parser
+
+
+def score_files(task: Task, files: Sequence[str]) -> list[Answered]:
+    """Return the scores of answer files, each under its name, or under its path where two have the same name.
+
+    Args:
+        task: What was asked.
+        files: In order.
+
+    Raises:
+        InputError: A file cannot be read, or its answers are to other questions.
+    """
+    names = [Path(file).stem for file in files]
+    questions, answered = task.questions(), []
+    for file, name in zip(files, names, strict=True):
+        rows = read_answers(file)
+        asked = match_answers(questions, rows, file)
+        label = name if names.count(name) == 1 else file
+        answered.append(Answered(label, asked, task.score(asked), find_header(rows)))
+    return answered

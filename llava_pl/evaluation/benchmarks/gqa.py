@@ -1,0 +1,80 @@
+"""GQA: compositional questions about real pictures (Hudson and Manning 2019, arXiv:1902.09506)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from llava_pl.data.json_files import read_json_object
+from llava_pl.evaluation.question_file import read_question_file
+from llava_pl.evaluation.scores import Asked, Scores, judge, score_means
+from llava_pl.evaluation.task import Task
+from llava_pl.types import InputError, Question
+
+BINARY = ("verify", "logical")
+"""Structural types whose answer is yes, no or one of two things."""
+
+
+class Gqa(Task):
+    """Questions whose answer is a word or two.
+
+    Args:
+        questions: The original's question file (llava_gqa_testdev_balanced.jsonl).
+        annotations: GQA's own questions with their answers (testdev_balanced_questions.json).
+        image_folder: Where the pictures lie.
+    """
+
+    name = "gqa"
+
+    def __init__(
+        self, *, questions: str | Path, annotations: str | Path, image_folder: str | Path | None = None
+    ) -> None:
+        self._file, self._annotations = Path(questions), Path(annotations)
+        self.image_folder = None if image_folder is None else Path(image_folder)
+
+    def questions(self) -> Sequence[Question]:
+        """Return the questions with their answers."""
+        return [question for question, _ in self._questions]
+
+    @cached_property
+    def _questions(self) -> list[tuple[Question, Mapping[str, Any]]]:
+        entries = read_json_object(self._annotations)
+        filled = []
+        for question, row in read_question_file(self._file):
+            entry = entries.get(question.id)
+            if not isinstance(entry, dict) or not isinstance(entry.get("answer"), str):
+                raise InputError(
+                    f"{self._file}: question {question.id!r}: expected one with an 'answer' in {self._annotations}"
+                )
+            types = entry.get("types") or {}
+            structural = types.get("structural")
+            groups = (() if structural is None else ("binary" if structural in BINARY else "open", structural)) + (
+                (types["semantic"],) if types.get("semantic") else ()
+            )
+            filled.append((question._replace(references=(entry["answer"],), categories=groups), row))
+        return filled
+
+    def score(self, asked: Asked) -> Scores:
+        """Return accuracy of all questions, of binary and open ones, and of each type."""
+        return score_means(judge(asked, lambda text, _: read_answer(text)), groups=("binary", "open"))
+
+    def write_submission(self, path: Path, asked: Asked) -> None:
+        """Write what GQA's own ``eval.py`` reads; it refuses a file that leaves out a question."""
+        lines = {question.id: line for question, line in self._questions}
+        entries = [
+            {"questionId": lines[question.id]["question_id"], "prediction": read_answer(row["text"] if row else "")}
+            for question, row in asked
+        ]
+        path.write_text(json.dumps(entries))
+
+
+def read_answer(text: str) -> str:
+    """Return the answer in small letters without full stops at its end, as the original compares it.
+
+    >>> read_answer("Yes.")
+    'yes'
+    """
+    return text.rstrip(".").lower()

@@ -1,0 +1,165 @@
+"""MMBench: multiple-choice questions of many abilities, asked once or once for each order of the choices.
+
+Liu et al. 2023 (arXiv:2307.06281). Circular evaluation counts a question as right only if it is right in every order.
+The file holds its pictures; they are written to a folder when they are first needed.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from llava_pl.evaluation.parsing import LetterParser, read_letter
+from llava_pl.evaluation.scores import Asked, Scores, Verdict, judge, score_means
+from llava_pl.evaluation.task import Task
+from llava_pl.types import IMAGE_SLOT, InputError, Question
+
+LETTERS = "ABCD"
+REQUESTS = {
+    "en": "Answer with the option's letter from the given choices directly.",
+    "cn": "\u8bf7\u76f4\u63a5\u56de\u7b54\u9009\u9879\u5b57\u6bcd\u3002",
+}
+# LLaVA: the file is read by pandas, for which these words are empty cells: an option of these words ends the options.
+EMPTY = {
+    "", "#n/a", "#n/a n/a", "#na", "-1.#ind", "-1.#qnan", "-nan", "1.#ind", "1.#qnan", "<na>", "n/a", "na", "nan",
+    "none", "null",
+}  # fmt: skip
+HIDDEN = ("hint", "category", "source", "image", "comment", "l2-category")
+"""Columns that a submission leaves out."""
+
+
+class MmBench(Task):
+    """Up to four choices each, of perception and reasoning.
+
+    Args:
+        questions: MMBench's own table (mmbench_dev_20230712.tsv).
+        image_folder: Where its pictures are written to, as INDEX.jpg, unless they are there.
+        is_circular: Ask each question in every order of its choices.
+        language: Of what asks for the letter: "en", or "cn" for MMBench-CN.
+        parser: How letters are read off answers: "exact" takes an answer that is a letter and nothing else; "strict"
+            and "lenient" read more.
+    """
+
+    name = "mmbench"
+
+    def __init__(
+        self,
+        *,
+        questions: str | Path,
+        image_folder: str | Path,
+        is_circular: bool = False,
+        language: Literal["en", "cn"] = "en",
+        parser: LetterParser = "strict",
+    ) -> None:
+        self._file = Path(questions)
+        self.image_folder = self._folder = Path(image_folder)
+        self._is_circular = is_circular
+        self._request = REQUESTS[language]
+        self._parser: LetterParser = parser
+
+    def questions(self) -> Sequence[Question]:
+        """Return the questions, those of one row after each other; their pictures are in the folder then."""
+        return self._questions
+
+    @cached_property
+    def _rows(self) -> list[dict[str, str]]:
+        csv.field_size_limit(sys.maxsize)  # of a picture
+        try:
+            with self._file.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file, delimiter="\t"))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"{self._file}: cannot be read ({error}); expected MMBench's table") from error
+        needed = {"index", "question", "image", *LETTERS[:2]}
+        if not rows or not needed <= rows[0].keys():
+            raise InputError(f"{self._file}: expected a table with columns {', '.join(sorted(needed))}, parted by tabs")
+        return rows
+
+    @cached_property
+    def _questions(self) -> tuple[Question, ...]:
+        pictures = {row["index"]: row["image"] for row in self._rows}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        questions = []
+        for row in self._rows:
+            where = f"{self._file}: index {row['index']}"
+            picture = row["image"]
+            # A row may name another one that has the same picture.
+            holder = picture if picture in pictures else row["index"]
+            name = f"{holder}.jpg"
+            if not (self._folder / name).is_file():
+                _write_picture(self._folder / name, pictures[holder], where)
+            questions += self._ask(row, name, where)
+        return tuple(questions)
+
+    def _ask(self, row: Mapping[str, str], image: str, where: str) -> list[Question]:
+        """Return a question in the orders that it is asked in."""
+        given = [row.get(letter) or "" for letter in LETTERS]
+        number = next((place for place, text in enumerate(given) if is_empty(text)), len(given))
+        choices, answer = tuple(given[:number]), (row.get("answer") or "").strip()
+        if answer and answer not in tuple(LETTERS[:number]):
+            raise InputError(f"{where}: column 'answer': expected a letter of {number} options, found {answer!r}")
+        hint = row.get("hint") or ""
+        head = row["question"] if is_empty(hint) else f"{hint}\n{row['question']}"
+        groups = tuple(row[name] for name in ("l2-category", "category") if row.get(name))
+        questions = []
+        for turn in range(number if self._is_circular else 1):
+            turned = choices[turn:] + choices[:turn]
+            options = "".join(f"\n{letter}. {text}" for letter, text in zip(LETTERS, turned, strict=False))
+            prompt = f"{IMAGE_SLOT}\n{head}{options}\n{self._request}"
+            place = (LETTERS.index(answer) - turn) % number if answer else 0
+            name = f"{row['index']}#{turn}" if turn else row["index"]
+            references = (LETTERS[place],) if answer else ()
+            questions.append(Question(name, prompt, turned, place, image, groups, references))
+        return questions
+
+    def score(self, asked: Asked) -> Scores:
+        """Return accuracy of all questions and of each ability; no score where the table has no answers."""
+        every = judge(
+            asked,
+            lambda text, question: read_letter(text, question.choices, parser=self._parser),
+            name=lambda question: question.id.partition("#")[0],
+        )
+        worst: dict[str, Verdict] = {}  # of all orders of the choices
+        for verdict in every:
+            if verdict.id not in worst or verdict.credit < worst[verdict.id].credit:
+                worst[verdict.id] = verdict
+        verdicts = tuple(worst.values())
+        return score_means(verdicts) if any(q.references for q, _ in asked) else Scores((), verdicts)
+
+    def write_submission(self, path: Path, asked: Asked) -> None:
+        """Write the table that MMBench's server is sent (.xlsx), with the answers as they are."""
+        try:
+            from openpyxl import Workbook
+        except ImportError as error:
+            raise InputError("--submission: MMBench's is a workbook; pip install 'llava_pl[submit]' first") from error
+        answers = {question.id: row["text"] for question, row in asked if row is not None}
+        columns = [name for name in self._rows[0] if name not in HIDDEN]
+        book = Workbook(write_only=True)
+        sheet = book.create_sheet()
+        sheet.append([*columns[:6], "prediction", *columns[6:]])
+        for row in self._rows:
+            cells: list[str | int | None] = [None if is_empty(row[name] or "") else row[name] for name in columns]
+            if row["index"].isdigit():
+                cells[0] = int(row["index"])
+            sheet.append([*cells[:6], answers.get(row["index"]), *cells[6:]])
+        book.save(path)
+
+
+def is_empty(text: str) -> bool:
+    """Return whether a cell holds nothing."""
+    return text.strip().lower() in EMPTY
+
+
+def _write_picture(path: Path, content: str, where: str) -> None:
+    try:
+        picture = base64.b64decode(content, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InputError(f"{where}: column 'image': expected a picture in base64 ({error})") from error
+    part = path.with_suffix(".part")
+    part.write_bytes(picture)
+    part.replace(path)

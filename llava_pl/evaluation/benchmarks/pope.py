@@ -1,0 +1,127 @@
+"""POPE: whether a model says that it sees what is not there (Li et al. 2023, arXiv:2305.10355).
+
+Numbers are those of the original's ``eval_pope.py``, which has three groups of questions about MS COCO's pictures: of
+the things that are asked for and absent, "random" draws any, "popular" the most frequent, and "adversarial" those that
+often stand beside what is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llava_pl.evaluation.intervals import draw_counts, middle_of
+from llava_pl.evaluation.question_file import plain_text, read_lines, read_question_file
+from llava_pl.evaluation.scores import Asked, ScoreRow, Scores, judge
+from llava_pl.evaluation.task import Task
+from llava_pl.types import InputError, Question
+
+GROUPS = ("random", "popular", "adversarial")
+METRICS = ("accuracy", "precision", "recall", "f1", "yes_share")
+
+
+class Pope(Task):
+    """Yes or no: is there a thing of this kind in the picture?
+
+    Args:
+        questions: The original's question file (llava_pope_test.jsonl), whose lines have a category.
+        annotations: Folder with POPE's own coco_pope_random.json, coco_pope_popular.json, coco_pope_adversarial.json.
+        image_folder: Where MS COCO's val2014 pictures lie.
+    """
+
+    name = "pope"
+
+    def __init__(
+        self, *, questions: str | Path, annotations: str | Path, image_folder: str | Path | None = None
+    ) -> None:
+        self._file, self._annotations = Path(questions), Path(annotations)
+        self.image_folder = None if image_folder is None else Path(image_folder)
+
+    def questions(self) -> Sequence[Question]:
+        """Return the questions with their labels."""
+        return self._questions
+
+    @cached_property
+    def _questions(self) -> tuple[Question, ...]:
+        rows = read_question_file(self._file)
+        # LLaVA: labels belong to the questions of a category by their order; here picture and words must agree, too.
+        labels = {group: iter(read_lines(self._annotations / f"coco_pope_{group}.json")) for group in GROUPS}
+        questions = []
+        for question, row in rows:
+            group = row.get("category")
+            if group not in labels:
+                raise InputError(
+                    f"{self._file}: question {question.id!r}: field 'category': expected one of {', '.join(GROUPS)}, "
+                    f"found {group!r}"
+                )
+            where, label = next(labels[group], ("", {}))
+            if label.get("image") != question.image or not plain_text(question).startswith(str(label.get("text"))):
+                raise InputError(
+                    f"{self._file}: question {question.id!r}: expected the next one of coco_pope_{group}.json "
+                    f"({where or 'which has no more'}); take both files from the same release"
+                )
+            if label.get("label") not in ("yes", "no"):
+                raise InputError(f"{where}: field 'label': expected yes or no, found {label.get('label')!r}")
+            questions.append(question._replace(categories=(group,), references=(label["label"],)))
+        return tuple(questions)
+
+    def score(self, asked: Asked) -> Scores:
+        """Return accuracy, precision, recall, F1 and the share of yes, of all questions and of each group."""
+        verdicts = judge(asked, lambda text, _: read_yes_no(text))
+        labels = {question.id: question.references[0] for question, _ in asked}
+        rows = []
+        for group in (None, *GROUPS):
+            pairs = [(labels[v.id], v.reading or "") for v in verdicts if group is None or group in v.groups]
+            rows += _rows("" if group is None else f"/{group}", pairs)
+        return Scores(tuple(rows), verdicts)
+
+
+def read_yes_no(text: str) -> Literal["yes", "no"]:
+    """Return what a text says, by the original's rule: no if its first sentence has such a word, else yes.
+
+    >>> read_yes_no("There is no dog, but a cat."), read_yes_no("Yes. Not far away."), read_yes_no("None")
+    ('no', 'yes', 'yes')
+    """
+    words = text.split(".")[0].replace(",", "").split(" ")
+    return "no" if {"No", "not", "no"} & set(words) else "yes"
+
+
+def _rows(ending: str, pairs: Sequence[tuple[str, str]]) -> list[ScoreRow]:
+    """Return the scores of pairs of label and reading; a reading of an answer that is missing is ""."""
+    if not pairs:
+        return [ScoreRow(metric + ending, None, None, 0) for metric in METRICS]
+    kinds, counts = draw_counts(pairs)
+    values = _rates(kinds, np.array([[pairs.count(kind) for kind in kinds]]))
+    drawn = _rates(kinds, counts)
+    rows = []
+    for metric in METRICS:
+        value, scores = float(values[metric][0]), drawn[metric][~np.isnan(drawn[metric])]
+        is_known = not np.isnan(value)
+        interval = middle_of(scores) if is_known else None
+        rows.append(ScoreRow(metric + ending, value if is_known else None, interval, len(pairs)))
+    return rows
+
+
+def _rates(kinds: Sequence[tuple[str, str]], counts: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """Return the metrics in percent of sets ``(sets, kinds)``, NaN where a rate is of nothing."""
+
+    def number(*, label: str | None = None, reading: str | None = None) -> NDArray[np.float64]:
+        chosen = [label in (None, kind[0]) and reading in (None, kind[1]) for kind in kinds]
+        found: NDArray[np.float64] = counts[:, chosen].sum(axis=1).astype(np.float64)
+        return found
+
+    both, every = number(label="yes", reading="yes"), number()
+    said, there = number(reading="yes"), number(label="yes")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "accuracy": 100 * (both + number(label="no", reading="no")) / every,
+            "precision": 100 * both / said,
+            "recall": 100 * both / there,
+            "f1": 100 * 2 * both / (said + there),
+            "yes_share": 100 * said / every,
+        }

@@ -1,0 +1,84 @@
+"""SEED-Bench: multiple-choice questions about pictures and frames of films (Li et al. 2023, arXiv:2307.16125)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from llava_pl.data.json_files import read_json_object
+from llava_pl.evaluation.parsing import LetterParser, read_letter
+from llava_pl.evaluation.question_file import read_question_file
+from llava_pl.evaluation.scores import Asked, Scores, judge, score_means
+from llava_pl.evaluation.task import Task
+from llava_pl.types import InputError, Question
+
+LETTERS = "ABCD"
+
+
+class SeedBench(Task):
+    """Four choices each, of twelve kinds.
+
+    Args:
+        questions: The original's question file (llava-seed-bench.jsonl).
+        annotations: SEED-Bench.json, with the answers and the kinds.
+        image_folder: Folder that the file names of the questions start from.
+        parser: How letters are read off answers: "exact" takes an answer that is a letter and nothing else, as the
+            original; "strict" and "lenient" read more.
+    """
+
+    name = "seed-bench"
+
+    def __init__(
+        self,
+        *,
+        questions: str | Path,
+        annotations: str | Path,
+        image_folder: str | Path | None = None,
+        parser: LetterParser = "exact",
+    ) -> None:
+        self._file, self._annotations = Path(questions), Path(annotations)
+        self.image_folder = None if image_folder is None else Path(image_folder)
+        self._parser: LetterParser = parser
+
+    def questions(self) -> Sequence[Question]:
+        """Return the questions with their answers."""
+        return [question for question, _ in self._questions]
+
+    @cached_property
+    def _questions(self) -> list[tuple[Question, Mapping[str, Any]]]:
+        content = read_json_object(self._annotations)
+        kinds = {number: name for name, number in (content.get("question_type") or {}).items()}
+        entries = {str(entry.get("question_id")): entry for entry in content.get("questions") or ()}
+        filled = []
+        for question, row in read_question_file(self._file):
+            entry = entries.get(question.id)
+            if entry is None or entry.get("answer") not in tuple(LETTERS):
+                raise InputError(
+                    f"{self._file}: question {question.id!r}: expected one with an answer from A to D in "
+                    f"{self._annotations}"
+                )
+            choices = tuple(str(entry.get(f"choice_{letter.lower()}", "")) for letter in LETTERS)
+            kind = kinds.get(entry.get("question_type_id"))
+            groups = tuple(str(group) for group in (entry.get("data_type"), kind) if group)
+            letter = entry["answer"]
+            filled_in = question._replace(
+                choices=choices, answer=LETTERS.index(letter), categories=groups, references=(letter,)
+            )
+            filled.append((filled_in, row))
+        return filled
+
+    def score(self, asked: Asked) -> Scores:
+        """Return accuracy of all questions, of pictures and films, and of each kind."""
+        verdicts = judge(asked, lambda text, question: read_letter(text, question.choices, parser=self._parser))
+        return score_means(verdicts, groups=("image", "video"))
+
+    def write_submission(self, path: Path, asked: Asked) -> None:
+        """Write what the leader board is sent: a line for each question with the text of its answer."""
+        lines = {question.id: line for question, line in self._questions}
+        with path.open("w", encoding="utf-8") as file:
+            for question, row in asked:
+                entry = {"question_id": lines[question.id]["question_id"], "prediction": row["text"] if row else ""}
+                file.write(json.dumps(entry) + "\n")

@@ -1,0 +1,221 @@
+"""Scores to a report: tables, bars and examples, which the terminal, Markdown and HTML show each in its own way.
+
+In: one or several sets of answers to the questions of a task. Out: a `Report`. No torch is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llava_pl.evaluation.answers import header_differences
+from llava_pl.evaluation.intervals import Interval, compare
+from llava_pl.evaluation.scores import Asked, ScoreRow, Scores
+from llava_pl.types import Question
+
+TOPIC = "topic:"
+NUM_LISTED = 20
+"""Questions that a list shows of those that could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A set of answers to questions of a task, scored.
+
+    Args:
+        label: What it is called in a report: the name of its file, or the picture that was shown.
+        asked: The questions with their answers.
+        scores: What they are worth.
+        header: How the answers were made, as far as that is known.
+    """
+
+    label: str
+    asked: Asked
+    scores: Scores
+    header: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportTable:
+    """A table of words.
+
+    Args:
+        title: What it shows.
+        columns: Heads; the first column is of words, the others are of numbers.
+        rows: As many cells each as there are columns.
+        note: A sentence below it.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A question with its answer.
+
+    Args:
+        question: What was asked.
+        text: What was answered.
+        reading: What that says, None where it could not be read.
+        credit: What that earns.
+    """
+
+    question: Question
+    text: str
+    reading: str | None
+    credit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of a task.
+
+    Args:
+        title: Name of the task, and of the run if there is one.
+        notes: Sentences that come first: what is missing, what cannot be compared.
+        tables: In order.
+        bars: Scores to draw, with their intervals: those of the first set of answers.
+        examples: Questions with the first set's answers.
+    """
+
+    title: str
+    notes: tuple[str, ...]
+    tables: tuple[ReportTable, ...]
+    bars: tuple[ScoreRow, ...] = ()
+    examples: tuple[Example, ...] = ()
+
+
+def build_report(
+    title: str, answered: Sequence[Answered], *, details: Sequence[ReportTable] = (), num_examples: int = 0
+) -> Report:
+    """Return the report of one or several sets of answers; further ones are compared with the first.
+
+    Args:
+        title: Its heading.
+        answered: The sets.
+        details: Tables of the task's own.
+        num_examples: Examples that it shows, half of them right and half of them wrong if there are as many.
+    """
+    first = answered[0]
+    topics = [row.name for row in first.scores.rows if TOPIC in row.name]
+    others = [row.name for row in first.scores.rows if TOPIC not in row.name]
+    tables = [_score_table("Scores, with the interval that holds 95 % of them", others, answered)]
+    if len(answered) > 1:
+        tables.append(_comparison_table(answered))
+    tables += details
+    if topics:
+        tables.append(_score_table("Topics", topics, answered))
+    tables += [table for each in answered if (table := _unparsed_table(each)) is not None]
+    return Report(
+        title=title,
+        notes=tuple(_notes(answered)),
+        tables=tuple(tables),
+        bars=tuple(row for row in first.scores.rows if row.value is not None),
+        examples=choose_examples(first, num_examples),
+    )
+
+
+def show_score(value: float | None, interval: Interval | None = None) -> str:
+    """Return a score in words.
+
+    >>> show_score(89.881, Interval(85.1, 94.04))
+    '89.88 (85.10 to 94.04)'
+    """
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if interval is None else f"{value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+
+
+def show_name(name: str) -> str:
+    """Return what a row is called in a table.
+
+    >>> show_name("accuracy"), show_name("accuracy/NAT"), show_name("f1/random"), show_name("accuracy/topic:biology")
+    ('all', 'NAT', 'f1/random', 'biology')
+    """
+    metric, _, group = name.partition("/")
+    if metric != "accuracy":
+        return name
+    return group.removeprefix(TOPIC) or "all"
+
+
+def _score_table(title: str, names: Sequence[str], answered: Sequence[Answered]) -> ReportTable:
+    columns = ("questions", "number", *(each.label for each in answered))
+    rows = []
+    for name in names:
+        found = [each.scores.get(name) for each in answered]
+        count = max((row.count for row in found if row is not None), default=0)
+        if count:
+            cells = [show_score(row.value, row.interval) if row is not None else "-" for row in found]
+            rows.append((show_name(name), f"{count:,}", *cells))
+    return ReportTable(title, columns, tuple(rows))
+
+
+def _comparison_table(answered: Sequence[Answered]) -> ReportTable:
+    first, rows = answered[0], []
+    credits = {verdict.id: verdict.credit for verdict in first.scores.verdicts}
+    for other in answered[1:]:
+        pairs = [(credits[each.id], each.credit) for each in other.scores.verdicts if each.id in credits]
+        if not pairs:
+            rows.append((other.label, "0", "-", "-", "-", "-"))
+            continue
+        found = compare([a for a, _ in pairs], [b for _, b in pairs])
+        low, high = (100 * bound for bound in found.interval)
+        cells = (f"{100 * found.difference:+.2f} ({low:+.2f} to {high:+.2f})", str(found.only_first))
+        rows.append((other.label, f"{found.num_questions:,}", *cells, str(found.only_second), f"{found.p_value:.2g}"))
+    return ReportTable(
+        f"Difference to {first.label}, question by question",
+        ("answers", "number", "difference", "only first right", "only these", "p (McNemar)"),
+        tuple(rows),
+    )
+
+
+def _unparsed_table(answered: Answered) -> ReportTable | None:
+    unparsed = [verdict for verdict in answered.scores.verdicts if verdict.is_unparsed]
+    if not unparsed:
+        return None
+    rows = tuple((verdict.id, shorten(verdict.text or "")) for verdict in unparsed[:NUM_LISTED])
+    shown = f", the first {NUM_LISTED} of them" if len(unparsed) > NUM_LISTED else ""
+    title = f"{answered.label}: {len(unparsed):,} of {len(answered.scores.verdicts):,} could not be read{shown}"
+    return ReportTable(title, ("id", "text"), rows)
+
+
+def shorten(text: str, length: int = 200) -> str:
+    """Return a text on one line, its middle left out where it is long: an answer comes first or last."""
+    line = " ".join(text.split())
+    if len(line) <= length:
+        return line
+    half = (length - 5) // 2
+    return f"{line[:half]} ... {line[-half:]}"
+
+
+def _notes(answered: Sequence[Answered]) -> list[str]:
+    notes = []
+    for each in answered:
+        if missing := each.scores.unanswered:
+            notes.append(f"{each.label}: {len(missing):,} questions have no answer and count as wrong")
+    for other in answered[1:]:
+        first, second = (each.header.get("answers", {}) for each in (answered[0], other))
+        if different := header_differences(first, second):
+            notes.append(f"{answered[0].label} and {other.label} were not asked alike: {'; '.join(different)}")
+    return notes
+
+
+def choose_examples(answered: Answered, num_examples: int) -> tuple[Example, ...]:
+    """Return right and wrong answers in turn, each kind spread over the set; those that could not be read are wrong."""
+    by_kind: dict[bool, list[Example]] = {True: [], False: []}
+    for (question, row), verdict in zip(answered.asked, answered.scores.verdicts, strict=True):
+        if row is not None:
+            example = Example(question, row["text"], verdict.reading, verdict.credit)
+            by_kind[verdict.credit > 0.5].append(example)
+    num_wrong = min(len(by_kind[False]), max(num_examples // 2, num_examples - len(by_kind[True])))
+    wrong = _spread(by_kind[False], num_wrong)
+    right = _spread(by_kind[True], min(len(by_kind[True]), num_examples - num_wrong))
+    return (*wrong, *right)
+
+
+def _spread(examples: Sequence[Example], number: int) -> list[Example]:
+    return [examples[place * len(examples) // number] for place in range(number)]

@@ -1,0 +1,177 @@
+"""What became of each question, and the table that this adds up to: the one form in which every task is scored.
+
+In: one `Verdict` for each question. Out: `Scores`, for the log, the terminal and reports. No torch is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+from llava_pl.evaluation.answers import AnswerRow
+from llava_pl.evaluation.intervals import Interval, mean_interval
+from llava_pl.types import Question
+
+Asked = Sequence[tuple[Question, AnswerRow | None]]
+"""Questions with what was answered, None without an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one question.
+
+    Args:
+        id: Of the question.
+        text: What was answered, None without an answer.
+        reading: What the text says: a letter, yes or no, words; None where it could not be read, or there is none.
+        credit: What that earns, 0 to 1.
+        groups: What the question counts in, beside all.
+    """
+
+    id: str
+    text: str | None
+    reading: str | None
+    credit: float
+    groups: tuple[str, ...] = ()
+
+    @property
+    def is_unparsed(self) -> bool:
+        """Whether there is an answer that says nothing."""
+        return self.text is not None and self.reading is None
+
+
+Read = Callable[[str, Question], str | None]
+"""Returns what a text says, None where it says nothing."""
+
+Credit = Callable[[str, Question], float]
+"""Returns what a reading earns, 0 to 1."""
+
+
+def is_reference(reading: str, question: Question) -> float:
+    """Return 1 for one of the answers that are right, else 0."""
+    return float(reading in question.references)
+
+
+def judge(
+    asked: Asked, read: Read, credit: Credit = is_reference, *, name: Callable[[Question], str] = attrgetter("id")
+) -> tuple[Verdict, ...]:
+    """Return what became of each question; one without an answer, or with one that says nothing, earns nothing.
+
+    Args:
+        asked: Questions with their answers.
+        read: What a text says.
+        credit: What that earns.
+        name: What tells questions apart, where their identifiers do not.
+    """
+    verdicts = []
+    for question, row in asked:
+        text = None if row is None else row["text"]
+        reading = None if text is None else read(text, question)
+        earned = 0.0 if reading is None else credit(reading, question)
+        verdicts.append(Verdict(name(question), text, reading, earned, question.categories))
+    return tuple(verdicts)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """One line of a table.
+
+    Args:
+        name: What it measures, and of which group: "accuracy" of all, "accuracy/NAT".
+        value: In percent unless the task says otherwise, None without a question.
+        interval: That holds it in 95 % of sets like this one, None without a question.
+        count: Questions in it.
+    """
+
+    name: str
+    value: float | None
+    interval: Interval | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """A table, and what it was made of.
+
+    Args:
+        rows: The first is the score of the task.
+        verdicts: One for each question, in the order of the set.
+    """
+
+    rows: tuple[ScoreRow, ...]
+    verdicts: tuple[Verdict, ...]
+
+    def __getitem__(self, name: str) -> ScoreRow:
+        """Return a row by its name.
+
+        Raises:
+            KeyError: There is none of that name.
+        """
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(name)
+
+    def get(self, name: str) -> ScoreRow | None:
+        """Return a row by its name, None if there is none."""
+        return next((row for row in self.rows if row.name == name), None)
+
+    @property
+    def unparsed(self) -> list[str]:
+        """The questions whose answer says nothing."""
+        return [verdict.id for verdict in self.verdicts if verdict.is_unparsed]
+
+    @property
+    def unanswered(self) -> list[str]:
+        """The questions without an answer."""
+        return [verdict.id for verdict in self.verdicts if verdict.text is None]
+
+    def metrics(self) -> dict[str, float]:
+        """Return what goes into a log: the rows that have a value, and how many questions there were and unparsed."""
+        values = {row.name: row.value for row in self.rows if row.value is not None}
+        return values | {"count": len(self.verdicts), "unparsed": len(self.unparsed)}
+
+
+def scored_rows(asked: Asked, scores: Scores) -> list[AnswerRow]:
+    """Return the answers with what became of each; as they are where a verdict is about several of them."""
+    rows = [row for _, row in asked if row is not None]
+    verdicts = [verdict for verdict in scores.verdicts if verdict.text is not None]
+    if len(verdicts) != len(rows):
+        return rows
+    return [
+        AnswerRow(**row, read=verdict.reading, credit=verdict.credit)
+        for row, verdict in zip(rows, verdicts, strict=True)
+    ]
+
+
+def score_means(verdicts: Iterable[Verdict], *, metric: str = "accuracy", groups: Sequence[str] = ()) -> Scores:
+    """Return the mean credit of all questions and of each group, in percent.
+
+    Args:
+        verdicts: The last of equal ids counts.
+        metric: Name of the rows.
+        groups: Come first, in this order, whether or not they have a question; the others follow as they are met.
+
+    >>> scores = score_means([Verdict("7", "A", "A", 1.0, ("NAT",)), Verdict("8", "A", "A", 0.0)], groups=["IMG"])
+    >>> [(row.name, row.value, row.count) for row in scores.rows]
+    [('accuracy', 50.0, 2), ('accuracy/IMG', None, 0), ('accuracy/NAT', 100.0, 1)]
+    """
+    kept = tuple({verdict.id: verdict for verdict in verdicts}.values())
+    credits: dict[str, list[float]] = {metric: [], **{f"{metric}/{group}": [] for group in groups}}
+    for verdict in kept:
+        credits[metric].append(verdict.credit)
+        for group in verdict.groups:
+            credits.setdefault(f"{metric}/{group}", []).append(verdict.credit)
+    return Scores(tuple(mean_row(name, values) for name, values in credits.items()), kept)
+
+
+def mean_row(name: str, credits: Sequence[float]) -> ScoreRow:
+    """Return the mean of some credits as a line in percent."""
+    if not credits:
+        return ScoreRow(name, None, None, 0)
+    interval = mean_interval(credits)
+    assert interval is not None
+    return ScoreRow(
+        name, sum(credits) / len(credits) * 100, Interval(*(100 * bound for bound in interval)), len(credits)
+    )

@@ -1,0 +1,90 @@
+"""What a benchmark is: what it asks, and what answers to it are worth.
+
+A task is one file: a class of this kind, which `data.tasks` of a configuration and ``llava-pl eval`` take by its name
+or path. docs/tasks.md shows one from outside the package.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from llava_pl.data.question_source import QuestionSource
+from llava_pl.evaluation.answers import AnswerRow
+from llava_pl.evaluation.report import ReportTable
+from llava_pl.evaluation.scores import Asked, Scores
+from llava_pl.types import IMAGE_SLOT, InputError, Question
+
+
+class Task(QuestionSource):
+    """A benchmark: questions in, a table out.
+
+    The prompt is in the questions, the template that of the model. `score` reads the answers and knows the metric.
+    """
+
+    @property
+    def title(self) -> str:
+        """What a report is called."""
+        return self.name
+
+    @abstractmethod
+    def score(self, asked: Asked) -> Scores:
+        """Return the table of some of the questions.
+
+        Args:
+            asked: In the order of the set; a run that was told to stop early asks the first of them.
+        """
+
+    def details(self, sets: Mapping[str, Asked]) -> Sequence[ReportTable]:
+        """Return further tables about sets of answers, for their report.
+
+        Args:
+            sets: As for `score`, by what they are called.
+        """
+        del sets
+        return ()
+
+    def write_submission(self, path: Path, asked: Asked) -> None:
+        """Write what the server or the official script of the benchmark reads.
+
+        Args:
+            path: Where to.
+            asked: As for `score`.
+
+        Raises:
+            InputError: There is no such form of it.
+        """
+        del path, asked
+        raise InputError(f"--submission: {self.name} has no file of its own; its answers are the answer file")
+
+    def settings(self) -> dict[str, object]:
+        """Return what an answer depends on beside the model, as it stands in the header of an answer file."""
+        return {}
+
+
+def match_answers(questions: Sequence[Question], rows: Sequence[AnswerRow], source: str) -> Asked:
+    """Return each question with its answer: of rows with one id the last; of several questions with one id, by prompt.
+
+    Args:
+        questions: Of a task.
+        rows: Of an answer file; those of other questions are ignored, so that one file scores several splits.
+        source: Name of the file, for messages.
+
+    Raises:
+        InputError: No answer belongs to any question.
+    """
+    has_own_ids = len({question.id for question in questions}) == len(questions)
+
+    def key(question_id: str, prompt: str) -> tuple[str, str]:
+        # Other projects leave out the image slot.
+        return question_id, "" if has_own_ids else " ".join(prompt.replace(IMAGE_SLOT, " ").split())
+
+    found = {key(row["question_id"], row.get("prompt", "")): row for row in rows}
+    asked = [(question, found.get(key(question.id, question.prompt))) for question in questions]
+    if rows and questions and not any(row is not None for _, row in asked):
+        raise InputError(
+            f"{source}: none of its {len(rows)} answers is to one of the {len(questions)} questions; expected answers "
+            "to these"
+        )
+    return asked

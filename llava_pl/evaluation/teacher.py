@@ -1,0 +1,110 @@
+"""Questions to a model behind any endpoint of OpenAI's kind; what it said is kept, so that nothing is asked twice.
+
+In: prompts by identifier, and a file of what was said before. Out: texts by identifier. Without an endpoint the file is
+all there is: a step that was once run replays offline.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_pl.evaluation.answers import read_answers
+from llava_pl.types import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a teacher answers; its key is in the environment (`OPENAI_API_KEY`), never in a file or on a command line.
+
+    Args:
+        url: As OpenAI's clients take it, such as http://localhost:8000/v1.
+        model: Name of the model there.
+        num_at_once: Requests at the same time.
+        max_retries: How often a request that failed or was put off is sent again, after longer and longer waits.
+        temperature: Of the answers; None leaves it to the endpoint, as some models ask for.
+    """
+
+    url: str
+    model: str
+    num_at_once: int = 4
+    max_retries: int = 5
+    temperature: float | None = 0.0
+
+
+def ask_teacher(
+    prompts: Mapping[str, str], path: Path, endpoint: Endpoint | None, advance: Callable[[], object] = lambda: None
+) -> dict[str, str]:
+    """Return what the teacher says, from the file as far as it goes; what is asked now is added to it at once.
+
+    Args:
+        prompts: By identifier.
+        path: An answer file; one that does not exist is begun.
+        endpoint: Where to ask for what is missing; None to do without.
+        advance: Told after each answer that came.
+
+    Raises:
+        InputError: The file is wrong, the client is not installed, or the endpoint refuses or cannot be reached.
+    """
+    said = {row["question_id"]: row["text"] for row in read_answers(path)} if path.exists() else {}
+    missing = {name: prompt for name, prompt in prompts.items() if name not in said}
+    if missing and endpoint is not None:
+        if path.suffix == ".json":
+            raise InputError(f"{path}: answers can only be added to a file of lines (.jsonl); choose another name")
+        said |= _ask(missing, path, endpoint, advance)
+    return {name: said[name] for name in prompts if name in said}
+
+
+def _ask(prompts: Mapping[str, str], path: Path, endpoint: Endpoint, advance: Callable[[], object]) -> dict[str, str]:
+    try:
+        from openai import OpenAI, OpenAIError
+    except ImportError as error:
+        raise InputError("--endpoint: needs OpenAI's client; pip install 'llava_pl[teacher]' first") from error
+
+    options = {} if endpoint.temperature is None else {"temperature": endpoint.temperature}
+    said: dict[str, str] = {}
+    failure: OpenAIError | None = None
+    try:
+        client = OpenAI(base_url=endpoint.url, max_retries=endpoint.max_retries)
+
+        def ask(prompt: str) -> str:
+            messages = [{"role": "user", "content": prompt}]
+            answer = client.chat.completions.create(model=endpoint.model, messages=messages, **options)  # type: ignore[call-overload]
+            return answer.choices[0].message.content or ""
+
+        with ThreadPoolExecutor(endpoint.num_at_once) as pool, path.open("a", encoding="utf-8") as file:
+            names = {pool.submit(ask, prompt): name for name, prompt in prompts.items()}
+            try:
+                for future in as_completed(names):
+                    if future.cancelled():
+                        continue
+                    try:
+                        text = future.result()
+                    except OpenAIError as error:
+                        # What is on its way still comes, and was paid for; nothing else is sent.
+                        failure = failure or error
+                        _cancel(names)
+                        continue
+                    said[names[future]] = text
+                    line = {"question_id": names[future], "prompt": prompts[names[future]], "text": text}
+                    file.write(json.dumps(line) + "\n")
+                    file.flush()
+                    advance()
+            finally:
+                _cancel(names)
+    except OpenAIError as error:  # of the client itself, such as a missing key
+        failure = error
+    if failure is not None:
+        reason = " ".join(str(failure).split())
+        raise InputError(
+            f"--endpoint {endpoint.url}: {reason}; {len(said)} new answers are in {path}, the same command goes on"
+        ) from failure
+    return said
+
+
+def _cancel(futures: Iterable[Future[str]]) -> None:
+    for future in futures:
+        future.cancel()

@@ -1,0 +1,48 @@
+"""A report in Weights & Biases: its examples as a table with pictures, its scores as bars."""
+
+from __future__ import annotations
+
+from lightning import Trainer
+from lightning.pytorch.loggers import WandbLogger
+
+from llava_pl.evaluation.report import Report, show_name
+from llava_pl.evaluation.report_html import THUMBNAIL, LoadPicture
+from llava_pl.types import IMAGE_SLOT, InputError
+
+
+def log_to_wandb(trainer: Trainer, name: str, report: Report, load_picture: LoadPicture) -> None:
+    """Log a report to the run's loggers of W&B, if it has some; nothing else is imported for it.
+
+    Args:
+        trainer: Of the run.
+        name: Of the task.
+        report: What to log.
+        load_picture: For the examples.
+    """
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    if not loggers:
+        return
+    import wandb
+
+    examples = wandb.Table(columns=["id", "picture", "question", "answer", "read", "credit"])
+    for example in report.examples:
+        try:
+            picture = load_picture(example.question)
+        except InputError:
+            picture = None  # the page says so; a table of W&B has no place for words there
+        if picture is not None:
+            picture.thumbnail(THUMBNAIL)
+        shown = None if picture is None else wandb.Image(picture)
+        prompt = example.question.prompt.replace(IMAGE_SLOT, "").strip()
+        examples.add_data(example.question.id, shown, prompt, example.text, example.reading or "", example.credit)
+    scores = wandb.Table(columns=["questions", "score", "low", "high", "number"])
+    for row in report.bars:
+        low, high = row.interval or (None, None)
+        scores.add_data(show_name(row.name), row.value, low, high, row.count)
+    for logger in loggers:
+        logger.experiment.log(
+            {
+                f"reports/{name}/examples": examples,
+                f"reports/{name}/scores": wandb.plot.bar(scores, "questions", "score", title=report.title),
+            }
+        )

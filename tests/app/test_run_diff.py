@@ -1,0 +1,100 @@
+"""Guards the comparison of runs: a difference that is not shown, or noise that looks like one."""
+
+import json
+
+import pytest
+import yaml
+
+from llava_pl.app.run_diff import compare_runs
+from llava_pl.evaluation.answers import write_answers
+from llava_pl.ledger_file import Plan, Segment, encode_entry
+from llava_pl.types import InputError
+
+
+def make_run(folder, letters="AABB", *, seed=0, rate=1e-3, steps=((3, 1), (0, 2)), torch="2.13.0"):
+    folder.mkdir(parents=True)
+    config = {"seed_everything": seed, "model": {"optim": {"learning_rate": rate}}, "run_dir": str(folder)}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "environment.json").write_text(json.dumps({"packages": {"torch": torch}, "python": "3.11"}))
+    (folder / "ledger").mkdir()
+    Plan(4, is_cut_short=False, segments=(Segment(0, 1),)).write(folder)
+    entries = b"".join(encode_entry(number, 0, indices) for number, indices in enumerate(steps))
+    (folder / "ledger" / "rank-0.bin").write_bytes(entries)
+    rows = [
+        {"question_id": str(n), "prompt": "?", "text": letter, "read": letter, "credit": float(letter == "A")}
+        for n, letter in enumerate(letters)
+    ]
+    write_answers(folder / "predictions" / "scienceqa-val-step2.jsonl", rows)
+    return folder
+
+
+def tables(report):
+    return {table.title: table.rows for table in report.tables}
+
+
+def test_equal_runs(tmp_path):
+    first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    report = compare_runs(first, second)
+    found = tables(report)
+    assert found["Settings that differ: none"] == ()
+    assert found["Versions that differ: none"] == ()
+    ((_, order),) = found["Order of the data"]
+    assert order.startswith("the same in all 2 steps that both took (hash ")
+    assert found["scienceqa-val: 0 of 4 answers differ"] == ()
+    assert dict(found["scienceqa-val: scores of 4 questions"])["difference"] == "+0.00 (+0.00 to +0.00)"
+
+
+def test_all_that_differs(tmp_path):
+    first = make_run(tmp_path / "a")
+    second = make_run(tmp_path / "b", "AAAB", rate=2e-3, steps=((1, 3), (0, 1)), torch="2.12.0")
+    found = tables(compare_runs(first, second))
+    assert found["Settings that differ"] == (("model.optim.learning_rate", "0.001", "0.002"),)
+    assert found["Versions that differ"] == (("packages.torch", "2.13.0", "2.12.0"),)
+    # The same samples in another order within a step are the same step.
+    assert found["Order of the data"] == (
+        ("training samples", "the same up to step 1, which learned from other samples"),
+    )
+    assert found["scienceqa-val: 1 of 4 answers differ"] == (("2", "B", "A"),)
+    scores = dict(found["scienceqa-val: scores of 4 questions"])
+    assert scores["difference"].startswith("+25.00 (+0.00 to +75.00)")
+    assert (scores["only the first right"], scores["only the second right"], scores["p (McNemar)"]) == ("0", "1", "1")
+    assert scores["seed noise"] == "not known: give runs with other seeds, --seeds RUN"
+
+
+def test_difference_beside_seed_noise(tmp_path):
+    first, second = make_run(tmp_path / "a", "AABB"), make_run(tmp_path / "b", "AAAA", rate=2e-3)
+    others = [make_run(tmp_path / "c", "ABBB", seed=1), make_run(tmp_path / "d", "AAAB", seed=2)]
+    scores = dict(tables(compare_runs(first, second, others))["scienceqa-val: scores of 4 questions"])
+    # Means 50, 25, 75: a deviation of 25, so two runs lie apart by 35.36; the difference is 50.
+    assert scores["seed noise"] == "35.36 between two of 3 seeds; the difference is 1.4 times that"
+
+
+def test_runs_that_differ_in_their_seed_alone(tmp_path):
+    report = compare_runs(make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=7))
+    assert report.notes == ("the two runs differ in their seed alone: what differs below is its noise",)
+
+
+def test_runs_without_ledger_answers_and_versions(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("x: 1\n")
+    report = compare_runs(tmp_path / "a", tmp_path / "b")
+    assert tables(report)["Order of the data"] == (("training samples", "not known: one of them has no ledger"),)
+    assert report.notes == ("the two runs have no answers to the same questions",)
+
+
+def test_the_newest_answers_count(tmp_path):
+    first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    rows = [{"question_id": "0", "prompt": "?", "text": "new"}]
+    write_answers(second / "predictions" / "scienceqa-val-step9.jsonl", rows)
+    write_answers(second / "predictions" / "scienceqa-val-step9-grey-image.jsonl", rows)
+    found = tables(compare_runs(first, second))
+    assert found["scienceqa-val: 1 of 1 answers differ"] == (("0", "A", "new"),)
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(InputError, match=r"no config\.yaml; expected the folder of a run"):
+        compare_runs(tmp_path, tmp_path)
+    (tmp_path / "config.yaml").write_text("a: [")
+    with pytest.raises(InputError, match=r"config\.yaml: cannot be read"):
+        compare_runs(tmp_path, tmp_path)

@@ -1,0 +1,58 @@
+"""Guards the report: a comparison of sets that were not asked alike, and numbers without their interval."""
+
+import re
+
+import pytest
+
+from llava_pl.evaluation.report import ReportTable, build_report, choose_examples, shorten
+
+
+def test_scores_and_topics(first):
+    report = build_report("ScienceQA", [first])
+    scores, topics, unparsed = report.tables
+    assert scores.columns == ("questions", "number", "first.jsonl")
+    assert [row[:2] for row in scores.rows] == [("all", "10"), ("NAT", "10")]
+    assert re.fullmatch(r"80\.00 \(50\.00 to 100\.00\)", scores.rows[0][2])
+    assert [row[0] for row in topics.rows] == ["birds"]
+    assert unparsed.title == "first.jsonl: 1 of 10 could not be read"
+    assert unparsed.rows == (("9", "hm|<i>"),)
+    assert (report.notes, report.examples) == ((), ())
+    assert [row.name for row in report.bars] == ["accuracy", "accuracy/NAT", "accuracy/topic:birds"]
+
+
+def test_two_sets_are_compared_question_by_question(first, second):
+    report = build_report("ScienceQA", [first, second])
+    table = report.tables[1]
+    assert table.title == "Difference to first.jsonl, question by question"
+    (row,) = table.rows
+    assert row[:2] == ("second.jsonl", "10")
+    assert row[2].startswith("-30.00 (-60.00 to ")
+    assert row[3:] == ("3", "0", "0.25")
+    assert report.notes == (
+        "second.jsonl: 1 questions have no answer and count as wrong",
+        "first.jsonl and second.jsonl were not asked alike: template: 'v1' and 'plain'",
+    )
+
+
+def test_tables_of_the_task_stand_between(first):
+    own = ReportTable("Own", ("a", "b"), (("x", "1"),))
+    assert [table.title.split(",")[0] for table in build_report("T", [first], details=[own]).tables] == [
+        "Scores", "Own", "Topics", "first.jsonl: 1 of 10 could not be read"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("number", "wrong", "right"), [(0, 0, 0), (2, 1, 1), (6, 2, 4), (10, 2, 8), (50, 2, 8)])
+def test_examples_are_of_both_kinds(first, number, wrong, right):
+    examples = choose_examples(first, number)
+    credits = [example.credit for example in examples]
+    assert (credits.count(0.0), credits.count(1.0)) == (wrong, right)
+    assert len({example.question.id for example in examples}) == len(examples)
+
+
+def test_shortened_texts_keep_both_ends():
+    text = " ".join(["word"] * 100) + " The answer is B."
+    short = shorten(text)
+    assert len(short) <= 200
+    assert short.startswith("word")
+    assert short.endswith("The answer is B.")
+    assert shorten("a\n b") == "a b"

@@ -1,0 +1,18 @@
+"""Guards words of a model that a terminal would take for its own."""
+
+import io
+
+from rich.console import Console
+
+from llava_pl.evaluation.report import build_report
+from llava_pl.evaluation.report_terminal import print_report
+
+
+def test_terminal(first, second):
+    console = Console(width=140, file=io.StringIO(), record=True)
+    print_report(build_report("ScienceQA [1]", [first, second]), console)
+    text = console.export_text()
+    assert text.startswith("ScienceQA [1]")
+    assert "80.00 (50.00 to 100.00)" in text
+    assert "were not asked alike" in text
+    assert "hm|<i>" in text

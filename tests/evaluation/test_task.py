@@ -1,0 +1,70 @@
+"""Guards that answers and questions belong together, and that a task of one's own is one file."""
+
+import pytest
+
+from llava_pl.evaluation.benchmarks import TASKS, find_task
+from llava_pl.evaluation.scores import Asked, Scores, judge, score_means
+from llava_pl.evaluation.task import Task, match_answers
+from llava_pl.types import InputError, Question
+
+
+class Echo(Task):
+    """Right is who repeats the question."""
+
+    name = "echo"
+
+    def questions(self) -> list[Question]:
+        return [Question("1", "a"), Question("2", "<image>\nb", image="b.png")]
+
+    def score(self, asked: Asked) -> Scores:
+        return score_means(judge(asked, lambda text, _: text, lambda text, question: float(text in question.prompt)))
+
+
+def texts(asked):
+    return [None if row is None else row["text"] for _, row in asked]
+
+
+def test_a_task_of_ones_own():
+    task = Echo()
+    asked = match_answers(task.questions(), [{"question_id": "2", "text": "b"}, {"question_id": "1", "text": "?"}], "x")
+    assert task.score(asked)["accuracy"].value == 50.0
+    assert (task.title, task.settings(), list(task.details({"x": asked}))) == ("echo", {}, [])
+
+
+def test_the_last_of_two_answers_counts_and_strangers_do_not():
+    rows = [{"question_id": "1", "text": "x"}, {"question_id": "9", "text": "y"}, {"question_id": "1", "text": "z"}]
+    assert texts(match_answers(Echo().questions(), rows, "x")) == ["z", None]
+
+
+def test_equal_identifiers_are_told_apart_by_prompts():
+    questions = [Question("1", "<image>\na"), Question("1", "<image>\nb")]
+    rows = [{"question_id": "1", "prompt": "b", "text": "B"}, {"question_id": "1", "prompt": "<image>\na", "text": "A"}]
+    assert texts(match_answers(questions, rows, "x")) == ["A", "B"]
+
+
+def test_answers_to_other_questions_are_refused():
+    with pytest.raises(InputError, match=r"mine\.jsonl: none of its 1 answers is to one of the 2 questions"):
+        match_answers(Echo().questions(), [{"question_id": "7", "text": "x"}], "mine.jsonl")
+    assert texts(match_answers(Echo().questions(), [], "mine.jsonl")) == [None, None]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_is_found(name):
+    found = find_task(name)
+    assert issubclass(found, Task)
+    assert found.name == name
+    assert found.__doc__
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("popes", "eval: no task 'popes'; expected one of scienceqa, pope"),
+        ("no.such.Thing", "cannot be imported"),
+        ("llava_pl.types.Missing", "cannot be imported"),
+        ("llava_pl.types.Question", "expected one of"),
+    ],
+)
+def test_no_task(name, message):
+    with pytest.raises(InputError, match=message):
+        find_task(name)

@@ -207,6 +207,8 @@ def _notes(answered: Sequence[Answered]) -> list[str]:
 def choose_examples(answered: Answered, num_examples: int) -> tuple[Example, ...]:
     """Return right and wrong answers in turn, each kind spread over the set; those that could not be read are wrong."""
     by_kind: dict[bool, list[Example]] = {True: [], False: []}
+    if len(answered.asked) != len(answered.scores.verdicts):
+        return ()  # a verdict is about several answers
     for (question, row), verdict in zip(answered.asked, answered.scores.verdicts, strict=True):
         if row is not None:
             example = Example(question, row["text"], verdict.reading, verdict.credit)

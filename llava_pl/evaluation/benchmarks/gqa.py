@@ -14,8 +14,8 @@ from llava_pl.evaluation.scores import Asked, Scores, judge, score_means
 from llava_pl.evaluation.task import Task
 from llava_pl.types import InputError, Question
 
-BINARY = ("verify", "logical")
-"""Structural types whose answer is yes, no or one of two things."""
+OPEN = "query"
+"""The structural type whose answer is any word; those of the others are yes, no or one of two things."""
 
 
 class Gqa(Task):
@@ -51,7 +51,7 @@ class Gqa(Task):
                 )
             types = entry.get("types") or {}
             structural = types.get("structural")
-            groups = (() if structural is None else ("binary" if structural in BINARY else "open", structural)) + (
+            groups = (() if structural is None else ("open" if structural == OPEN else "binary", structural)) + (
                 (types["semantic"],) if types.get("semantic") else ()
             )
             filled.append((question._replace(references=(entry["answer"],), categories=groups), row))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import csv
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -160,6 +161,6 @@ def _write_picture(path: Path, content: str, where: str) -> None:
         picture = base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InputError(f"{where}: column 'image': expected a picture in base64 ({error})") from error
-    part = path.with_suffix(".part")
+    part = path.with_suffix(f".{os.getpid()}.part")  # every rank reads the table
     part.write_bytes(picture)
     part.replace(path)

@@ -10,7 +10,7 @@ from llava_pl.types import InputError
 ENTRIES = {
     "201": {"answer": "yes", "types": {"structural": "verify", "semantic": "obj"}},
     "202": {"answer": "left", "types": {"structural": "query", "semantic": "rel"}},
-    "203": {"answer": "no", "types": {"structural": "logical", "semantic": "obj"}},
+    "203": {"answer": "no", "types": {"structural": "choose", "semantic": "obj"}},
 }
 
 
@@ -30,7 +30,7 @@ def test_scores_by_hand(gqa, answer, show):
         "accuracy/obj": (50.0, 2),
         "accuracy/query": (100.0, 1),
         "accuracy/rel": (100.0, 1),
-        "accuracy/logical": (0.0, 1),
+        "accuracy/choose": (0.0, 1),
     }
 
 

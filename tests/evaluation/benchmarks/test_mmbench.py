@@ -8,6 +8,7 @@ from PIL import Image
 
 from llava_pl.evaluation.answers import read_answers
 from llava_pl.evaluation.benchmarks.mmbench import MmBench
+from llava_pl.evaluation.report import Answered, build_report
 from llava_pl.evaluation.task import match_answers
 from llava_pl.types import InputError
 
@@ -102,6 +103,7 @@ def test_circular_counts_the_worst_order(make, answer, show):
     assert show(task.score(answer(task, letters)))["accuracy"] == (100.0, 3)
     letters[1] = "D"  # of the first question, in its second order
     assert show(task.score(answer(task, letters)))["accuracy"] == (round(200 / 3, 6), 3)
+    assert build_report("MMBench", [Answered("x", asked := answer(task, letters), task.score(asked))], num_examples=4)
     letters[-1] = None
     assert show(task.score(answer(task, letters)))["accuracy"] == (round(100 / 3, 6), 3)
 

@@ -49,7 +49,13 @@ def ask_teacher(
     Raises:
         InputError: The file is wrong, the client is not installed, or the endpoint refuses or cannot be reached.
     """
-    said = {row["question_id"]: row["text"] for row in read_answers(path)} if path.exists() else {}
+    if path.exists() and path.suffix != ".json":
+        _cut_torn_line(path)
+    said: dict[str, str] = {}
+    for row in read_answers(path) if path.exists() else ():
+        name = row["question_id"]
+        if name in prompts and row.get("prompt", prompts[name]) == prompts[name]:  # else it answers something else
+            said[name] = row["text"]
     missing = {name: prompt for name, prompt in prompts.items() if name not in said}
     if missing and endpoint is not None:
         if path.suffix == ".json":
@@ -103,6 +109,20 @@ def _ask(prompts: Mapping[str, str], path: Path, endpoint: Endpoint, advance: Ca
             f"--endpoint {endpoint.url}: {reason}; {len(said)} new answers are in {path}, the same command goes on"
         ) from failure
     return said
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Drop what a kill has left of a line: the next one is written behind it."""
+    with path.open("r+b") as file:
+        content = file.read()
+        if content and not content.endswith(b"\n"):
+            last = content[content.rfind(b"\n") + 1 :]
+            try:
+                json.loads(last)
+            except ValueError:
+                file.truncate(len(content) - len(last))
+            else:
+                file.write(b"\n")
 
 
 def _cancel(futures: Iterable[Future[str]]) -> None:

@@ -5,6 +5,9 @@ In: a run. Out: plain values, as JSON holds them.
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,8 @@ def describe_answers(
     trainer: Trainer, pl_module: LightningModule, task: Task, image_source: ImageSource
 ) -> dict[str, Any]:
     """Return how questions were asked and answered: task, prompt, template, picture, decoding, precision."""
-    described: dict[str, Any] = {"task": task.name, **task.settings(), "image_source": image_source}
+    described: dict[str, Any] = {"task": task.name, **task.settings(), "questions": _digest(task)}
+    described["image_source"] = image_source
     if (encoder := getattr(trainer.datamodule, "encoder", None)) is not None:  # type: ignore[attr-defined]
         described |= {
             "template": encoder.template,
@@ -34,18 +38,26 @@ def describe_answers(
 
 
 def describe_model(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-    """Return which weights answered: files with their size and time, None for what no file gives."""
+    """Return which weights answered: their files with size and time, and how the model is put together of them."""
+    config = getattr(pl_module, "model_config", None)
     return {
-        "checkpoint": _describe_file(trainer.ckpt_path),
-        "init_from": _describe_file(getattr(pl_module, "init_from", None)),
+        "checkpoint": _describe_path(trainer.ckpt_path),
+        "init_from": _describe_path(getattr(pl_module, "init_from", None)),
+        "config": None if config is None else asdict(config),
     }
 
 
-def _describe_file(path: str | Path | None) -> dict[str, Any] | None:
+def _digest(task: Task) -> str:
+    """Return a hash of what a task asks: answers are kept by the place of their question."""
+    asked = [(question.id, question.prompt, question.image) for question in task.questions()]
+    return blake2b(json.dumps(asked).encode(), digest_size=8).hexdigest()
+
+
+def _describe_path(path: str | Path | None) -> dict[str, Any] | None:
+    """Return size and time of a file, or of all files in a folder; the name alone of what is on the hub."""
     if path is None:
         return None
-    try:
-        found = Path(path).stat()
-    except OSError:  # a name on the hub
-        return {"path": str(path)}
-    return {"path": str(path), "bytes": found.st_size, "modified_ns": found.st_mtime_ns}
+    root = Path(path)
+    files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.is_file())
+    found = [(str(file.relative_to(root)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return {"path": str(path), "files": blake2b(json.dumps(found).encode(), digest_size=8).hexdigest()}

@@ -25,7 +25,7 @@ def files(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "pid_splits.json").write_text(json.dumps({"test": list(problems)}))
     answers = {"answers": dict(enumerate(MODEL)), "teacher": dict(enumerate(TEACHER)), "judge": JUDGE}
     for name, letters in answers.items():
-        rows = [{"question_id": str(n), "prompt": "?", "text": f"The answer is {a}."} for n, a in letters.items()]
+        rows = [{"question_id": str(n), "text": f"The answer is {a}."} for n, a in letters.items()]
         rows[0]["metadata"] = {"answers": {"template": "vicuna_v1"}}
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {"root": str(tmp_path), **{name: str(tmp_path / f"{name}.jsonl") for name in answers}}

@@ -92,3 +92,23 @@ def test_result_files_are_not_added_to(teacher_server, tmp_path):
     assert ask_teacher({"0": "?"}, path, endpoint(teacher_server)) == {"0": "The answer is A."}
     with pytest.raises(InputError, match="answers can only be added to a file of lines"):
         ask_teacher(PROMPTS, path, endpoint(teacher_server))
+
+
+def test_what_was_said_to_another_prompt_is_asked_again(teacher_server, tmp_path):
+    """A judge's prompt holds both answers: those of another model make another prompt."""
+    path = tmp_path / "judge.jsonl"
+    ask_teacher({"0": "old"}, path, endpoint(teacher_server))
+    assert ask_teacher({"0": "new"}, path, None) == {}
+    teacher_server.answer = lambda prompt: f"to {prompt}"
+    assert ask_teacher({"0": "new"}, path, endpoint(teacher_server)) == {"0": "to new"}
+    assert ask_teacher({"0": "old"}, path, None) == {"0": "The answer is A."}
+
+
+@pytest.mark.parametrize("torn", ['{"question_id": "1", "te', '{"question_id": "1", "text": "whole"}'])
+def test_a_line_without_its_end_is_cut_or_ended(teacher_server, tmp_path, torn):
+    path = tmp_path / "teacher.jsonl"
+    path.write_text('{"question_id": "0", "text": "kept"}\n' + torn)
+    said = ask_teacher({name: PROMPTS[name] for name in "012"}, path, endpoint(teacher_server))
+    assert said["0"] == "kept"
+    assert said["1"] == ("whole" if torn.endswith("}") else "The answer is A.")
+    assert sorted(row["question_id"] for row in lines(path)) == ["0", "1", "2"]

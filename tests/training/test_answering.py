@@ -77,7 +77,7 @@ def test_validate_logs_scores_by_image_source_and_writes_answers(trainer, tmp_pa
     ]
     answers = read_answers(tmp_path / "predictions" / "scienceqa-val-step30.jsonl")
     header = find_header(answers)
-    assert header["model"] == {"checkpoint": None, "init_from": None, "step": 30}
+    assert header["model"] == {"checkpoint": None, "init_from": None, "config": None, "step": 30}
     assert header["answers"]["task"] == "scienceqa"
     assert header["answers"]["image_source"] == "own"
     assert answers[1] == {

@@ -132,6 +132,10 @@ class MmBench(Task):
         verdicts = tuple(worst.values())
         return score_means(verdicts) if any(q.references for q, _ in asked) else Scores((), verdicts)
 
+    def settings(self) -> dict[str, object]:
+        """Return what tells one way to ask from another."""
+        return {"is_circular": self._is_circular}
+
     def write_submission(self, path: Path, asked: Asked) -> None:
         """Write the table that MMBench's server is sent (.xlsx), with the answers as they are."""
         try:

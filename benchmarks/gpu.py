@@ -27,6 +27,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from padding import cut
@@ -81,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def make_module(folder: Path, words: argparse.Namespace) -> RandomModule:
     """Return what is trained."""
     kind, is_align = words.run, words.run in ("align", "evaluate")
-    options = {key: _read_value(value) for key, _, value in (text.partition("=") for text in words.decoder)}
+    options = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in words.decoder)}
     optimizer = words.optimizer or (
         "bitsandbytes.optim.AdamW8bit" if kind == "finetune" and not words.dry else "torch.optim.AdamW"
     )
@@ -290,13 +291,6 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
 def _precision(words: argparse.Namespace) -> str:
     return "bf16-true" if words.run == "finetune" else "bf16-mixed"
-
-
-def _read_value(text: str) -> Any:  # noqa: ANN401  as JSON reads it, or a word
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ LLaVA as a PyTorch Lightning research codebase.
 
 commands
   fit        train stage align or finetune
-  validate   measure the loss on records, or answer ScienceQA's validation questions
-  test       answer ScienceQA's test questions
-  predict    write answers to ScienceQA's test questions without scoring them
+  validate   measure the loss on records, answer questions of ScienceQA's validation and of other tasks
+  test       answer questions of ScienceQA's test and of other tasks
+  predict    write answers without scoring them
   import     make any form of a model one folder: the original's, llava-hf's, a checkpoint of a run
   export     write a model as transformers, servers or the original's code read it
   certify    ask two forms of a model the same questions

@@ -3,13 +3,11 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
+from scripted_teacher import teacher_server as teacher_server  # a fixture
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
@@ -292,62 +290,3 @@ def published(tmp_path_factory):
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(json.dumps(config))
     return folder
-
-
-class ScriptedTeacher:
-    """An endpoint of OpenAI's kind on this machine, which answers from rules.
-
-    Attributes:
-        url: As clients take it.
-        prompts: What it was asked, in the order of arrival.
-        answer: Returns the text for a prompt, or the status to fail with.
-    """
-
-    def __init__(self) -> None:
-        self.prompts: list[str] = []
-        self.answer: Any = lambda prompt: "The answer is A."
-        teacher = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                prompt = request["messages"][-1]["content"]
-                teacher.prompts.append(prompt)
-                answer = teacher.answer(prompt)
-                status, content = (answer, {"error": {"message": f"status {answer}"}}) if isinstance(answer, int) else (
-                    200,
-                    {
-                        "id": "x", "object": "chat.completion", "created": 0, "model": request["model"],
-                        "choices": [{"index": 0, "finish_reason": "stop",
-                                     "message": {"role": "assistant", "content": answer}}],
-                    },
-                )  # fmt: skip
-                body = json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *args: object) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        self._thread = Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-@pytest.fixture
-def teacher_server(monkeypatch) -> Iterator[ScriptedTeacher]:
-    """A scripted teacher, and a key in the environment."""
-    pytest.importorskip("openai")
-    monkeypatch.setenv("OPENAI_API_KEY", "a-key-that-nobody-may-see")
-    server = ScriptedTeacher()
-    yield server
-    server.close()

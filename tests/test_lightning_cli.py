@@ -193,6 +193,13 @@ def test_the_command_line_beats_the_checkpoint(config, tmp_path):
     assert used["generation"] == {"max_new_tokens": 7, "method": "likelihood"}
 
 
+def test_blind_asks_with_every_kind_of_picture(config, tmp_path):
+    assert main(["validate", "--config", str(config), "--run_dir", "val", "--blind"]) == 0
+    used = yaml.safe_load((tmp_path / "val" / "config.yaml").read_text())["data"]["init_args"]
+    assert used["image_sources"] == ["own", "other", "grey", "none"]
+    assert "torch" in json.loads((tmp_path / "val" / "environment.json").read_text())["packages"]
+
+
 def test_validate_uses_the_weights_of_the_checkpoint(config, tmp_path):
     main(["fit", "--config", str(config), "--run_dir", "fit"])
     words = ["--config", str(config), "--ckpt_path", "fit/checkpoints/last.ckpt", "--run_dir", "val"]

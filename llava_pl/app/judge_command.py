@@ -11,7 +11,7 @@ from llava_pl.app.check_terminal import progress_bar
 from llava_pl.app.eval_outputs import add_outputs, check_outputs, show
 from llava_pl.app.task_parser import TaskParser
 from llava_pl.evaluation.answers import AnswerRow, find_header, read_answers, write_answers
-from llava_pl.evaluation.ensemble import complement, find_disagreements, judged, teacher_prompt
+from llava_pl.evaluation.ensemble import complement, find_disagreements, teacher_prompt
 from llava_pl.evaluation.report import Answered
 from llava_pl.evaluation.scienceqa import ScienceQA
 from llava_pl.evaluation.scores import Asked
@@ -71,7 +71,7 @@ def main(words: Sequence[str]) -> int:
         "model": model,
         "teacher": [(question, own.get(question.id)) for question in questions],
         "complement": complement(model, teacher, task.parser),
-        "judge": judged(model, verdicts, task.parser),
+        "judge": complement(model, verdicts, task.parser),
     }
     show(task, [Answered(label, asked, task.score(asked)) for label, asked in sets.items()], options)
     sys.stdout.write(f"the two differ on {len(disputed):,} questions, of which {len(verdicts):,} were judged\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +41,32 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
+
+
+def read_json_lines(path: str | Path) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the objects of a file of JSON lines, each with where it stands.
+
+    Raises:
+        InputError: The file cannot be read, or a line is no JSON object.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    rows: list[tuple[str, Mapping[str, Any]]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}: line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{where} column {error.colno}: not valid JSON: {error.msg}; expected one object a line"
+            ) from None
+        except (RecursionError, ValueError) as error:  # nested or a number too long for Python's reader
+            raise InputError(f"{where}: not valid JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise InputError(f"{where}: expected an object, found {type(row).__name__}")
+        rows.append((where, row))
+    return rows

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
 
-from llava_pl.data.json_files import read_json_object
+from llava_pl.data.json_files import read_json_lines, read_json_object
 from llava_pl.data.scienceqa import OPTION_LETTERS
 from llava_pl.types import InputError
 
@@ -52,21 +52,7 @@ def read_answers(path: Path | str) -> list[AnswerRow]:
     """
     if Path(path).suffix == ".json":
         return _read_results(Path(path))
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: answer file cannot be read: {error}") from None
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            where = f"{path}: line {number} column {error.colno}"
-            raise InputError(f"{where}: not valid JSON: {error.msg}; expected one object a line") from None
-        rows.append(_validate_row(row, f"{path}: line {number}"))
-    return rows
+    return [_validate_row(row, where) for where, row in read_json_lines(path)]
 
 
 def _read_results(path: Path) -> list[AnswerRow]:

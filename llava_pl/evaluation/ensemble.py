@@ -14,19 +14,20 @@ from collections.abc import Mapping
 from llava_pl.data.scienceqa import OPTION_LETTERS
 from llava_pl.evaluation.answers import AnswerRow
 from llava_pl.evaluation.parsing import Parser, parse_letter
+from llava_pl.evaluation.question_file import plain_text
 from llava_pl.evaluation.scores import Asked
-from llava_pl.types import IMAGE_SLOT, Question
+from llava_pl.types import Question
 
 Texts = Mapping[str, str]
 """Answers by question."""
 
 
 def complement(asked: Asked, teacher: Texts, parser: Parser) -> list[tuple[Question, AnswerRow | None]]:
-    """Return the teacher's answers, and the model's where the teacher names none of the choices.
+    """Return the teacher's answers, and the model's where it was not asked or names none of the choices.
 
     Args:
         asked: Questions with the model's answers.
-        teacher: The teacher's answers.
+        teacher: The teacher's answers; for "judge", what it said to the prompts of `find_disagreements`.
         parser: How letters are read off answers.
     """
     merged: list[tuple[Question, AnswerRow | None]] = []
@@ -56,35 +57,20 @@ def find_disagreements(asked: Asked, teacher: Texts, parser: Parser) -> dict[str
     return prompts
 
 
-def judged(asked: Asked, verdicts: Texts, parser: Parser) -> list[tuple[Question, AnswerRow | None]]:
-    """Return what the judge said, and the model's answers where it was not asked or names none of the choices.
-
-    Args:
-        asked: Questions with the model's answers.
-        verdicts: What the judge said to the prompts of `find_disagreements`.
-        parser: How letters are read off answers.
-    """
-    return complement(asked, verdicts, parser)
-
-
 def teacher_prompt(question: Question) -> str:
     """Return what a teacher that sees no picture is asked: the question in words, and how to answer."""
-    return f"{_words(question)}\n\nExplain your reasoning, then end with: The answer is X.\n{_letters(question)}"
+    return f"{plain_text(question)}\n\nExplain your reasoning, then end with: The answer is X.\n{_letters(question)}"
 
 
 def judge_prompt(question: Question, first: str, second: str) -> str:
     """Return what a judge is asked: the question in words, both answers, and how to answer."""
     return (
-        f"{_words(question)}\n\nTwo answers were given to this question.\n\n"
+        f"{plain_text(question)}\n\nTwo answers were given to this question.\n\n"
         f"Answer 1, by someone who saw the picture if there is one:\n{first}\n\n"
         f"Answer 2, by someone who saw no picture:\n{second}\n\n"
         "Weigh both, give your own final answer with your reasons, and end with: The answer is X.\n"
         f"{_letters(question)}"
     )
-
-
-def _words(question: Question) -> str:
-    return question.prompt.replace(IMAGE_SLOT, "").strip()
 
 
 def _letters(question: Question) -> str:

@@ -1,11 +1,11 @@
 """How sure a score is: bootstrap intervals, and whether two sets of answers to the same questions differ.
 
-In: what each question earned. Out: intervals that hold the score of 95 % of all sets drawn like this one.
+In: what each question earned. Out: 95 % confidence intervals of the score.
 
 A bootstrap draws sets of as many questions, with replacement, and scores each. How often a set has each kind of outcome
 is all that the score needs, so that is what is drawn: ten thousand sets cost as much as a few. The interval is the
-percentile one. Of a score that no question disturbs (all right, all wrong) it has no width, which says nothing of the
-questions that were not asked.
+percentile one, and is too narrow where there are few questions; of a score that no question disturbs (all right, all
+wrong) it has no width, which says nothing of the questions that were not asked.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llava_pl.data.json_files import read_json_lines
 from llava_pl.types import IMAGE_SLOT, InputError, Question
 
 
@@ -19,7 +19,7 @@ def read_question_file(path: str | Path) -> list[tuple[Question, Mapping[str, An
         InputError: The file cannot be read, or a line or field is wrong; names file, line and field.
     """
     questions = []
-    for where, row in read_lines(path):
+    for where, row in read_json_lines(path):
         question_id, text, image = row.get("question_id"), row.get("text"), row.get("image")
         if not isinstance(question_id, str | int) or isinstance(question_id, bool):
             raise InputError(f"{where}: field 'question_id': expected text or a number, found {question_id!r}")
@@ -32,31 +32,6 @@ def read_question_file(path: str | Path) -> list[tuple[Question, Mapping[str, An
     if not questions:
         raise InputError(f"{path}: expected questions, one JSON object a line, found none")
     return questions
-
-
-def read_lines(path: str | Path) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return the objects of a file of JSON lines, each with where it stands.
-
-    Raises:
-        InputError: The file cannot be read, or a line is no JSON object.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    rows: list[tuple[str, Mapping[str, Any]]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}: line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where} column {error.colno}: not valid JSON: {error.msg}") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{where}: expected an object, found {type(row).__name__}")
-        rows.append((where, row))
-    return rows
 
 
 def plain_text(question: Question) -> str:

@@ -44,13 +44,11 @@ class ReportTable:
         title: What it shows.
         columns: Heads; the first column is of words, the others are of numbers.
         rows: As many cells each as there are columns.
-        note: A sentence below it.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +101,7 @@ def build_report(
     first = answered[0]
     topics = [row.name for row in first.scores.rows if TOPIC in row.name]
     others = [row.name for row in first.scores.rows if TOPIC not in row.name]
-    tables = [_score_table("Scores, with the interval that holds 95 % of them", others, answered)]
+    tables = [_score_table("Scores, with their 95 % confidence intervals", others, answered)]
     if len(answered) > 1:
         tables.append(_comparison_table(answered))
     tables += details

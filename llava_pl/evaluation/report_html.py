@@ -7,10 +7,11 @@ from collections.abc import Callable
 from PIL import Image
 
 from llava_pl.data.scienceqa import OPTION_LETTERS
+from llava_pl.evaluation.question_file import plain_text
 from llava_pl.evaluation.report import Example, Report, ReportTable, show_name, show_score
 from llava_pl.evaluation.scores import ScoreRow
 from llava_pl.html_page import page, picture_tag, show
-from llava_pl.types import IMAGE_SLOT, InputError, Question
+from llava_pl.types import InputError, Question
 
 LoadPicture = Callable[[Question], Image.Image | None]
 """Returns the picture of a question, None if it has none, or raises InputError."""
@@ -51,9 +52,8 @@ def _table(table: ReportTable) -> str:
         + "</tr>\n"
         for row in table.rows
     )
-    note = f"<p>{show(table.note)}</p>\n" if table.note else ""
     body = f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}</tbody>"
-    return f"<h2>{show(table.title)}</h2>\n<table>\n{body}\n</table>\n{note}"
+    return f"<h2>{show(table.title)}</h2>\n<table>\n{body}\n</table>\n"
 
 
 def _bars(rows: tuple[ScoreRow, ...]) -> str:
@@ -96,7 +96,7 @@ def _card(example: Example, load_picture: LoadPicture) -> str:
         if picture is not None:
             picture.thumbnail(THUMBNAIL)
             shown = picture_tag(picture, f"picture of question {question.id}")
-    prompt = question.prompt.replace(IMAGE_SLOT, "").strip()
+    prompt = plain_text(question)
     read = "could not be read" if example.reading is None else f"read as {example.reading}"
     right = _right_answer(question)
     is_right = example.credit > 0.5

@@ -17,8 +17,7 @@ def report_markdown(report: Report) -> str:
 def _table(table: ReportTable) -> str:
     rule = "| --- |" + " ---: |" * (len(table.columns) - 1)
     lines = [_line(table.columns), rule, *map(_line, table.rows)]
-    note = f"\n\n{_cell(table.note)}" if table.note else ""
-    return f"## {_cell(table.title)}\n\n" + "\n".join(lines) + note
+    return f"## {_cell(table.title)}\n\n" + "\n".join(lines)
 
 
 def _line(cells: tuple[str, ...]) -> str:

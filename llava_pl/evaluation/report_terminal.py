@@ -23,8 +23,6 @@ def print_report(report: Report, console: Console | None = None) -> None:
     for table in report.tables:
         console.print(f"\n{_cell(table.title)}", highlight=False)
         console.print(_table(table), highlight=False)
-        if table.note:
-            console.print(_cell(table.note), highlight=False)
     for note in report.notes:
         console.print(f"[yellow]{_cell(note)}[/yellow]", highlight=False)
 

@@ -80,7 +80,7 @@ class ScoreRow:
     Args:
         name: What it measures, and of which group: "accuracy" of all, "accuracy/NAT".
         value: In percent unless the task says otherwise, None without a question.
-        interval: That holds it in 95 % of sets like this one, None without a question.
+        interval: Its 95 % confidence interval, None without a question.
         count: Questions in it.
     """
 

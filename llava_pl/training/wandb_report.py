@@ -5,9 +5,10 @@ from __future__ import annotations
 from lightning import Trainer
 from lightning.pytorch.loggers import WandbLogger
 
+from llava_pl.evaluation.question_file import plain_text
 from llava_pl.evaluation.report import Report, show_name
 from llava_pl.evaluation.report_html import THUMBNAIL, LoadPicture
-from llava_pl.types import IMAGE_SLOT, InputError
+from llava_pl.types import InputError
 
 
 def log_to_wandb(trainer: Trainer, name: str, report: Report, load_picture: LoadPicture) -> None:
@@ -33,7 +34,7 @@ def log_to_wandb(trainer: Trainer, name: str, report: Report, load_picture: Load
         if picture is not None:
             picture.thumbnail(THUMBNAIL)
         shown = None if picture is None else wandb.Image(picture)
-        prompt = example.question.prompt.replace(IMAGE_SLOT, "").strip()
+        prompt = plain_text(example.question)
         examples.add_data(example.question.id, shown, prompt, example.text, example.reading or "", example.credit)
     scores = wandb.Table(columns=["questions", "score", "low", "high", "number"])
     for row in report.bars:

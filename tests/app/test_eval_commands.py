@@ -78,7 +78,7 @@ def test_files_of_one_name_keep_their_paths(root, capsys):
     ("words", "message"),
     [
         (["popes"], "eval: no task 'popes'"),
-        (["scienceqa", "--root", "{root}", "--answers", "{root}/none.jsonl"], "none.jsonl: answer file cannot be read"),
+        (["scienceqa", "--root", "{root}", "--answers", "{root}/none.jsonl"], "none.jsonl: cannot be read"),
         (["scienceqa", "--root", "{root}/none", "--answers", "{root}/a.jsonl"], "pid_splits.json: cannot be read"),
         (["scienceqa", "--root", "{root}", "--answers", "{root}/a.jsonl", "--split", "x"], "unknown split 'x'"),
         (["scienceqa", "--root", "{root}", "--answers", "{root}/a.jsonl", "--parser", "x"], "parser: expected one of"),

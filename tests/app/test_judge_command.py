@@ -67,7 +67,7 @@ def test_what_is_missing_is_asked_for(files, teacher_server, tmp_path, capsys):
         ({"judge": "{root}/none.jsonl"}, [], "--judge: "),
         ({"teacher": "{root}/none.jsonl"}, [], "--teacher: "),
         ({}, ["--endpoint", "http://x"], "--endpoint: expected together with --model"),
-        ({"answers": "{root}/none.jsonl"}, [], "answer file cannot be read"),
+        ({"answers": "{root}/none.jsonl"}, [], "none.jsonl: cannot be read"),
     ],
 )
 def test_wrong_input_gets_one_line(files, capsys, changes, words, message):

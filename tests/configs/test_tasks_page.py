@@ -24,7 +24,7 @@ def test_the_task_of_the_page_scores_from_outside_the_package(tmp_path, monkeypa
     (tmp_path / "answers.jsonl").write_text(
         '{"question_id": 1, "text": "A Cat on a mat"}\n{"question_id": 2, "text": ""}\n'
     )
-    (command,) = re.findall(r"^llava-pl (eval captions.*)$", PAGE, re.MULTILINE)
+    (command,) = re.findall(r"^PYTHONPATH=\. llava-pl (eval captions.*)$", PAGE, re.MULTILINE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     try:

@@ -16,19 +16,13 @@ from llava_pl.data.image import CLIP_MEAN, CLIP_STD, ImageTransform, pad_to_squa
 from llava_pl.data.picture_files import load_image
 from llava_pl.types import InputError
 
-RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 PAD = (122, 116, 104)
-ORIENTATION = 0x0112
 
 
-def save(picture: Image.Image, path: Path, **options: object) -> Path:
-    picture.save(path, **options)
-    return path
-
-
-def row(*colours: tuple[int, ...], mode: str = "RGB") -> Image.Image:
-    picture = Image.new(mode, (len(colours), 1))
-    picture.putdata([colour if len(colour) > 1 else colour[0] for colour in colours])
+def row(*colours: tuple[int, int, int]) -> Image.Image:
+    picture = Image.new("RGB", (len(colours), 1))
+    picture.putdata(colours)
     return picture
 
 
@@ -135,7 +129,8 @@ def test_impossible_settings(image_size, aspect):
 
 
 def test_transparent_colour_of_an_rgb_picture_is_kept_by_the_transform(tmp_path):
-    path = save(Image.new("RGB", (4, 4), RED), tmp_path / "picture.png", transparency=RED)
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (4, 4), RED).save(path, transparency=RED)
     with Image.open(path) as opened:
         assert opened.info["transparency"] == RED
         assert levels(ImageTransform(1, "square")(opened)) == [[list(RED)]]

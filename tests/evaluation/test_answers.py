@@ -48,7 +48,7 @@ def test_wrong_answer_file_is_named(tmp_path: Path, content, message):
 
 
 def test_missing_answer_file_is_named(tmp_path: Path):
-    with pytest.raises(InputError, match=r"nothing\.jsonl: answer file cannot be read"):
+    with pytest.raises(InputError, match=r"nothing\.jsonl: cannot be read \(No such file or directory\)"):
         read_answers(tmp_path / "nothing.jsonl")
 
 

@@ -1,6 +1,6 @@
 """Guards the ensembles of the paper: silence that counts as an answer, or a judge that is asked too often."""
 
-from llava_pl.evaluation.ensemble import complement, find_disagreements, judge_prompt, judged, teacher_prompt
+from llava_pl.evaluation.ensemble import complement, find_disagreements, judge_prompt, teacher_prompt
 from llava_pl.types import Question
 
 QUESTIONS = [Question(str(n), f"<image>\nQ{n}?\nOptions: (A) x (B) y", ("x", "y"), 0) for n in range(5)]
@@ -37,7 +37,7 @@ def test_the_judge_is_asked_where_the_two_differ():
 
 def test_the_judge_decides_and_the_model_where_it_names_no_letter():
     verdicts = {"1": "Both are fine. The answer is B.", "2": "Neither."}
-    assert texts(judged(ASKED, verdicts, "llava")) == [
+    assert texts(complement(ASKED, verdicts, "llava")) == [
         "The answer is A.", "Both are fine. The answer is B.", "The answer is B.", "no idea", None
     ]  # fmt: skip
 

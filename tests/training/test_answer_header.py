@@ -45,7 +45,8 @@ def test_all_that_an_answer_depends_on():
     described = describe_answers(trainer(), module, One("a"), "grey")
     assert described.pop("questions")
     assert described == {
-        "task": "one", "split": "minitest", "image_source": "grey", "template": "vicuna_v1", "image_aspect": "pad", "image_size": 336,
+        "task": "one", "split": "minitest", "image_source": "grey",
+        "template": "vicuna_v1", "image_aspect": "pad", "image_size": 336,
         "image_start_end": False, "respect_exif": True, "method": "likelihood", "max_new_tokens": 16,
         "precision": "bf16-mixed", "llava_pl": __version__,
     }  # fmt: skip

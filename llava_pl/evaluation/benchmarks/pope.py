@@ -15,8 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from llava_pl.data.json_files import read_json_lines
 from llava_pl.evaluation.intervals import draw_counts, middle_of
-from llava_pl.evaluation.question_file import plain_text, read_lines, read_question_file
+from llava_pl.evaluation.question_file import plain_text, read_question_file
 from llava_pl.evaluation.scores import Asked, ScoreRow, Scores, judge
 from llava_pl.evaluation.task import Task
 from llava_pl.types import InputError, Question
@@ -50,7 +51,7 @@ class Pope(Task):
     def _questions(self) -> tuple[Question, ...]:
         rows = read_question_file(self._file)
         # LLaVA: labels belong to the questions of a category by their order; here picture and words must agree, too.
-        labels = {group: iter(read_lines(self._annotations / f"coco_pope_{group}.json")) for group in GROUPS}
+        labels = {group: iter(read_json_lines(self._annotations / f"coco_pope_{group}.json")) for group in GROUPS}
         questions = []
         for question, row in rows:
             group = row.get("category")

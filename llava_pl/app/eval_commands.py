@@ -18,6 +18,7 @@ from llava_pl.evaluation.answers import find_header, read_answers
 from llava_pl.evaluation.benchmarks import TASKS, find_task
 from llava_pl.evaluation.report import Answered
 from llava_pl.evaluation.task import Task, match_answers
+from llava_pl.types import InputError
 
 HELP = f"""usage: llava-pl eval TASK --answers FILE [--answers FILE ...] [options]
 
@@ -107,6 +108,13 @@ def score_files(task: Task, files: Sequence[str]) -> list[Answered]:
     questions, answered = task.questions(), []
     for file, name in zip(files, names, strict=True):
         rows = read_answers(file)
+        if not rows:
+            raise InputError(f"{file}: expected answers, found none")
+        asked_before = find_header(rows).get("answers", {}).get("task", task.name)
+        if asked_before != task.name:
+            raise InputError(
+                f"{file}: expected answers to {task.name}, found those to {asked_before}, as its first line says"
+            )
         asked = match_answers(questions, rows, file)
         label = name if names.count(name) == 1 else file
         answered.append(Answered(label, asked, task.score(asked), find_header(rows)))

@@ -138,7 +138,11 @@ def _predictions(folder: Path) -> dict[str, Path]:
 
 
 def _compare_answers(name: str, first: Path, second: Path, others: Sequence[Path]) -> list[ReportTable]:
-    rows = [{row["question_id"]: row for row in read_answers(_predictions(folder)[name])} for folder in (first, second)]
+    # Of some tasks an identifier is that of a picture, about which there are several questions.
+    rows = [
+        {(row["question_id"], row.get("prompt", "")): row for row in read_answers(_predictions(folder)[name])}
+        for folder in (first, second)
+    ]
     ids = [question for question in rows[0] if question in rows[1]]
     changed = [question for question in ids if rows[0][question]["text"] != rows[1][question]["text"]]
     tables = []
@@ -154,7 +158,7 @@ def _compare_answers(name: str, first: Path, second: Path, others: Sequence[Path
         ]
         tables.append(ReportTable(f"{name}: scores of {len(ids):,} questions", ("", "found"), tuple(cells)))
     shown = f", the first {NUM_SHOWN} of them" if len(changed) > NUM_SHOWN else ""
-    texts = tuple((q, shorten(rows[0][q]["text"], 80), shorten(rows[1][q]["text"], 80)) for q in changed[:NUM_SHOWN])
+    texts = tuple((q[0], shorten(rows[0][q]["text"], 80), shorten(rows[1][q]["text"], 80)) for q in changed[:NUM_SHOWN])
     title = f"{name}: {len(changed):,} of {len(ids):,} answers differ{shown}"
     return [*tables, ReportTable(title, ("id", "first", "text"), texts)]
 

@@ -87,6 +87,11 @@ def test_files_of_one_name_keep_their_paths(root, capsys):
             ["scienceqa", "--root", "{root}", "--answers", "{root}/a.jsonl", "--submission", "{root}/s"],
             "--submission: ",
         ),
+        (["scienceqa", "--root", "{root}", "--answers", "{root}/empty.jsonl"], "expected answers, found none"),
+        (
+            ["scienceqa", "--root", "{root}", "--answers", "{root}/pope.jsonl"],
+            "expected answers to scienceqa, found those to",
+        ),
         (["scienceqa", "--root", "{root}"], "answers"),
         (["scienceqa", "--answers", "{root}/a.jsonl"], "root"),
         (
@@ -97,6 +102,8 @@ def test_files_of_one_name_keep_their_paths(root, capsys):
 )
 def test_wrong_input_gets_one_line(root, capsys, words, message):
     write_answers(root / "a.jsonl", "A" * 10)
+    (root / "empty.jsonl").write_text("")
+    (root / "pope.jsonl").write_text('{"question_id": "1", "text": "yes", "metadata": {"answers": {"task": "pope"}}}')
     try:
         status = main(["eval", *(word.format(root=root) for word in words)])
     except SystemExit as stop:

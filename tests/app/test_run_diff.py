@@ -98,3 +98,16 @@ def test_a_folder_that_is_no_run(tmp_path):
     (tmp_path / "config.yaml").write_text("a: [")
     with pytest.raises(InputError, match=r"config\.yaml: cannot be read"):
         compare_runs(tmp_path, tmp_path)
+
+
+def test_two_questions_about_one_picture_are_two(tmp_path):
+    first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    for folder, texts in ((first, "AA"), (second, "BA")):
+        rows = [
+            {"question_id": "1.png", "prompt": f"{n}?", "text": text, "read": text, "credit": float(text == "A")}
+            for n, text in enumerate(texts)
+        ]
+        write_answers(folder / "predictions" / "mme-test-step0.jsonl", rows)
+    found = tables(compare_runs(first, second))
+    assert found["mme-test: 1 of 2 answers differ"] == (("1.png", "A", "B"),)
+    assert dict(found["mme-test: scores of 2 questions"])["difference"].startswith("-50.00")

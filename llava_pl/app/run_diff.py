@@ -129,12 +129,14 @@ def _steps(folder: Path) -> Iterator[tuple[int, str]]:
 
 
 def _predictions(folder: Path) -> dict[str, Path]:
-    """Return the newest answers to each set of questions, by its name without the step."""
-    found: dict[str, Path] = {}
-    for path in sorted((folder / "predictions").glob("*.jsonl"), key=lambda path: path.stat().st_mtime):
+    """Return the answers of the last step to each set of questions, by its name without the step."""
+    found: dict[str, tuple[int, Path]] = {}
+    for path in (folder / "predictions").glob("*-step*.jsonl"):
         head, _, tail = path.stem.partition("-step")
-        found[head + "".join(tail.partition("-")[1:])] = path
-    return found
+        step, dash, ending = tail.partition("-")
+        if step.isdigit():
+            found[head + dash + ending] = max(found.get(head + dash + ending, (-1, path)), (int(step), path))
+    return {name: path for name, (_, path) in found.items()}
 
 
 def _compare_answers(name: str, first: Path, second: Path, others: Sequence[Path]) -> list[ReportTable]:

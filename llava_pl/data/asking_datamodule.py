@@ -39,11 +39,6 @@ class AskingDataModule(ConversationDataModule):
         self.report_examples = report_examples
         # Set by who keeps the answers: returns the places of those that an evaluation which was stopped has left.
         self.find_answered: Callable[[QuestionDataset], Collection[int]] | None = None
-        names = [task.name for task in self.tasks]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise InputError(
-                f"data.tasks: expected one of each name, found {twice} twice; ask them in runs of their own"
-            )
 
     def tasks_of(self, stage: Stage) -> Sequence[QuestionSource]:
         """Return what a stage asks."""
@@ -51,10 +46,20 @@ class AskingDataModule(ConversationDataModule):
         return self.tasks
 
     def ask(self, stage: Stage) -> list[QuestionDataset]:
-        """Return the questions of a stage with each kind of picture; `predict` shows their own alone."""
+        """Return the questions of a stage with each kind of picture; `predict` shows their own alone.
+
+        Raises:
+            InputError: Two tasks have one name, and so would have one file of answers.
+        """
+        tasks = self.tasks_of(stage)
+        names = [task.name for task in tasks]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise InputError(
+                f"data.tasks: expected one of each name, found {twice} twice; ask them in runs of their own"
+            )
         sources: Sequence[ImageSource] = ("own",) if stage == "predict" else self.image_sources
         encoder = self.make_encoder()
-        return [QuestionDataset(task, encoder, source) for task in self.tasks_of(stage) for source in sources]
+        return [QuestionDataset(task, encoder, source) for task in tasks for source in sources]
 
     def _eval_loader(
         self, dataset: Dataset[Sample], stage: Stage = "val", done: Collection[int] = ()

@@ -83,11 +83,13 @@ def test_runs_without_ledger_answers_and_versions(tmp_path):
     assert report.notes == ("the two runs have no answers to the same questions",)
 
 
-def test_the_newest_answers_count(tmp_path):
+def test_the_answers_of_the_last_step_count(tmp_path):
     first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b")
     rows = [{"question_id": "0", "prompt": "?", "text": "new"}]
     write_answers(second / "predictions" / "scienceqa-val-step9.jsonl", rows)
     write_answers(second / "predictions" / "scienceqa-val-step9-grey-image.jsonl", rows)
+    older = [{**rows[0], "text": "written later"}]
+    write_answers(second / "predictions" / "scienceqa-val-step1.jsonl", older)
     found = tables(compare_runs(first, second))
     assert found["scienceqa-val: 1 of 1 answers differ"] == (("0", "A", "new"),)
 

@@ -556,7 +556,7 @@ def test_answered_questions_are_left_out(tiny_parts, records):
 
 def test_two_tasks_of_one_name_are_refused(tiny_parts, records):
     with pytest.raises(InputError, match=r"data\.tasks: expected one of each name, found two twice"):
-        name_llava(tiny_parts, records, tasks=[Two(), Two()])
+        name_llava(tiny_parts, records, tasks=[Two(), Two()]).setup("validate")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from PIL import Image
 
 from llava_pl.data.quarantine import write_quarantine
 from llava_pl.data.question_source import QuestionSource
+from llava_pl.evaluation.scienceqa import ScienceQA
 from llava_pl.evaluation.scienceqa_datamodule import ScienceQADataModule
 from llava_pl.types import BadRecord, InputError, Question
 
@@ -194,3 +195,8 @@ def test_further_tasks_are_asked_beside_it(tiny_parts, root):
 
     data = make_scienceqa(tiny_parts, root, tasks=[One()])
     assert [batch["ids"] for loader in data.test_dataloader() for batch in loader] == [["8"], ["q"]]
+
+
+def test_another_scienceqa_beside_it_is_refused(tiny_parts, root):
+    data = make_scienceqa(tiny_parts, root, tasks=[ScienceQA(root=root, split="val")])
+    assert error_of(data.test_dataloader).startswith("data.tasks: expected one of each name, found scienceqa twice")

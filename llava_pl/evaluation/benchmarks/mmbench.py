@@ -28,8 +28,8 @@ REQUESTS = {
 }
 # LLaVA: the file is read by pandas, for which these words are empty cells: an option of these words ends the options.
 EMPTY = {
-    "", "#n/a", "#n/a n/a", "#na", "-1.#ind", "-1.#qnan", "-nan", "1.#ind", "1.#qnan", "<na>", "n/a", "na", "nan",
-    "none", "null",
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null",
 }  # fmt: skip
 HIDDEN = ("hint", "category", "source", "image", "comment", "l2-category")
 """Columns that a submission leaves out."""
@@ -157,7 +157,7 @@ class MmBench(Task):
 
 def is_empty(text: str) -> bool:
     """Return whether a cell holds nothing."""
-    return text.strip().lower() in EMPTY
+    return text in EMPTY or text.lower() in ("nan", "none")
 
 
 def _write_picture(path: Path, content: str, where: str) -> None:

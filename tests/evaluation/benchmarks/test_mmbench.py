@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from llava_pl.evaluation.answers import read_answers
-from llava_pl.evaluation.benchmarks.mmbench import MmBench
+from llava_pl.evaluation.benchmarks.mmbench import MmBench, is_empty
 from llava_pl.evaluation.report import Answered, build_report
 from llava_pl.evaluation.task import match_answers
 from llava_pl.types import InputError
@@ -62,6 +62,16 @@ def test_questions(make):
     assert second.prompt == f"<image>\nLook.\nWho?\nA. she\nB. he\n{REQUEST}"
     assert (first.id, first.answer, first.image, first.categories) == ("12", 1, "12.jpg", ("attribute", "colour"))
     assert third.image == "12.jpg"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("None", True), ("NONE", True), ("NA", True), ("N/A", True), ("null", True), ("", True),
+     ("Na", False), ("na", False), ("Null", False), (" ", False), ("none of them", False)],
+)  # fmt: skip
+def test_cells_that_are_empty_for_the_original(text, expected):
+    """Sodium is an option."""
+    assert is_empty(text) is expected
 
 
 def test_pictures_are_written_once(make, tmp_path):

@@ -8,19 +8,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import fsum
 from pathlib import Path
 from statistics import stdev
 from typing import Any
 
 import yaml
 
-from llava_pl.evaluation.answers import read_answers
+from llava_pl.data.json_files import read_json_object
+from llava_pl.evaluation.answers import AnswerRow, find_header, header_differences, read_answers
 from llava_pl.evaluation.intervals import compare
-from llava_pl.evaluation.report import Report, ReportTable, shorten
+from llava_pl.evaluation.report import Report, ReportTable, shorten, show_difference
 from llava_pl.ledger_file import Plan, ledger_path, read_ledger
 from llava_pl.types import InputError
 
 NUM_SHOWN = 40
+SEED = "seed_everything"
+MIN_SEEDS = 3
+"""Runs of which it takes so many before a difference is said to be a multiple of their noise."""
 UNTOLD = ("run_dir", "ckpt_path")
 """Settings that say where a run is, not what it is."""
 
@@ -40,7 +46,12 @@ def compare_runs(first: Path, second: Path, others: Sequence[Path] = ()) -> Repo
         if not (folder / "config.yaml").is_file():
             raise InputError(f"{folder}: no config.yaml; expected the folder of a run, runs/NAME/TIME")
     names = (str(first), str(second))
-    settings = _differences(_flat(_read_config(first)), _flat(_read_config(second)))
+    settings = _differences(_read_config(first), _read_config(second))
+    for other in others:
+        if apart := sorted(_differences(_read_config(first), _read_config(other)).keys() - {SEED}):
+            raise InputError(
+                f"--seeds: {other}: expected a run as {first} but for {SEED}, found others: {', '.join(apart)}"
+            )
     tables = [_table("Settings that differ", names, settings)]
     tables.append(_table("Versions that differ", names, _differences(_read_versions(first), _read_versions(second))))
     tables.append(
@@ -48,10 +59,14 @@ def compare_runs(first: Path, second: Path, others: Sequence[Path] = ()) -> Repo
     )
     notes = []
     for name in sorted(_predictions(first).keys() & _predictions(second).keys()):
-        tables += _compare_answers(name, first, second, others)
+        answers = _Answers.read(name, first), _Answers.read(name, second)
+        if unlike := header_differences(*(each.header.get("answers", {}) for each in answers)):
+            notes.append(f"{name}: the two were not asked alike: {'; '.join(unlike)}")
+        seeds = [_Answers.read(name, other) for other in others if name in _predictions(other)]
+        tables += _compare_answers(*answers, seeds)
     if not _predictions(first).keys() & _predictions(second).keys():
         notes.append("the two runs have no answers to the same questions")
-    if set(settings) == {"seed_everything"}:
+    if set(settings) == {SEED}:
         notes.append("the two runs differ in their seed alone: what differs below is its noise")
     return Report(f"{first} and {second}", tuple(notes), tuple(tables))
 
@@ -61,7 +76,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
         content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"{folder / 'config.yaml'}: cannot be read ({' '.join(str(error).split())})") from error
-    return {key: value for key, value in (content or {}).items() if key not in UNTOLD}
+    if not isinstance(content, dict):
+        raise InputError(f"{folder / 'config.yaml'}: expected settings, found {type(content).__name__}")
+    return _flat({key: value for key, value in content.items() if key not in UNTOLD})
 
 
 def _read_versions(folder: Path) -> dict[str, str]:
@@ -69,7 +86,7 @@ def _read_versions(folder: Path) -> dict[str, str]:
     path = folder / "environment.json"
     if not path.is_file():
         return {}
-    return {name: str(value) for name, value in _flat(json.loads(path.read_text(encoding="utf-8"))).items()}
+    return {name: str(value) for name, value in _flat(read_json_object(path)).items()}
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401  whatever YAML holds
@@ -99,17 +116,17 @@ def _compare_orders(first: Path, second: Path) -> str:
     """Return in words whether two runs have learned from the same samples in the same steps."""
     if Plan.read(first) is None or Plan.read(second) is None:
         return "not known: one of them has no ledger"
-    digests, num_steps = [], []
-    for folder in (first, second):
-        steps = dict(_steps(folder))
-        num_steps.append(len(steps))
-        digests.append(steps)
+    digests = [dict(_steps(folder)) for folder in (first, second)]
     shared = sorted(digests[0].keys() & digests[1].keys())
-    if (parted := next((step for step in shared if digests[0][step] != digests[1][step]), None)) is not None:
-        return f"the same up to step {parted}, which learned from other samples"
+    if not shared:
+        return "no step that both have taken"
+    for number, step in enumerate(shared):
+        if digests[0][step] != digests[1][step]:
+            return f"other samples from step {step:,} on; the {number:,} steps before it are the same"
     digest = hashlib.sha256("".join(digests[0][step] for step in shared).encode()).hexdigest()[:16]
     same = f"the same in all {len(shared):,} steps that both took (hash {digest})"
-    return same if num_steps[0] == num_steps[1] else f"{same}; they took {num_steps[0]:,} and {num_steps[1]:,}"
+    first_number, second_number = map(len, digests)
+    return same if first_number == second_number else f"{same}; they took {first_number:,} and {second_number:,}"
 
 
 def _steps(folder: Path) -> Iterator[tuple[int, str]]:
@@ -128,53 +145,80 @@ def _steps(folder: Path) -> Iterator[tuple[int, str]]:
         yield step, hashlib.sha256(json.dumps(sorted(indices)).encode()).hexdigest()
 
 
-def _predictions(folder: Path) -> dict[str, Path]:
-    """Return the answers of the last step to each set of questions, by its name without the step."""
+def _predictions(folder: Path) -> dict[str, tuple[int, Path]]:
+    """Return the last step with answers to each set of questions, and its file, by its name without the step."""
     found: dict[str, tuple[int, Path]] = {}
     for path in (folder / "predictions").glob("*-step*.jsonl"):
         head, _, tail = path.stem.partition("-step")
         step, dash, ending = tail.partition("-")
-        if step.isdigit():
-            found[head + dash + ending] = max(found.get(head + dash + ending, (-1, path)), (int(step), path))
-    return {name: path for name, (_, path) in found.items()}
+        if step.isdecimal():
+            name = head + dash + ending
+            found[name] = max(found.get(name, (-1, path)), (int(step), path))
+    return found
 
 
-def _compare_answers(name: str, first: Path, second: Path, others: Sequence[Path]) -> list[ReportTable]:
-    # Of some tasks an identifier is that of a picture, about which there are several questions.
-    rows = [
-        {(row["question_id"], row.get("prompt", "")): row for row in read_answers(_predictions(folder)[name])}
-        for folder in (first, second)
-    ]
-    ids = [question for question in rows[0] if question in rows[1]]
-    changed = [question for question in ids if rows[0][question]["text"] != rows[1][question]["text"]]
-    tables = []
-    if ids and all("credit" in row[question] for row in rows for question in ids):
-        found = compare([rows[0][q]["credit"] for q in ids], [rows[1][q]["credit"] for q in ids])
-        low, high = (100 * bound for bound in found.interval)
-        cells = [
-            ("difference", f"{100 * found.difference:+.2f} ({low:+.2f} to {high:+.2f})"),
-            ("only the first right", str(found.only_first)),
-            ("only the second right", str(found.only_second)),
-            ("p (McNemar)", f"{found.p_value:.2g}"),
-            *_seed_noise(name, [first, *others], 100 * found.difference),
-        ]
-        tables.append(ReportTable(f"{name}: scores of {len(ids):,} questions", ("", "found"), tuple(cells)))
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """The last answers of a run to a set of questions.
+
+    Args:
+        name: Of the set.
+        step: That they were given after.
+        rows: By identifier and prompt: of some tasks an identifier is that of a picture, about which there are several.
+        header: How they were made.
+    """
+
+    name: str
+    step: int
+    rows: Mapping[tuple[str, str], AnswerRow]
+    header: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, name: str, folder: Path) -> _Answers:
+        step, path = _predictions(folder)[name]
+        rows = read_answers(path)
+        return cls(name, step, {(row["question_id"], row.get("prompt", "")): row for row in rows}, find_header(rows))
+
+    def credits(self, keys: Sequence[tuple[str, str]]) -> list[float] | None:
+        """Return what some questions earned, None where one of them has no score."""
+        found = [self.rows[key]["credit"] for key in keys if "credit" in self.rows.get(key, {})]
+        return found if found and len(found) == len(keys) else None
+
+
+def _compare_answers(first: _Answers, second: _Answers, seeds: Sequence[_Answers]) -> list[ReportTable]:
+    name, tables = first.name, []
+    keys = [key for key in first.rows if key in second.rows]
+    changed = [key for key in keys if first.rows[key]["text"] != second.rows[key]["text"]]
+    of_first, of_second = first.credits(keys), second.credits(keys)
+    if of_first is not None and of_second is not None:
+        found = compare(of_first, of_second, [question_id for question_id, _ in keys])
+        difference, p_value = show_difference(found)
+        cells = (
+            ("steps", f"{first.step:,} and {second.step:,}"),
+            ("difference", difference),
+            ("the first better", str(found.first_better)),
+            ("the second better", str(found.second_better)),
+            ("p (test)", p_value),
+            ("seed noise", _seed_noise([first, *seeds], keys, 100 * found.difference)),
+        )
+        tables.append(ReportTable(f"{name}: mean credit of {len(keys):,} questions", ("", "found"), cells))
     shown = f", the first {NUM_SHOWN} of them" if len(changed) > NUM_SHOWN else ""
-    texts = tuple((q[0], shorten(rows[0][q]["text"], 80), shorten(rows[1][q]["text"], 80)) for q in changed[:NUM_SHOWN])
-    title = f"{name}: {len(changed):,} of {len(ids):,} answers differ{shown}"
+    texts = tuple(
+        (key[0], shorten(first.rows[key]["text"], 80), shorten(second.rows[key]["text"], 80))
+        for key in changed[:NUM_SHOWN]
+    )
+    title = f"{name}: {len(changed):,} of {len(keys):,} answers differ{shown}"
     return [*tables, ReportTable(title, ("id", "first", "text"), texts)]
 
 
-def _seed_noise(name: str, folders: Sequence[Path], difference: float) -> list[tuple[str, str]]:
+def _seed_noise(runs: Sequence[_Answers], keys: Sequence[tuple[str, str]], difference: float) -> str:
     """Return how far the scores of runs that differ in their seed lie apart, and the difference beside it."""
-    means = []
-    for folder in folders:
-        if (path := _predictions(folder).get(name)) is not None:
-            credits = [row["credit"] for row in read_answers(path) if "credit" in row]
-            means += [100 * sum(credits) / len(credits)] if credits else []
+    means = [100 * fsum(credits) / len(credits) for run in runs if (credits := run.credits(keys)) is not None]
     if len(means) < 2:
-        return [("seed noise", "not known: give runs with other seeds, --seeds RUN")]
+        return "not known: give runs with other seeds, --seeds RUN"
     # Two runs lie apart by the root of two times what one run strays.
     noise = stdev(means) * 2**0.5
-    beside = f"; the difference is {abs(difference) / noise:.1f} times that" if noise else ""
-    return [("seed noise", f"{noise:.2f} between two of {len(means)} seeds{beside}")]
+    found = f"{noise:.2f} between two of {len(means)} seeds"
+    if len(means) < MIN_SEEDS:
+        return f"{found}, too few to say how sure that is"
+    return f"{found}; the difference is {abs(difference) / noise:.1f} times that" if noise else found

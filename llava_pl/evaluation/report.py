@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from llava_pl.evaluation.answers import header_differences
-from llava_pl.evaluation.intervals import Interval, compare
-from llava_pl.evaluation.scores import Asked, ScoreRow, Scores
+from llava_pl.evaluation.intervals import Comparison, Interval, compare
+from llava_pl.evaluation.scores import Asked, ScoreRow, Scores, Verdict, in_percent
 from llava_pl.types import Question
 
 TOPIC = "topic:"
@@ -28,12 +28,14 @@ class Answered:
         asked: The questions with their answers.
         scores: What they are worth.
         header: How the answers were made, as far as that is known.
+        notes: What else a reader has to know about them.
     """
 
     label: str
     asked: Asked
     scores: Scores
     header: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +61,18 @@ class Example:
         question: What was asked.
         text: What was answered.
         reading: What that says, None where it could not be read.
-        credit: What that earns.
+        credit: What that earns, None where nobody here knows.
     """
 
     question: Question
     text: str
     reading: str | None
-    credit: float
+    credit: float | None
+
+    @property
+    def outcome(self) -> Literal["right", "wrong", "answered"]:
+        """What became of it, in a word."""
+        return "answered" if self.credit is None else "right" if self.credit > 0.5 else "wrong"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +109,14 @@ def build_report(
     topics = [row.name for row in first.scores.rows if TOPIC in row.name]
     others = [row.name for row in first.scores.rows if TOPIC not in row.name]
     tables = [_score_table("Scores, with their 95 % confidence intervals", others, answered)]
-    if len(answered) > 1:
-        tables.append(_comparison_table(answered))
+    tables.append(_comparison_table(answered))
     tables += details
-    if topics:
-        tables.append(_score_table("Topics", topics, answered))
+    tables.append(_score_table("Topics", topics, answered))
     tables += [table for each in answered if (table := _unparsed_table(each)) is not None]
     return Report(
         title=title,
         notes=tuple(_notes(answered)),
-        tables=tuple(tables),
+        tables=tuple(table for table in tables if table.rows),
         bars=tuple(row for row in first.scores.rows if row.value is not None),
         examples=choose_examples(first, num_examples),
     )
@@ -128,47 +133,61 @@ def show_score(value: float | None, interval: Interval | None = None) -> str:
     return f"{value:.2f}" if interval is None else f"{value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
 
 
-def show_name(name: str) -> str:
-    """Return what a row is called in a table.
+def show_difference(found: Comparison) -> tuple[str, str]:
+    """Return in words how two sets of answers differ in percent, and how sure that is."""
+    low, high = in_percent(found.interval)
+    return (
+        f"{100 * found.difference:+.2f} ({low:+.2f} to {high:+.2f})",
+        f"{found.p_value:.2g} ({found.test})",
+    )
 
-    >>> show_name("accuracy"), show_name("accuracy/NAT"), show_name("f1/random"), show_name("accuracy/topic:biology")
-    ('all', 'NAT', 'f1/random', 'biology')
+
+def show_names(names: Sequence[str]) -> list[str]:
+    """Return what rows are called in a table: by their group alone, where all are of one metric.
+
+    >>> show_names(["accuracy", "accuracy/NAT", "accuracy/topic:biology"]), show_names(["accuracy", "f1", "f1/random"])
+    (['all', 'NAT', 'biology'], ['accuracy', 'f1', 'f1/random'])
     """
-    metric, _, group = name.partition("/")
-    if metric != "accuracy":
-        return name
-    return group.removeprefix(TOPIC) or "all"
+    if len({name.partition("/")[0] for name in names}) > 1:
+        return list(names)
+    return [name.partition("/")[2].removeprefix(TOPIC) or "all" for name in names]
 
 
 def _score_table(title: str, names: Sequence[str], answered: Sequence[Answered]) -> ReportTable:
     columns = ("questions", "number", *(each.label for each in answered))
     rows = []
-    for name in names:
+    for name, shown in zip(names, show_names(names), strict=True):
         found = [each.scores.get(name) for each in answered]
         count = max((row.count for row in found if row is not None), default=0)
         if count:
             cells = [show_score(row.value, row.interval) if row is not None else "-" for row in found]
-            rows.append((show_name(name), f"{count:,}", *cells))
+            rows.append((shown, f"{count:,}", *cells))
     return ReportTable(title, columns, tuple(rows))
 
 
 def _comparison_table(answered: Sequence[Answered]) -> ReportTable:
     first, rows = answered[0], []
-    credits = {verdict.id: verdict.credit for verdict in first.scores.verdicts}
+    own = {verdict.id: verdict for verdict in first.scores.verdicts if verdict.credit is not None}
     for other in answered[1:]:
-        pairs = [(credits[each.id], each.credit) for each in other.scores.verdicts if each.id in credits]
-        if not pairs:
-            rows.append((other.label, "0", "-", "-", "-", "-"))
-            continue
-        found = compare([a for a, _ in pairs], [b for _, b in pairs])
-        low, high = (100 * bound for bound in found.interval)
-        cells = (f"{100 * found.difference:+.2f} ({low:+.2f} to {high:+.2f})", str(found.only_first))
-        rows.append((other.label, f"{found.num_questions:,}", *cells, str(found.only_second), f"{found.p_value:.2g}"))
+        pairs = [(own[each.id], each) for each in other.scores.verdicts if each.credit is not None and each.id in own]
+        pictured = [pair for pair in pairs if pair[0].picture is not None]
+        if pairs:
+            rows.append(_comparison_row(other.label, pairs))
+        if 0 < len(pictured) < len(pairs):
+            rows.append(_comparison_row(f"{other.label}, with a picture", pictured))
     return ReportTable(
-        f"Difference to {first.label}, question by question",
-        ("answers", "number", "difference", "only first right", "only these", "p (McNemar)"),
+        f"Difference of mean credit to {first.label}, question by question",
+        ("answers", "number", "difference", "first better", "these better", "p (test)"),
         tuple(rows),
     )
+
+
+def _comparison_row(label: str, pairs: Sequence[tuple[Verdict, Verdict]]) -> tuple[str, ...]:
+    credits = [[verdict.credit or 0.0 for verdict in side] for side in zip(*pairs, strict=True)]
+    found = compare(credits[0], credits[1], [first.cluster for first, _ in pairs])
+    difference, p_value = show_difference(found)
+    counts = (str(found.first_better), str(found.second_better))
+    return label, f"{found.num_questions:,}", difference, *counts, p_value
 
 
 def _unparsed_table(answered: Answered) -> ReportTable | None:
@@ -192,9 +211,15 @@ def shorten(text: str, length: int = 200) -> str:
 
 def _notes(answered: Sequence[Answered]) -> list[str]:
     notes = []
+    if not any(each.scores.rows for each in answered):
+        notes.append("there is no score: what the answers are worth is said elsewhere")
     for each in answered:
         if missing := each.scores.unanswered:
-            notes.append(f"{each.label}: {len(missing):,} questions have no answer and count as wrong")
+            wrong = " and count as wrong" if each.scores.rows else ""
+            notes.append(f"{each.label}: {len(missing):,} of the questions have no answer{wrong}")
+        notes += [f"{each.label}: {note}" for note in each.notes]
+        if not each.header and any(other.header for other in answered):
+            notes.append(f"{each.label}: it does not say how its answers were made")
     for other in answered[1:]:
         first, second = (each.header.get("answers", {}) for each in (answered[0], other))
         if different := header_differences(first, second):
@@ -204,13 +229,13 @@ def _notes(answered: Sequence[Answered]) -> list[str]:
 
 def choose_examples(answered: Answered, num_examples: int) -> tuple[Example, ...]:
     """Return right and wrong answers in turn, each kind spread over the set; those that could not be read are wrong."""
-    by_kind: dict[bool, list[Example]] = {True: [], False: []}
+    by_kind: dict[bool, list[Example]] = {True: [], False: []}  # those of which nobody knows are the second kind
     if len(answered.asked) != len(answered.scores.verdicts):
         return ()  # a verdict is about several answers
     for (question, row), verdict in zip(answered.asked, answered.scores.verdicts, strict=True):
         if row is not None:
             example = Example(question, row["text"], verdict.reading, verdict.credit)
-            by_kind[verdict.credit > 0.5].append(example)
+            by_kind[example.outcome == "right"].append(example)
     num_wrong = min(len(by_kind[False]), max(num_examples // 2, num_examples - len(by_kind[True])))
     wrong = _spread(by_kind[False], num_wrong)
     right = _spread(by_kind[True], min(len(by_kind[True]), num_examples - num_wrong))

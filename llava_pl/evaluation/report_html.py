@@ -8,7 +8,7 @@ from PIL import Image
 
 from llava_pl.data.scienceqa import OPTION_LETTERS
 from llava_pl.evaluation.question_file import plain_text
-from llava_pl.evaluation.report import Example, Report, ReportTable, show_name, show_score
+from llava_pl.evaluation.report import Example, Report, ReportTable, show_names, show_score
 from llava_pl.evaluation.scores import ScoreRow
 from llava_pl.html_page import page, picture_tag, show
 from llava_pl.types import InputError, Question
@@ -57,17 +57,27 @@ def _table(table: ReportTable) -> str:
 
 
 def _bars(rows: tuple[ScoreRow, ...]) -> str:
-    if not rows:
-        return ""
-    # Of scores beyond 100, sums among them, the largest fills the track.
+    """Return a table of bars for each metric."""
+    by_metric: dict[str, list[ScoreRow]] = {}
+    for row in rows:
+        by_metric.setdefault(row.name.partition("/")[0], []).append(row)
+    return "".join(f"<h2>Bars of {show(metric)}</h2>\n{_bars_of(own)}" for metric, own in by_metric.items())
+
+
+def _bars_of(rows: list[ScoreRow]) -> str:
+    groups = [row.value or 0 for row in rows if "/" in row.name]
+    if groups and (rows[0].value or 0) > max(groups):
+        rows = rows[1:]  # a sum of its groups would leave no room for them
+    # Of scores beyond 100 the largest fills the track.
     longest = max(100.0, *(row.value or 0 for row in rows))
-    lines = "".join(_bar(row, longest) for row in rows)
-    return f"<h2>Score by group</h2>\n<table>\n<tbody>\n{lines}</tbody>\n</table>\n"
+    names = show_names([row.name for row in rows])
+    lines = "".join(_bar(name, row, longest) for name, row in zip(names, rows, strict=True))
+    return f"<table>\n<tbody>\n{lines}</tbody>\n</table>\n"
 
 
-def _bar(row: ScoreRow, longest: float) -> str:
+def _bar(name: str, row: ScoreRow, longest: float) -> str:
     def share(value: float) -> str:
-        return f"{100 * value / longest:.2f}%"
+        return f"{100 * min(value, longest) / longest:.2f}%"
 
     interval = ""
     if row.interval is not None:
@@ -75,7 +85,7 @@ def _bar(row: ScoreRow, longest: float) -> str:
         interval = f'<div class="interval" style="left: {left}; width: {width}"></div>'
     track = f'<div class="track"><div class="bar" style="width: {share(row.value or 0)}"></div>{interval}</div>'
     score = show(show_score(row.value, row.interval))
-    return f'<tr><td>{show(show_name(row.name))}</td><td class="number">{score}</td><td>{track}</td></tr>\n'
+    return f'<tr><td>{show(name)}</td><td class="number">{score}</td><td>{track}</td></tr>\n'
 
 
 def _examples(report: Report, load_picture: LoadPicture) -> str:
@@ -98,12 +108,11 @@ def _card(example: Example, load_picture: LoadPicture) -> str:
             shown = picture_tag(picture, f"picture of question {question.id}")
     prompt = plain_text(question)
     read = "could not be read" if example.reading is None else f"read as {example.reading}"
-    right = _right_answer(question)
-    is_right = example.credit > 0.5
+    right = "" if example.credit is None else _right_answer(question)
     return (
-        f'<div class="example {"right" if is_right else "wrong"}">{shown}'
+        f'<div class="example {example.outcome}">{shown}'
         f"<p>{show_lines(prompt)}</p><p><b>{show_lines(example.text)}</b></p>"
-        f"<p>{'right' if is_right else 'wrong'}: {show(read)}{show(f', expected {right}' if right else '')}</p></div>\n"
+        f"<p>{example.outcome}: {show(read)}{show(f', expected {right}' if right else '')}</p></div>\n"
     )
 
 

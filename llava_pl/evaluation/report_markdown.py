@@ -15,7 +15,8 @@ def report_markdown(report: Report) -> str:
 
 
 def _table(table: ReportTable) -> str:
-    rule = "| --- |" + " ---: |" * (len(table.columns) - 1)
+    is_text = [place == 0 or column == "text" for place, column in enumerate(table.columns)]
+    rule = "|" + "".join(" --- |" if text else " ---: |" for text in is_text)
     lines = [_line(table.columns), rule, *map(_line, table.rows)]
     return f"## {_cell(table.title)}\n\n" + "\n".join(lines)
 
@@ -30,4 +31,4 @@ def _cell(text: str) -> str:
     >>> print(_cell("a|b *c*"))
     a\|b \*c\*
     """
-    return "".join(f"\\{letter}" if letter in "\\|*_`<>[]#" else letter for letter in visible(text))
+    return "".join(f"\\{letter}" if letter in "\\|*_`<>[]#~" else letter for letter in visible(text))

@@ -141,11 +141,16 @@ def compare_parsers(label: str, asked: Asked) -> ReportTable:
         scores = score_questions(asked, parser)
         cells = [show_score(row.value, row.interval) for row in (scores["accuracy"], scores["accuracy/IMG"])]
         rows.append((parser, *cells, str(len(scores.unparsed))))
-    stored = [float(row["index"] == question.answer) for question, row in asked if row is not None and "index" in row]
-    if stored:
-        row = mean_row("stored", [*stored, *[0.0] * (len(asked) - len(stored))])
-        rows.append(("stored", show_score(row.value, row.interval), "-", "-"))
+    if any(row is not None and "index" in row for _, row in asked):
+        stored = mean_row("stored", [_as_stored(question, row) for question, row in asked])
+        rows.append(("stored", show_score(stored.value, stored.interval), "-", "-"))
     return ReportTable(f"{label}: the same answers by each parser", ("parser", "all", "IMG", "unparsed"), tuple(rows))
+
+
+def _as_stored(question: Question, row: AnswerRow | None) -> Verdict:
+    """Return what became of a question by the option that the file says was read."""
+    credit = float(row is not None and row.get("index") == question.answer)
+    return Verdict(question.id, None, None, credit, picture=question.image)
 
 
 class CategoryScore(TypedDict):

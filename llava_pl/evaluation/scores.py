@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import fsum
 from operator import attrgetter
 
 from llava_pl.evaluation.answers import AnswerRow
@@ -25,20 +26,27 @@ class Verdict:
         id: Of the question.
         text: What was answered, None without an answer.
         reading: What the text says: a letter, yes or no, words; None where it could not be read, or there is none.
-        credit: What that earns, 0 to 1.
+        credit: What that earns, 0 to 1; None where nobody here knows what is right.
         groups: What the question counts in, beside all.
+        picture: What it is about: questions about one picture are right or wrong together.
     """
 
     id: str
     text: str | None
     reading: str | None
-    credit: float
+    credit: float | None
     groups: tuple[str, ...] = ()
+    picture: str | None = None
 
     @property
     def is_unparsed(self) -> bool:
         """Whether there is an answer that says nothing."""
         return self.text is not None and self.reading is None
+
+    @property
+    def cluster(self) -> tuple[str, str]:
+        """What is drawn together with it when sets are drawn anew: its picture, or itself where it has none."""
+        return ("question", self.id) if self.picture is None else ("picture", self.picture)
 
 
 Read = Callable[[str, Question], str | None]
@@ -54,22 +62,30 @@ def is_reference(reading: str, question: Question) -> float:
 
 
 def judge(
-    asked: Asked, read: Read, credit: Credit = is_reference, *, name: Callable[[Question], str] = attrgetter("id")
+    asked: Asked,
+    read: Read,
+    credit: Credit | None = is_reference,
+    *,
+    name: Callable[[Question], str] = attrgetter("id"),
 ) -> tuple[Verdict, ...]:
     """Return what became of each question; one without an answer, or with one that says nothing, earns nothing.
 
     Args:
         asked: Questions with their answers.
         read: What a text says.
-        credit: What that earns.
+        credit: What that earns; None where a judge or a server elsewhere knows.
         name: What tells questions apart, where their identifiers do not.
     """
     verdicts = []
     for question, row in asked:
         text = None if row is None else row["text"]
         reading = None if text is None else read(text, question)
-        earned = 0.0 if reading is None else credit(reading, question)
-        verdicts.append(Verdict(name(question), text, reading, earned, question.categories))
+        earned: float | None = 0.0
+        if credit is None:
+            earned = None
+        elif reading is not None:
+            earned = credit(reading, question)
+        verdicts.append(Verdict(name(question), text, reading, earned, question.categories, question.image))
     return tuple(verdicts)
 
 
@@ -139,14 +155,17 @@ def scored_rows(asked: Asked, scores: Scores) -> list[AnswerRow]:
     verdicts = [verdict for verdict in scores.verdicts if verdict.text is not None]
     if len(verdicts) != len(rows):
         return rows
-    return [
-        AnswerRow(**row, read=verdict.reading, credit=verdict.credit)
-        for row, verdict in zip(rows, verdicts, strict=True)
-    ]
+    scored = []
+    for row, verdict in zip(rows, verdicts, strict=True):
+        found = AnswerRow(**row, read=verdict.reading)
+        if verdict.credit is not None:
+            found["credit"] = verdict.credit
+        scored.append(found)
+    return scored
 
 
 def score_means(verdicts: Iterable[Verdict], *, metric: str = "accuracy", groups: Sequence[str] = ()) -> Scores:
-    """Return the mean credit of all questions and of each group, in percent.
+    """Return the mean credit of all questions and of each group, in percent; no rows where no credit is known.
 
     Args:
         verdicts: The last of equal ids counts.
@@ -158,20 +177,27 @@ def score_means(verdicts: Iterable[Verdict], *, metric: str = "accuracy", groups
     [('accuracy', 50.0, 2), ('accuracy/IMG', None, 0), ('accuracy/NAT', 100.0, 1)]
     """
     kept = tuple({verdict.id: verdict for verdict in verdicts}.values())
-    credits: dict[str, list[float]] = {metric: [], **{f"{metric}/{group}": [] for group in groups}}
+    if kept and all(verdict.credit is None for verdict in kept):
+        return Scores((), kept)
+    members: dict[str, list[Verdict]] = {metric: [], **{f"{metric}/{group}": [] for group in groups}}
     for verdict in kept:
-        credits[metric].append(verdict.credit)
+        members[metric].append(verdict)
         for group in verdict.groups:
-            credits.setdefault(f"{metric}/{group}", []).append(verdict.credit)
-    return Scores(tuple(mean_row(name, values) for name, values in credits.items()), kept)
+            members.setdefault(f"{metric}/{group}", []).append(verdict)
+    return Scores(tuple(mean_row(name, own) for name, own in members.items()), kept)
 
 
-def mean_row(name: str, credits: Sequence[float]) -> ScoreRow:
-    """Return the mean of some credits as a line in percent."""
-    if not credits:
+def mean_row(name: str, verdicts: Sequence[Verdict]) -> ScoreRow:
+    """Return the mean credit of some questions as a line in percent."""
+    known = [(verdict.credit, verdict.cluster) for verdict in verdicts if verdict.credit is not None]
+    if not known:
         return ScoreRow(name, None, None, 0)
-    interval = mean_interval(credits)
+    credits, clusters = zip(*known, strict=True)
+    interval = mean_interval(credits, clusters)
     assert interval is not None
-    return ScoreRow(
-        name, sum(credits) / len(credits) * 100, Interval(*(100 * bound for bound in interval)), len(credits)
-    )
+    return ScoreRow(name, fsum(credits) / len(credits) * 100, in_percent(interval), len(credits))
+
+
+def in_percent(interval: Interval) -> Interval:
+    """Return an interval of shares in percent."""
+    return Interval(*(100 * bound for bound in interval))

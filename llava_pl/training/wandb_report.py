@@ -6,7 +6,7 @@ from lightning import Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from llava_pl.evaluation.question_file import plain_text
-from llava_pl.evaluation.report import Report, show_name
+from llava_pl.evaluation.report import Report, show_names
 from llava_pl.evaluation.report_html import THUMBNAIL, LoadPicture
 from llava_pl.types import InputError
 
@@ -37,9 +37,10 @@ def log_to_wandb(trainer: Trainer, name: str, report: Report, load_picture: Load
         prompt = plain_text(example.question)
         examples.add_data(example.question.id, shown, prompt, example.text, example.reading or "", example.credit)
     scores = wandb.Table(columns=["questions", "score", "low", "high", "number"])
-    for row in report.bars:
+    names = show_names([row.name for row in report.bars])
+    for name_of_row, row in zip(names, report.bars, strict=True):
         low, high = row.interval or (None, None)
-        scores.add_data(show_name(row.name), row.value, low, high, row.count)
+        scores.add_data(name_of_row, row.value, low, high, row.count)
     for logger in loggers:
         logger.experiment.log(
             {

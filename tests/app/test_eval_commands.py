@@ -62,7 +62,7 @@ def test_two_files_and_another_split(root, capsys):
     results.write_text(json.dumps({"results": {"1": 1, "3": 1}}))
     assert run(root, "--answers", first, "--answers", str(results), "--split", "minitest") == 0
     shown = capsys.readouterr().out
-    assert "Difference to a, question by question" in shown
+    assert "Difference of mean credit to a, question by question" in shown
     assert "+100.00" in shown
     assert "stored" in shown
 

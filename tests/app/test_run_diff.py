@@ -41,7 +41,7 @@ def test_equal_runs(tmp_path):
     ((_, order),) = found["Order of the data"]
     assert order.startswith("the same in all 2 steps that both took (hash ")
     assert found["scienceqa-val: 0 of 4 answers differ"] == ()
-    assert dict(found["scienceqa-val: scores of 4 questions"])["difference"] == "+0.00 (+0.00 to +0.00)"
+    assert dict(found["scienceqa-val: mean credit of 4 questions"])["difference"].startswith("+0.00 (-")
 
 
 def test_all_that_differs(tmp_path):
@@ -52,21 +52,54 @@ def test_all_that_differs(tmp_path):
     assert found["Versions that differ"] == (("packages.torch", "2.13.0", "2.12.0"),)
     # The same samples in another order within a step are the same step.
     assert found["Order of the data"] == (
-        ("training samples", "the same up to step 1, which learned from other samples"),
+        ("training samples", "other samples from step 1 on; the 1 steps before it are the same"),
     )
     assert found["scienceqa-val: 1 of 4 answers differ"] == (("2", "B", "A"),)
-    scores = dict(found["scienceqa-val: scores of 4 questions"])
+    scores = dict(found["scienceqa-val: mean credit of 4 questions"])
     assert scores["difference"].startswith("+25.00 (+0.00 to +75.00)")
-    assert (scores["only the first right"], scores["only the second right"], scores["p (McNemar)"]) == ("0", "1", "1")
+    assert (scores["the first better"], scores["the second better"], scores["p (test)"]) == ("0", "1", "1 (McNemar)")
+    assert scores["steps"] == "2 and 2"
     assert scores["seed noise"] == "not known: give runs with other seeds, --seeds RUN"
 
 
 def test_difference_beside_seed_noise(tmp_path):
     first, second = make_run(tmp_path / "a", "AABB"), make_run(tmp_path / "b", "AAAA", rate=2e-3)
     others = [make_run(tmp_path / "c", "ABBB", seed=1), make_run(tmp_path / "d", "AAAB", seed=2)]
-    scores = dict(tables(compare_runs(first, second, others))["scienceqa-val: scores of 4 questions"])
+    scores = dict(tables(compare_runs(first, second, others))["scienceqa-val: mean credit of 4 questions"])
     # Means 50, 25, 75: a deviation of 25, so two runs lie apart by 35.36; the difference is 50.
     assert scores["seed noise"] == "35.36 between two of 3 seeds; the difference is 1.4 times that"
+
+
+def test_two_seeds_say_little(tmp_path):
+    first, second = make_run(tmp_path / "a", "AABB"), make_run(tmp_path / "b", "AAAA", rate=2e-3)
+    others = [make_run(tmp_path / "c", "ABBB", seed=1)]
+    scores = dict(tables(compare_runs(first, second, others))["scienceqa-val: mean credit of 4 questions"])
+    # Means 50 and 25: a deviation of 17.68, so two runs lie apart by 25.
+    assert scores["seed noise"] == "25.00 between two of 2 seeds, too few to say how sure that is"
+
+
+def test_runs_with_other_settings_are_no_seeds(tmp_path):
+    first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b", rate=2e-3)
+    other = make_run(tmp_path / "c", seed=1, rate=3e-3)
+    with pytest.raises(
+        InputError, match=r"--seeds: .*c: expected .* but for seed_everything, found others: model\.optim"
+    ):
+        compare_runs(first, second, [other])
+
+
+def test_runs_without_a_common_step(tmp_path):
+    first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b", steps=())
+    ((_, order),) = tables(compare_runs(first, second))["Order of the data"]
+    assert order == "no step that both have taken"
+
+
+def test_answers_that_were_not_asked_alike(tmp_path):
+    runs = [make_run(tmp_path / name) for name in "ab"]
+    for folder, template in zip(runs, ("plain", "vicuna_v1"), strict=True):
+        path = folder / "predictions" / "scienceqa-val-step2.jsonl"
+        write_answers(path, [{"question_id": "0", "prompt": "?", "text": "A"}], {"answers": {"template": template}})
+    report = compare_runs(*runs)
+    assert report.notes == ("scienceqa-val: the two were not asked alike: template: 'plain' and 'vicuna_v1'",)
 
 
 def test_runs_that_differ_in_their_seed_alone(tmp_path):
@@ -100,6 +133,13 @@ def test_a_folder_that_is_no_run(tmp_path):
     (tmp_path / "config.yaml").write_text("a: [")
     with pytest.raises(InputError, match=r"config\.yaml: cannot be read"):
         compare_runs(tmp_path, tmp_path)
+    (tmp_path / "config.yaml").write_text("- a\n")
+    with pytest.raises(InputError, match=r"config\.yaml: expected settings, found list"):
+        compare_runs(tmp_path, tmp_path)
+    (tmp_path / "config.yaml").write_text("a: 1\n")
+    (tmp_path / "environment.json").write_text("{")
+    with pytest.raises(InputError, match=r"environment\.json: invalid JSON"):
+        compare_runs(tmp_path, tmp_path)
 
 
 def test_two_questions_about_one_picture_are_two(tmp_path):
@@ -112,4 +152,4 @@ def test_two_questions_about_one_picture_are_two(tmp_path):
         write_answers(folder / "predictions" / "mme-test-step0.jsonl", rows)
     found = tables(compare_runs(first, second))
     assert found["mme-test: 1 of 2 answers differ"] == (("1.png", "A", "B"),)
-    assert dict(found["mme-test: scores of 2 questions"])["difference"].startswith("-50.00")
+    assert dict(found["mme-test: mean credit of 2 questions"])["difference"].startswith("-50.00")

@@ -1,10 +1,12 @@
 """Guards the report: a comparison of sets that were not asked alike, and numbers without their interval."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from llava_pl.evaluation.report import ReportTable, build_report, choose_examples, shorten
+from llava_pl.evaluation.scores import judge, score_means
 
 
 def test_scores_and_topics(first):
@@ -23,14 +25,45 @@ def test_scores_and_topics(first):
 def test_two_sets_are_compared_question_by_question(first, second):
     report = build_report("ScienceQA", [first, second])
     table = report.tables[1]
-    assert table.title == "Difference to first.jsonl, question by question"
+    assert table.title == "Difference of mean credit to first.jsonl, question by question"
     (row,) = table.rows
     assert row[:2] == ("second.jsonl", "10")
     assert row[2].startswith("-30.00 (-60.00 to ")
-    assert row[3:] == ("3", "0", "0.25")
+    assert row[3:] == ("3", "0", "0.25 (McNemar)")
     assert report.notes == (
-        "second.jsonl: 1 questions have no answer and count as wrong",
+        "second.jsonl: 1 of the questions have no answer and count as wrong",
         "first.jsonl and second.jsonl were not asked alike: template: 'v1' and 'plain'",
+    )
+
+
+def test_comparison_of_the_questions_with_a_picture(first, second):
+    """What shows that a model looks is diluted by questions that have none."""
+    scores = [
+        replace(each.scores, verdicts=tuple(replace(v, picture=v.picture if n < 4 else None) for n, v in numbered))
+        for each in (first, second)
+        if (numbered := list(enumerate(each.scores.verdicts)))
+    ]
+    sets = [replace(each, scores=own) for each, own in zip((first, second), scores, strict=True)]
+    table = build_report("ScienceQA", sets).tables[1]
+    assert [row[:2] for row in table.rows] == [("second.jsonl", "10"), ("second.jsonl, with a picture", "4")]
+    assert table.rows[1][3:5] == ("0", "0")
+
+
+def test_what_nobody_here_knows(first):
+    """No score, no difference, and nothing that is called wrong."""
+    verdicts = judge(first.asked, lambda text, _: text, None)
+    unknown = replace(first, scores=score_means(verdicts))
+    report = build_report("MM-Vet", [unknown, unknown], num_examples=4)
+    assert report.tables == ()
+    assert {example.outcome for example in report.examples} == {"answered"}
+    assert len(report.examples) == 4
+
+
+def test_notes(first, second):
+    silent = replace(second, header={}, notes=("3 of its answers are to other questions",))
+    assert build_report("T", [first, silent]).notes[1:] == (
+        "second.jsonl: 3 of its answers are to other questions",
+        "second.jsonl: it does not say how its answers were made",
     )
 
 

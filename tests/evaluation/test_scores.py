@@ -1,5 +1,7 @@
 """Guards the table: a question that counts in the wrong group, twice, or not at all."""
 
+from dataclasses import astuple, replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,8 +44,25 @@ def test_lists_and_log():
 
 
 def test_interval_is_in_percent():
-    row = mean_row("accuracy", [1.0] * 90 + [0.0] * 10)
+    row = mean_row("accuracy", [Verdict(str(n), "A", "A", float(n < 90)) for n in range(100)])
     assert (row.value, row.interval) == (90.0, pytest.approx((84.0, 95.0), abs=1.01))
+
+
+def test_interval_is_over_pictures():
+    """Two questions each about fifty pictures, right or wrong together: as wide as of fifty questions."""
+    twice = [Verdict(str(n), "A", "A", float(n % 50 < 40), picture=f"{n % 50}.png") for n in range(100)]
+    once = [replace(verdict, picture=None) for verdict in twice[:50]]
+    assert astuple(mean_row("accuracy", twice))[:3] == astuple(mean_row("accuracy", once))[:3]
+
+
+def test_what_nobody_here_knows_has_no_score():
+    asked = [(Question("7", "?"), {"question_id": "7", "text": "a dog"}), (Question("8", "?"), None)]
+    verdicts = judge(asked, lambda text, _: text, None)
+    assert [(verdict.reading, verdict.credit) for verdict in verdicts] == [("a dog", None), (None, None)]
+    scores = score_means(verdicts)
+    assert scores.rows == ()
+    assert scores.metrics() == {"count": 2, "unparsed": 0}
+    assert scored_rows(asked, scores) == [{"question_id": "7", "text": "a dog", "read": "a dog"}]
 
 
 def test_nothing():

@@ -46,8 +46,8 @@ def test_one_report_for_each_task(trainer, tmp_path, capsys):
     assert sorted(path.name for path in folder.iterdir()) == [
         "first-val-step7.html", "first-val-step7.md", "second-val-step7.html", "second-val-step7.md"
     ]  # fmt: skip
-    assert "| only these |" in (folder / "first-val-step7.md").read_text()
-    assert "only these" not in (folder / "second-val-step7.md").read_text()
+    assert "| these better |" in (folder / "first-val-step7.md").read_text()
+    assert "these better" not in (folder / "second-val-step7.md").read_text()
     assert (folder / "first-val-step7.html").read_text().count('class="example ') == 1
     assert "first, val-step7" in capsys.readouterr().out
 

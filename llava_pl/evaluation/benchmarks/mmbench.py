@@ -1,7 +1,8 @@
 """MMBench: multiple-choice questions of many abilities, asked once or once for each order of the choices.
 
 Liu et al. 2023 (arXiv:2307.06281). Circular evaluation counts a question as right only if it is right in every order.
-The file holds its pictures; they are written to a folder when they are first needed.
+Some of MMBench's tables have a row for each order: then a row is another order of the one whose index is a million less,
+or two. The file holds its pictures; they are written to a folder when they are first needed.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import base64
 import binascii
 import csv
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from llava_pl.evaluation.parsing import LetterParser, read_letter
-from llava_pl.evaluation.scores import Asked, Scores, Verdict, judge, score_means
+from llava_pl.evaluation.scores import Asked, Scores, Verdict, is_reference, judge, score_means
 from llava_pl.evaluation.task import Task
 from llava_pl.types import IMAGE_SLOT, InputError, Question
 
@@ -31,6 +34,8 @@ EMPTY = {
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
     "NULL", "NaN", "None", "n/a", "nan", "null",
 }  # fmt: skip
+COPIES = 1_000_000
+"""By so much, or a multiple of it, the index of a row with another order of the choices is greater."""
 HIDDEN = ("hint", "category", "source", "image", "comment", "l2-category")
 """Columns that a submission leaves out."""
 
@@ -41,7 +46,7 @@ class MmBench(Task):
     Args:
         questions: MMBench's own table (mmbench_dev_20230712.tsv).
         image_folder: Where its pictures are written to, as INDEX.jpg, unless they are there.
-        is_circular: Ask each question in every order of its choices.
+        is_circular: Ask each question in every order of its choices, of a table that has one row for each question.
         language: Of what asks for the letter: "en", or "cn" for MMBench-CN.
         parser: How letters are read off answers: "exact" takes an answer that is a letter and nothing else; "strict"
             and "lenient" read more.
@@ -79,6 +84,18 @@ class MmBench(Task):
         needed = {"index", "question", "image", *LETTERS[:2]}
         if not rows or not needed <= rows[0].keys():
             raise InputError(f"{self._file}: expected a table with columns {', '.join(sorted(needed))}, parted by tabs")
+        for number, row in enumerate(rows, start=1):
+            where = f"{self._file}: row {number}"
+            if None in row or None in row.values():
+                raise InputError(
+                    f"{where}: expected {len(rows[0])} cells, found more or fewer; take the file as it was"
+                )
+            if not re.fullmatch(r"[\w-]+", row["index"]):
+                raise InputError(f"{where}: column 'index': expected a number, found {row['index']!r}")
+        if len({bool(row.get("answer")) for row in rows}) > 1:
+            raise InputError(f"{self._file}: column 'answer': expected a letter in all rows or in none")
+        if self._is_circular and any(_question_of(row["index"]) != row["index"] for row in rows):
+            raise InputError(f"is_circular: {self._file} has its questions in every order already; leave it out")
         return rows
 
     @cached_property
@@ -92,8 +109,7 @@ class MmBench(Task):
             # A row may name another one that has the same picture.
             holder = picture if picture in pictures else row["index"]
             name = f"{holder}.jpg"
-            if not (self._folder / name).is_file():
-                _write_picture(self._folder / name, pictures[holder], where)
+            _write_picture(self._folder / name, pictures[holder], where)
             questions += self._ask(row, name, where)
         return tuple(questions)
 
@@ -119,30 +135,44 @@ class MmBench(Task):
         return questions
 
     def score(self, asked: Asked) -> Scores:
-        """Return accuracy of all questions and of each ability; no score where the table has no answers."""
+        """Return accuracy of all questions and of each ability; no score where the table has no answers.
+
+        Where questions were asked in several orders, one is right that is right in all of them: ``circular``, and then
+        ``accuracy`` of the first order alone.
+        """
+        is_known = any(question.references for question, _ in asked)
         every = judge(
             asked,
             lambda text, question: read_letter(text, question.choices, parser=self._parser),
-            name=lambda question: question.id.partition("#")[0],
+            is_reference if is_known else None,
         )
-        worst: dict[str, Verdict] = {}  # of all orders of the choices
+        orders: dict[str, list[Verdict]] = {}
         for verdict in every:
-            if verdict.id not in worst or verdict.credit < worst[verdict.id].credit:
-                worst[verdict.id] = verdict
-        verdicts = tuple(worst.values())
-        return score_means(verdicts) if any(q.references for q, _ in asked) else Scores((), verdicts)
+            orders.setdefault(_question_of(verdict.id), []).append(verdict)
+        if len(orders) == len(every) or not is_known:
+            return score_means(every)
+        worst = [replace(min(own, key=_credit), id=name, groups=own[0].groups) for name, own in orders.items()]
+        circular = score_means(worst, metric="circular")
+        first = score_means([verdict for verdict in every if verdict.id in orders])
+        return Scores(circular.rows + first.rows, circular.verdicts)
 
     def settings(self) -> dict[str, object]:
         """Return what tells one way to ask from another."""
         return {"is_circular": self._is_circular}
 
     def write_submission(self, path: Path, asked: Asked) -> None:
-        """Write the table that MMBench's server is sent (.xlsx), with the answers as they are."""
+        """Write the table that MMBench's server is sent (.xlsx), with the answers to its rows as they are.
+
+        Orders that are not in the table (`is_circular`) are left out.
+        """
         try:
             from openpyxl import Workbook
+            from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
         except ImportError as error:
             raise InputError("--submission: MMBench's is a workbook; pip install 'llava_pl[submit]' first") from error
-        answers = {question.id: row["text"] for question, row in asked if row is not None}
+        answers = {
+            question.id: ILLEGAL_CHARACTERS_RE.sub("", row["text"]) for question, row in asked if row is not None
+        }
         columns = [name for name in self._rows[0] if name not in HIDDEN]
         book = Workbook(write_only=True)
         sheet = book.create_sheet()
@@ -160,7 +190,27 @@ def is_empty(text: str) -> bool:
     return text in EMPTY or text.lower() in ("nan", "none")
 
 
+def _question_of(name: str) -> str:
+    """Return the question that a row, or one of its orders (``INDEX#2``), asks.
+
+    >>> _question_of("2000241"), _question_of("241#1")
+    ('241', '241')
+    """
+    index = name.partition("#")[0]
+    return str(int(index) % COPIES) if index.isdecimal() else index
+
+
+def _credit(verdict: Verdict) -> float:
+    return verdict.credit or 0.0
+
+
 def _write_picture(path: Path, content: str, where: str) -> None:
+    """Write a picture unless it is there; one of another size is of another table."""
+    size = len(content.rstrip("=")) * 3 // 4
+    if path.is_file():
+        if path.stat().st_size != size:
+            raise InputError(f"{path}: expected the picture of {where}, {size} bytes; choose another image_folder")
+        return
     try:
         picture = base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError) as error:

@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_pl.evaluation.intervals import draw_counts, middle_of
+from llava_pl.evaluation.intervals import draw_sums, middle_of, unseen_interval
 from llava_pl.evaluation.question_file import plain_text, read_question_file
-from llava_pl.evaluation.scores import Asked, ScoreRow, Scores, judge, mean_row
+from llava_pl.evaluation.scores import Asked, ScoreRow, Scores, Verdict, judge, mean_row
 from llava_pl.evaluation.task import Task
 from llava_pl.types import InputError, Question
 
@@ -24,6 +24,8 @@ PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
 )  # fmt: skip
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+MAX_SCORE = 200
+"""Of a subtask."""
 REQUESTS = ("Answer the question using a single word or phrase.", "Please answer yes or no.")
 
 
@@ -37,6 +39,7 @@ class Mme(Task):
     """
 
     name = "mme"
+    title = "MME, in points: 200 for a subtask, 2,000 for perception, 800 for cognition"
 
     def __init__(
         self, *, questions: str | Path, annotations: str | Path, image_folder: str | Path | None = None
@@ -72,28 +75,30 @@ class Mme(Task):
     def score(self, asked: Asked) -> Scores:
         """Return the sums of perception and cognition, and of each subtask score, accuracy and accuracy+."""
         verdicts = judge(asked, lambda text, _: read_yes_no(text), name=_name)
-        rights: dict[str, dict[str, list[bool]]] = {}
+        answers: dict[str, dict[str, list[Verdict]]] = {}
         for (question, _), verdict in zip(asked, verdicts, strict=True):
-            pictures = rights.setdefault(question.categories[0], {})
-            pictures.setdefault(question.id, []).append(verdict.credit == 1)
+            answers.setdefault(question.categories[0], {}).setdefault(question.id, []).append(verdict)
         sums, rows = [], []
         for total, groups in (("perception", PERCEPTION), ("cognition", COGNITION)):
-            drawn, values = np.zeros(1), []
+            drawn, values, number = np.zeros(1), [], 0
             for place, group in enumerate(groups):
-                if group not in rights:
+                if group not in answers:
                     continue
-                outcomes = [(sum(right), len(right)) for right in rights[group].values()]
-                kinds, counts = draw_counts(outcomes, seed=place)  # subtasks are drawn apart from each other
-                scores, value = _score(kinds, counts), _score(outcomes, np.ones((1, len(outcomes))))[0]
-                drawn = drawn + scores
+                pictures = [_outcome(pair) for pair in answers[group].values()]
+                draws = _score(draw_sums(pictures, seed=place))  # subtasks are drawn apart from each other
+                value = float(_score(np.sum(pictures, axis=0)[None])[0])
+                alike = len(set(pictures)) == 1
+                interval = unseen_interval(value, len(pictures), (0, MAX_SCORE)) if alike else middle_of(draws)
+                rows.append(ScoreRow(f"{total}/{group}", value, interval, len(pictures)))
+                pairs = answers[group].values()
+                rows.append(mean_row(f"accuracy/{group}", [verdict for pair in pairs for verdict in pair]))
+                rows.append(mean_row(f"accuracy_plus/{group}", [_worst(pair) for pair in pairs]))
+                drawn, number = drawn + draws, number + len(pictures)
                 values.append(value)
-                rows.append(ScoreRow(f"{total}/{group}", float(value), middle_of(scores), len(outcomes)))
-                answers = [float(right) for pair in rights[group].values() for right in pair]
-                rows.append(mean_row(f"accuracy/{group}", answers))
-                rows.append(mean_row(f"accuracy_plus/{group}", [float(all(pair)) for pair in rights[group].values()]))
-            number = sum(len(rights.get(group, ())) for group in groups)
-            interval = middle_of(drawn) if values else None
-            sums.append(ScoreRow(total, float(sum(values)) if values else None, interval, number))
+            if values:
+                sums.append(ScoreRow(total, sum(values), middle_of(drawn), number))
+            else:
+                sums.append(ScoreRow(total, None, None, 0))
         return Scores((*sums, *rows), verdicts)
 
 
@@ -111,12 +116,21 @@ def _name(question: Question) -> str:
     return f"{question.id}: {_bare(plain_text(question))}"  # the two questions about a picture have one identifier
 
 
-def _score(outcomes: Sequence[tuple[int, int]], counts: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the scores of sets ``(sets, outcomes)`` of pictures, an outcome being how many answers of how many."""
-    right = np.array([right for right, _ in outcomes])
-    number = np.array([number for _, number in outcomes])
-    shares: NDArray[np.float64] = counts @ right / (counts @ number) + counts @ (right == number) / counts.sum(axis=1)
-    return 100 * shares
+def _outcome(pair: Sequence[Verdict]) -> tuple[float, ...]:
+    """Return what the answers about a picture add to a subtask: right ones, all, whether all are right, the picture."""
+    rights = [verdict.credit == 1 for verdict in pair]
+    return sum(rights), len(rights), all(rights), 1
+
+
+def _score(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the scores of sets of pictures ``(sets, numbers of an outcome)``: accuracy and accuracy+ in percent."""
+    right, answers, both, pictures = sums.T
+    scores: NDArray[np.float64] = 100 * (right / answers + both / pictures)
+    return scores
+
+
+def _worst(pair: Sequence[Verdict]) -> Verdict:
+    return min(pair, key=lambda verdict: verdict.credit or 0.0)
 
 
 def _bare(text: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_pl.evaluation.question_file import read_question_file
-from llava_pl.evaluation.scores import Asked, Scores, judge
+from llava_pl.evaluation.scores import Asked, Scores, judge, score_means
 from llava_pl.evaluation.task import Task
 from llava_pl.types import Question
 
@@ -38,7 +38,7 @@ class LlavaBench(Task):
 
     def score(self, asked: Asked) -> Scores:
         """Return no score: what the answers are worth is said by a judge."""
-        return Scores((), judge(asked, lambda text, _: text))
+        return score_means(judge(asked, lambda text, _: text, None))
 
 
 class MmVet(LlavaBench):

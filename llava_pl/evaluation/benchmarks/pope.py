@@ -7,18 +7,15 @@ often stand beside what is there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from llava_pl.data.json_files import read_json_lines
-from llava_pl.evaluation.intervals import draw_counts, middle_of
+from llava_pl.evaluation.intervals import add_up, ratio_interval
 from llava_pl.evaluation.question_file import plain_text, read_question_file
-from llava_pl.evaluation.scores import Asked, ScoreRow, Scores, judge
+from llava_pl.evaluation.scores import Asked, ScoreRow, Scores, in_percent, judge
 from llava_pl.evaluation.task import Task
 from llava_pl.types import InputError, Question
 
@@ -74,11 +71,14 @@ class Pope(Task):
     def score(self, asked: Asked) -> Scores:
         """Return accuracy, precision, recall, F1 and the share of yes, of all questions and of each group."""
         verdicts = judge(asked, lambda text, _: read_yes_no(text))
-        labels = {question.id: question.references[0] for question, _ in asked}
         rows = []
         for group in (None, *GROUPS):
-            pairs = [(labels[v.id], v.reading or "") for v in verdicts if group is None or group in v.groups]
-            rows += _rows("" if group is None else f"/{group}", pairs)
+            own = [
+                (question.references[0], verdict.reading, verdict.cluster)
+                for (question, _), verdict in zip(asked, verdicts, strict=True)
+                if group is None or group in verdict.groups
+            ]
+            rows += _rows("" if group is None else f"/{group}", own)
         return Scores(tuple(rows), verdicts)
 
 
@@ -92,37 +92,28 @@ def read_yes_no(text: str) -> Literal["yes", "no"]:
     return "no" if {"No", "not", "no"} & set(words) else "yes"
 
 
-def _rows(ending: str, pairs: Sequence[tuple[str, str]]) -> list[ScoreRow]:
-    """Return the scores of pairs of label and reading; a reading of an answer that is missing is ""."""
-    if not pairs:
-        return [ScoreRow(metric + ending, None, None, 0) for metric in METRICS]
-    kinds, counts = draw_counts(pairs)
-    values = _rates(kinds, np.array([[pairs.count(kind) for kind in kinds]]))
-    drawn = _rates(kinds, counts)
+def _rows(ending: str, answers: Sequence[tuple[str, str | None, Hashable]]) -> list[ScoreRow]:
+    """Return the scores of answers, each a label, a reading (None where it is missing) and a picture."""
+    pictures = [picture for _, _, picture in answers]
     rows = []
     for metric in METRICS:
-        value, scores = float(values[metric][0]), drawn[metric][~np.isnan(drawn[metric])]
-        is_known = not np.isnan(value)
-        interval = middle_of(scores) if is_known else None
-        rows.append(ScoreRow(metric + ending, value if is_known else None, interval, len(pairs)))
+        counts = [_count(metric, label, reading) for label, reading, _ in answers]
+        above, below = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
+        interval = ratio_interval(add_up(counts, pictures))
+        value = 100 * above / below if below else None
+        rows.append(ScoreRow(metric + ending, value, interval and in_percent(interval), len(answers)))
     return rows
 
 
-def _rates(kinds: Sequence[tuple[str, str]], counts: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    """Return the metrics in percent of sets ``(sets, kinds)``, NaN where a rate is of nothing."""
-
-    def number(*, label: str | None = None, reading: str | None = None) -> NDArray[np.float64]:
-        chosen = [label in (None, kind[0]) and reading in (None, kind[1]) for kind in kinds]
-        found: NDArray[np.float64] = counts[:, chosen].sum(axis=1).astype(np.float64)
-        return found
-
-    both, every = number(label="yes", reading="yes"), number()
-    said, there = number(reading="yes"), number(label="yes")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {
-            "accuracy": 100 * (both + number(label="no", reading="no")) / every,
-            "precision": 100 * both / said,
-            "recall": 100 * both / there,
-            "f1": 100 * 2 * both / (said + there),
-            "yes_share": 100 * said / every,
-        }
+def _count(metric: str, label: str, reading: str | None) -> tuple[int, int]:
+    """Return what an answer adds to both parts of a rate."""
+    said, there = reading == "yes", label == "yes"
+    if metric == "accuracy":
+        return reading == label, 1
+    if metric == "precision":
+        return said and there, said
+    if metric == "recall":
+        return said and there, there
+    if metric == "f1":
+        return 2 * (said and there), said + there
+    return said, 1

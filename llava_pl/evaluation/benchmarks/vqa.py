@@ -66,8 +66,7 @@ class VqaV2(Task):
 
     def score(self, asked: Asked) -> Scores:
         """Return the mean agreement with people of all answers and of each kind; no score where people are unknown."""
-        verdicts = judge(asked, read_answer, agree_with_people)
-        return Scores((), verdicts) if self._annotations is None else score_means(verdicts)
+        return score_means(judge(asked, read_answer, None if self._annotations is None else agree_with_people))
 
     def write_submission(self, path: Path, asked: Asked) -> None:
         """Write what the server is sent: a list of question and tidied answer, "" where there is none."""

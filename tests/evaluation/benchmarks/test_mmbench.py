@@ -79,9 +79,18 @@ def test_pictures_are_written_once(make, tmp_path):
     with Image.open(tmp_path / "pictures" / "12.jpg") as found:
         assert found.getpixel((0, 0))[2] > 240
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["12.jpg", "13.jpg"]
-    (tmp_path / "pictures" / "12.jpg").write_bytes(b"mine")
+    time = (tmp_path / "pictures" / "12.jpg").stat().st_mtime_ns
     make().questions()
-    assert (tmp_path / "pictures" / "12.jpg").read_bytes() == b"mine"
+    assert (tmp_path / "pictures" / "12.jpg").stat().st_mtime_ns == time
+
+
+def test_pictures_of_another_table_are_not_taken(make, tmp_path):
+    make().questions()
+    (tmp_path / "pictures" / "12.jpg").write_bytes(b"another")
+    with pytest.raises(
+        InputError, match=r"12\.jpg: expected the picture of .*index 12, \d+ bytes; choose another image"
+    ):
+        make().questions()
 
 
 def test_every_order_of_the_choices(make):
@@ -110,12 +119,35 @@ def test_scores_by_hand(make, answer, show):
 def test_circular_counts_the_worst_order(make, answer, show):
     task = make(is_circular=True)
     letters = [question.references[0] for question in task.questions()]
-    assert show(task.score(answer(task, letters)))["accuracy"] == (100.0, 3)
+    assert show(task.score(answer(task, letters)))["circular"] == (100.0, 3)
     letters[1] = "D"  # of the first question, in its second order
-    assert show(task.score(answer(task, letters)))["accuracy"] == (round(200 / 3, 6), 3)
+    assert show(task.score(answer(task, letters))) == {
+        "circular": (round(200 / 3, 6), 3),
+        "circular/attribute": (50.0, 2),
+        "circular/colour": (50.0, 2),
+        "circular/identity": (100.0, 1),
+        "circular/person": (100.0, 1),
+        "accuracy": (100.0, 3),
+        "accuracy/attribute": (100.0, 2),
+        "accuracy/colour": (100.0, 2),
+        "accuracy/identity": (100.0, 1),
+        "accuracy/person": (100.0, 1),
+    }
     assert build_report("MMBench", [Answered("x", asked := answer(task, letters), task.score(asked))], num_examples=4)
     letters[-1] = None
-    assert show(task.score(answer(task, letters)))["accuracy"] == (round(100 / 3, 6), 3)
+    assert show(task.score(answer(task, letters)))["circular"] == (round(100 / 3, 6), 3)
+
+
+def test_table_with_a_row_for_each_order(tmp_path, answer, show):
+    turned = ["1000012", "Which?", "", "blue", "green", "red", "", "A", "", "12", "s", "", "", "dev"]
+    path = write_table(tmp_path / "dev.tsv", [*ROWS, turned])
+    task = MmBench(questions=path, image_folder=tmp_path / "pictures")
+    found = show(task.score(answer(task, ["B", "A", "D", "C"])))
+    assert (found["circular"], found["accuracy"]) == ((round(200 / 3, 6), 3), (100.0, 3))
+    assert found["circular/colour"] == (50.0, 2)
+    task = MmBench(questions=path, image_folder=tmp_path / "pictures", is_circular=True)
+    with pytest.raises(InputError, match="is_circular: .* has its questions in every order already; leave it out"):
+        task.questions()
 
 
 def test_answers_of_the_original_find_their_questions(make, tmp_path):
@@ -139,7 +171,7 @@ def test_a_table_without_answers_has_no_score(tmp_path, answer):
 def test_submission(make, answer, tmp_path):
     load = pytest.importorskip("openpyxl").load_workbook
     task = make()
-    task.write_submission(tmp_path / "upload.xlsx", answer(task, ["B", None, "D. never"]))
+    task.write_submission(tmp_path / "upload.xlsx", answer(task, ["B", None, "D.\x07 never"]))
     rows = list(load(tmp_path / "upload.xlsx").active.iter_rows(values_only=True))
     assert rows == [
         ("index", "question", "A", "B", "C", "D", "prediction", "answer", "split"),
@@ -164,5 +196,11 @@ def test_wrong_tables(tmp_path):
         questions_of([[*ROWS[0][:7], "D", *ROWS[0][8:]]])
     with pytest.raises(InputError, match="index 99: column 'image': expected a picture in base64"):
         questions_of([["99", *ROWS[0][1:9], "no picture", *ROWS[0][10:]]])
+    with pytest.raises(InputError, match="row 2: expected 14 cells, found more or fewer"):
+        questions_of([ROWS[0], ROWS[1][:9]])
+    with pytest.raises(InputError, match="row 1: column 'index': expected a number, found '../12'"):
+        questions_of([["../12", *ROWS[0][1:]]])
+    with pytest.raises(InputError, match="column 'answer': expected a letter in all rows or in none"):
+        questions_of([ROWS[0], [*ROWS[1][:7], "", *ROWS[1][8:]]])
     with pytest.raises(InputError, match="cannot be read"):
         MmBench(questions=tmp_path / "none.tsv", image_folder=tmp_path).questions()

@@ -57,7 +57,11 @@ def test_scores_by_hand(mme, answer, show):
 def test_intervals(mme, answer):
     scores = mme.score(answer(mme, ["Yes", "No", "yes.", "Yes", "no", None, "YES", "no way"]))
     assert scores["perception"].interval == (50.0, 200.0)  # of two pictures one is worth 50 and one 200
-    assert scores["cognition"].interval == (200.0, 200.0)
+    # Of one picture nothing is known but that it is right: so would it be by chance in 2.5 % of sets.
+    assert scores["cognition/code_reasoning"].interval == pytest.approx((5.0, 200.0))
+    # Both questions about a picture are drawn together.
+    assert scores["accuracy/existence"].interval == (50.0, 100.0)
+    assert scores["accuracy_plus/existence"].interval == (0.0, 100.0)
     assert len({verdict.id for verdict in scores.verdicts}) == 8
 
 

@@ -67,6 +67,15 @@ def test_intervals(pope, answer):
     assert scores["accuracy"].interval.low < scores["accuracy"].interval.high
 
 
+def test_questions_about_one_picture_are_drawn_together(pope, answer):
+    """As wide as of half as many questions, which are about pictures of their own."""
+    asked = answer(pope, ["Yes", "Yes", "No", "no", "No", "Yes", "Yes", "No"])
+    own = [(question._replace(image=f"{n}.jpg"), row) for n, (question, row) in enumerate(asked * 6)]
+    twice = [(question._replace(id=f"{question.id}b"), row) for question, row in own]
+    for one, two in zip(pope.score(own).rows, pope.score(own + twice).rows, strict=True):
+        assert two.interval == pytest.approx(one.interval)
+
+
 @pytest.mark.parametrize(
     ("text", "reading"),
     [("Yes", "yes"), ("No", "no"), ("no, sir", "no"), ("There is not", "no"), ("Yes. No", "yes"), ("", "yes"),

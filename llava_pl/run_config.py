@@ -56,7 +56,7 @@ def check_settings(config: Namespace) -> None:
 class SaveRunConfig(SaveConfigCallback):
     """Writes the merged configuration into the run's folder, where it can be given to `--config` again.
 
-    A run that is continued keeps its file; other settings than those are written beside it.
+    A run that is continued, or evaluated in its own folder, keeps its file; other settings are written beside it.
     """
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -66,8 +66,9 @@ class SaveRunConfig(SaveConfigCallback):
         self._save_environment(path.parent)
         config = self.config.clone()
         config.run_dir = None  # the next run from this file gets a folder of its own
-        if stage == "fit" and config.ckpt_path and continued_run(config.ckpt_path, str(path.parent), is_last=False):
-            config.ckpt_path = None
+        is_continued = config.ckpt_path and continued_run(config.ckpt_path, str(path.parent), is_last=False)
+        if path.exists() and (stage != "fit" or is_continued):
+            config.ckpt_path = None if stage == "fit" else config.ckpt_path
             given = _without_checkpoint(self.parser.dump(config, skip_unset=False))
             if any(_read(old) == given for old in sorted(path.parent.glob("config*.yaml"))):
                 return

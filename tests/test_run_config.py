@@ -41,6 +41,15 @@ def test_a_continued_run_keeps_its_file_and_adds_others(save, tmp_path):
     assert save(2, last) == both
 
 
+def test_an_evaluation_leaves_the_file_of_its_run(save, tmp_path):
+    last = str(tmp_path / "checkpoints" / "last.ckpt")
+    first = save(1)
+    both = save(2, last, "validate")
+    assert both == {**first, "config-1.yaml": f"ckpt_path: {last}\nrate: 2\n".encode()}
+    assert save(2, last, "validate") == both
+    assert save(1, last, "test") == both
+
+
 def test_a_run_that_starts_from_another_one_says_so(save):
     assert save(1, "other/checkpoints/last.ckpt") == {
         "config.yaml": b"ckpt_path: other/checkpoints/last.ckpt\nrate: 1\n"

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
 
-from llava_pl.app.arguments import check_place
 from llava_pl.app.eval_outputs import add_outputs, check_outputs, show
 from llava_pl.app.task_parser import TaskParser
-from llava_pl.evaluation.answers import find_header, read_answers
+from llava_pl.evaluation.answers import find_header, header_differences, read_answers
 from llava_pl.evaluation.benchmarks import TASKS, find_task
 from llava_pl.evaluation.report import Answered
 from llava_pl.evaluation.task import Task, match_answers
@@ -65,8 +64,9 @@ def main(words: Sequence[str]) -> int:
     task_class = find_task(words[0])
     parser = _make_parser(words[0], task_class)
     options = parser.parse_args(list(words[1:]))
-    check_outputs(options)
-    check_place(Path(options.submission) if options.submission else None, "--submission")
+    check_outputs(options, further=["submission"], inputs=options.answers)
+    if options.submission and task_class.write_submission is Task.write_submission:
+        raise InputError(f"--submission: {words[0]} has no file of its own; its answers are the answer file")
     task = task_class(**{name: options[name] for name in signature(task_class).parameters})
     answered = score_files(task, options.answers)
     show(task, answered, options)
@@ -105,17 +105,25 @@ def score_files(task: Task, files: Sequence[str]) -> list[Answered]:
         InputError: A file cannot be read, or its answers are to other questions.
     """
     names = [Path(file).stem for file in files]
+    if twice := next((file for file in files if files.count(file) > 1), None):
+        raise InputError(f"--answers: expected each file once, found {twice} again")
     questions, answered = task.questions(), []
     for file, name in zip(files, names, strict=True):
         rows = read_answers(file)
         if not rows:
             raise InputError(f"{file}: expected answers, found none")
-        asked_before = find_header(rows).get("answers", {}).get("task", task.name)
+        made_with = find_header(rows).get("answers", {})
+        asked_before = made_with.get("task", task.name)
         if asked_before != task.name:
             raise InputError(
                 f"{file}: expected answers to {task.name}, found those to {asked_before}, as its first line says"
             )
         asked = match_answers(questions, rows, file)
         label = name if names.count(name) == 1 else file
-        answered.append(Answered(label, asked, task.score(asked), find_header(rows)))
+        notes = header_differences(made_with, task.settings())
+        notes = [f"its questions were asked otherwise than they are scored: {'; '.join(notes)}"] if notes else []
+        used = {id(row) for _, row in asked}
+        if strangers := len({row["question_id"] for row in rows if id(row) not in used}):
+            notes.append(f"{strangers:,} of its questions are not among those that are scored")
+        answered.append(Answered(label, asked, task.score(asked), find_header(rows), tuple(notes)))
     return answered

@@ -17,7 +17,7 @@ from llava_pl.evaluation.report_html import report_html
 from llava_pl.evaluation.report_markdown import report_markdown
 from llava_pl.evaluation.report_terminal import print_report
 from llava_pl.evaluation.task import Task
-from llava_pl.types import Question
+from llava_pl.types import InputError, Question
 
 KINDS = {"markdown": "the tables", "html": "a page with examples", "json": "scores and readings"}
 
@@ -29,14 +29,26 @@ def add_outputs(parser: ArgumentParser) -> None:
     parser.add_argument("--examples", type=int, default=24, metavar="N", help="Examples on the page.")
 
 
-def check_outputs(options: Namespace) -> None:
+def check_outputs(options: Namespace, *, further: Sequence[str] = (), inputs: Sequence[str] = ()) -> None:
     """Check that the files can be written, before the work of which they are the result.
 
+    Args:
+        options: Of `add_outputs`, and others.
+        further: Other options that name files to write.
+        inputs: Files that are read.
+
     Raises:
-        InputError: One of them cannot.
+        InputError: One of them cannot, or is another one, too.
     """
-    for kind in KINDS:
-        check_place(Path(options[kind]) if options[kind] else None, f"--{kind}")
+    taken = {Path(name).resolve() for name in inputs}
+    for name in (*KINDS, *further):
+        if not options[name]:
+            continue
+        path = Path(options[name])
+        check_place(path, f"--{name}")
+        if path.resolve() in taken:
+            raise InputError(f"--{name}: {path}: expected a file of its own, found one that is read or written, too")
+        taken.add(path.resolve())
 
 
 def show(task: Task, answered: Sequence[Answered], options: Namespace) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 
-from llava_pl.app.arguments import check_place
 from llava_pl.app.check_terminal import progress_bar
 from llava_pl.app.eval_outputs import add_outputs, check_outputs, show
 from llava_pl.app.task_parser import TaskParser
-from llava_pl.evaluation.answers import AnswerRow, find_header, read_answers, write_answers
+from llava_pl.evaluation.answers import AnswerRow, read_answers, write_answers
 from llava_pl.evaluation.ensemble import complement, find_disagreements, teacher_prompt
 from llava_pl.evaluation.report import Answered
 from llava_pl.evaluation.scienceqa import ScienceQA
@@ -46,19 +46,20 @@ def main(words: Sequence[str]) -> int:
         "--endpoint", metavar="URL", help="Where the teacher answers, such as http://localhost:8000/v1."
     )
     parser.add_argument("--model", metavar="NAME", help="Its name there.")
-    parser.add_argument("--num_at_once", type=int, default=4, metavar="N", help="Requests at the same time.")
+    parser.add_class_arguments(Endpoint, skip={"url", "model"})
     parser.add_argument("--output", metavar="FILE", help="Write the answers of the ensemble with the judge here.")
     parser.add_class_arguments(ScienceQA)
     add_outputs(parser)
     options = parser.parse_args(list(words))
-    check_outputs(options)
-    check_place(Path(options.output) if options.output else None, "--output")
+    check_outputs(options, further=["output"], inputs=[options.answers, options.teacher, options.judge])
+    if Path(options.teacher).resolve() == Path(options.judge).resolve():
+        raise InputError(f"--judge: expected another file than --teacher, found {options.judge} twice")
     if (options.endpoint is None) != (options.model is None):
         raise InputError("--endpoint: expected together with --model, found one of them; give both or none")
-    endpoint = Endpoint(options.endpoint, options.model, num_at_once=options.num_at_once) if options.endpoint else None
+    further = {name: options[name] for name in ("num_at_once", "max_retries", "temperature")}
+    endpoint = Endpoint(options.endpoint, options.model, **further) if options.endpoint else None
 
-    names = ("root", "split", "prompt_format", "ask_letter", "parser")
-    task = ScienceQA(**{name: options[name] for name in names})
+    task = ScienceQA(**{name: options[name] for name in signature(ScienceQA).parameters})
     questions, rows = task.questions(), read_answers(options.answers)
     model = match_answers(questions, rows, options.answers)
     prompts = {question.id: teacher_prompt(question) for question in questions}
@@ -77,7 +78,12 @@ def main(words: Sequence[str]) -> int:
     sys.stdout.write(f"the two differ on {len(disputed):,} questions, of which {len(verdicts):,} were judged\n")
     if options.output:
         final = [row for _, row in sets["judge"] if row is not None]
-        write_answers(options.output, [{"prompt": "", **row} for row in final], find_header(rows))
+        made_with = {
+            "task": task.name,
+            **task.settings(),
+            "ensemble": [options.answers, options.teacher, options.judge],
+        }
+        write_answers(options.output, [{"prompt": "", **row} for row in final], {"answers": made_with})
         sys.stdout.write(f"wrote {options.output}\n")
     return 0
 
@@ -89,4 +95,7 @@ def _ask(what: str, prompts: dict[str, str], path: str, endpoint: Endpoint | Non
             raise InputError(f"--{what}: {path}: no such file; give one, or --endpoint and --model to ask now")
         return ask_teacher(prompts, Path(path), None)
     with progress_bar(len(prompts)) as advance:
-        return ask_teacher(prompts, Path(path), endpoint, lambda: advance(1))
+        said = ask_teacher(prompts, Path(path), endpoint, lambda: advance(1))
+    if silent := len(prompts) - len(said):
+        sys.stdout.write(f"{what}: nothing was said to {silent:,} of {len(prompts):,} prompts\n")
+    return said

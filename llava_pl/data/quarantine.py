@@ -10,10 +10,8 @@ hash of each source that was checked, clean ones too, and serves any choice and 
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +19,7 @@ from typing import NoReturn
 from llava_pl.data.entries import content_of
 from llava_pl.data.json_files import read_json
 from llava_pl.types import BadRecord, InputError, Record, RecordError
+from llava_pl.whole_file import whole_file
 
 MOST_SAID = 20
 """Bad records that are said one by one before a run stops."""
@@ -49,14 +48,10 @@ def write_quarantine(
         },
         "records": [{name: getattr(entry, name) for name in names} for entry in bad],
     }
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        with whole_file(Path(path)) as part:
+            part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
 
 

@@ -6,7 +6,6 @@ In: a folder. Out: files that the original's training script reads, or that this
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from llava_pl.data.scienceqa import answer_text, check_prompt_format, question_text, read_scienceqa
 from llava_pl.types import IMAGE_SLOT, InputError
+from llava_pl.whole_file import whole_file
 
 SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 """How a parquet file is called, up to the first dash or dot, and the split that it holds."""
@@ -122,8 +122,6 @@ def _write_picture(picture: object, folder: Path) -> str | None:
 
 
 def _write(path: Path, content: str) -> None:
-    """Write a file that has its name only when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(content, encoding="utf-8")
-    part.replace(path)
+    with whole_file(path) as part:
+        part.write_text(content, encoding="utf-8")

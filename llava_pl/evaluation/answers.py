@@ -6,15 +6,14 @@ In: a path, or rows. Out: checked rows; what they were made with (`find_header`)
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
 
 from llava_pl.data.json_files import read_json_lines, read_json_object
 from llava_pl.data.scienceqa import OPTION_LETTERS
 from llava_pl.types import InputError
+from llava_pl.whole_file import whole_file
 
 
 class AnswerRow(TypedDict, total=False):
@@ -28,6 +27,7 @@ class AnswerRow(TypedDict, total=False):
         read: What the text says, where the answer was scored.
         credit: What that earned, 0 to 1, where the answer was scored.
         index: The option that was read off the answer, -1 for none; in a result file of ScienceQA's kind.
+        model_id: Who answered; in files of a teacher and of the original.
         metadata: How answers were made; in the first row of a file of this project.
     """
 
@@ -38,6 +38,7 @@ class AnswerRow(TypedDict, total=False):
     read: str | None
     credit: float
     index: int
+    model_id: str
     metadata: dict[str, Any]
 
 
@@ -91,23 +92,16 @@ def write_answers(path: Path | str, rows: Iterable[AnswerRow], header: Mapping[s
         rows: In order.
         header: How the answers were made, as JSON can hold it.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            for number, row in enumerate(rows):
-                fields = AnswerRow(question_id=row["question_id"], prompt=row["prompt"], text=row["text"])
-                for name in ("scores", "read", "credit"):
-                    if name in row:
-                        fields[name] = row[name]
-                if header and number == 0:
-                    fields["metadata"] = dict(header)
-                file.write(json.dumps(fields) + "\n")
-        part.replace(path)
-    finally:
-        with suppress(FileNotFoundError):
-            part.unlink()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(Path(path)) as part, part.open("w", encoding="utf-8") as file:
+        for number, row in enumerate(rows):
+            fields = AnswerRow(question_id=row["question_id"], prompt=row["prompt"], text=row["text"])
+            for name in ("scores", "read", "credit"):
+                if name in row:
+                    fields[name] = row[name]
+            if header and number == 0:
+                fields["metadata"] = dict(header)
+            file.write(json.dumps(fields) + "\n")
 
 
 def find_header(rows: Iterable[AnswerRow]) -> dict[str, Any]:
@@ -155,19 +149,23 @@ def _validate_row(row: object, where: str) -> AnswerRow:
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: expected an object, found {type(row).__name__}")
     row = _with_plain_id(row)
-    for field in ("question_id", "text", "prompt"):
-        if field not in row and field != "prompt":
-            raise InputError(f"{where}: field {field!r}: expected a string, found nothing")
-        if field in row and not isinstance(row[field], str):
-            raise InputError(f"{where}: field {field!r}: expected a string, found {row[field]!r}")
-    checked = AnswerRow(question_id=row["question_id"], text=row["text"])
-    if "prompt" in row:
-        checked["prompt"] = row["prompt"]
+    checked = AnswerRow()
+    for field in ("question_id", "text", "prompt", "model_id"):
+        if field in row and isinstance(row[field], str):
+            checked[field] = row[field]
+        elif field in row or field in ("question_id", "text"):
+            found = repr(row[field]) if field in row else "nothing"
+            raise InputError(f"{where}: field {field!r}: expected a string, found {found}")
     for field, kind in (("index", int), ("credit", float)):
         if field in row:
             if not isinstance(row[field], kind | int) or isinstance(row[field], bool):
                 raise InputError(f"{where}: field {field!r}: expected a number, found {row[field]!r}")
             checked[field] = row[field]  # type: ignore[literal-required]
-    if isinstance(row.get("metadata"), Mapping) and row["metadata"]:
+    if _is_header(row.get("metadata")):
         checked["metadata"] = dict(row["metadata"])
     return checked
+
+
+def _is_header(metadata: object) -> bool:
+    """Return whether this says how answers were made; other projects may keep other things there."""
+    return isinstance(metadata, Mapping) and bool(metadata) and isinstance(metadata.get("answers", {}), Mapping)

@@ -6,7 +6,7 @@ A bootstrap draws sets of as many clusters, with replacement, and scores each; a
 picture, which are right or wrong together (Miller 2024, arXiv:2411.00640). How often a set has each kind of cluster is
 all that the score needs, so that is what is drawn: ten thousand sets cost as much as a few. The interval is the
 percentile one, which is somewhat too narrow where there are few clusters. Where all clusters are alike (all right, all
-wrong) no draw differs, and the interval is what may have been missed: an outcome of which 2.5 % of sets would hold none.
+wrong) no draw differs, and the interval is what may have been missed: outcomes that 2.5 % of sets would hold none of.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@ r"""From the text a model wrote to the option it chose.
 In: one generated text. Out: a `ParsedAnswer` for ``evaluation/scienceqa.py``.
 
 The parser "llava" is the original's rule, for numbers that compare with published ones. The parsers "strict" and
-"lenient" are ours; "lmms-eval" is the rule of that project, which reads a letter at the very beginning alone. The first
-two part on these texts (three choices):
+"lenient" are ours; "lmms-eval" is the rule of that project (75571cf), which reads a letter at the very beginning alone.
+The first two part on these texts (three choices):
 
 | text | llava | strict | why strict departs |
 | --- | --- | --- | --- |
@@ -29,6 +29,7 @@ the answer, option or choice; else the only letter in brackets; else the only op
 | ``the correct answer is c.`` | unparsed | C |
 | ``B. blue. The answer is C.`` | unparsed | C |
 | ``It must be (b), I think`` | unparsed | B |
+| ``Option A is wrong, option B is right`` | unparsed | B |
 | ``c`` | unparsed | C |
 | ``Red!``, ``I would say red`` | unparsed | A |
 | ``red or blue`` | unparsed | unparsed |
@@ -63,8 +64,9 @@ _STRICT_STATEMENT = re.compile(
 _STRICT_OPENING = re.compile(r"(?:\(([A-E])\)\.?|([A-E])[.)]|([A-E])$)(?=\s|$)")
 # A small letter is an answer only where nothing follows that would make a word or an article of it.
 _NAMED = re.compile(
-    r"\b(?i:answer|option|choice)\b(?i:\s+is\b|\s+would\s+be\b)?\s*:?\s*"
+    r"(?<!\bnot )\b(?i:answer|option|choice)\b(?i:\s+is\b|\s+would\s+be\b)?\s*:?\s*"
     r"(?:\(([A-Ea-e])\)|([A-E])\b(?!'|\s+(?:or|and)\b)|([a-e])(?=\s*(?:$|[.,;:!?)\n])))"
+    r"(?!\s+(?:isn't|is\s+(?:not|wrong|incorrect|false))\b)"
 )
 _BRACKETED = re.compile(r"\(([A-Ea-e])\)")
 _BARE = re.compile(r"\(?([A-Ea-e])[).:]?$")
@@ -132,8 +134,9 @@ def _read_llava(text: str) -> str | None:
 
 
 def _read_lmms_eval(text: str) -> str | None:
-    if len(text) == 1 and text in OPTION_LETTERS:
-        return text
+    text = text.strip()
+    if len(text) == 1 and text.upper() in OPTION_LETTERS:
+        return text.upper()
     return text[0] if text[:1].isupper() and text[1:2] == "." else None
 
 

@@ -1,8 +1,9 @@
 """From answers to the ScienceQA score table.
 
-In: what a model wrote for each question, from an answer file (`score_scienceqa`) or straight from a validation loop
-(`ScienceQA`). Out: accuracy by official category, with the answers that could not be read as a number of their own.
-Both ways end in `score_questions`, so they cannot disagree. No torch is imported here.
+In: what a model wrote for each question, from a validation loop or an answer file (`ScienceQA`), or as plain values
+(`score_scienceqa`). Out: accuracy by official category, with the answers that could not be read as a number of their
+own. Both ways read letters alike; of the parser "llava" the second counts IMG as the original's script does, by the
+prompt that was sent, the first as ScienceQA's own, by the problem. No torch is imported here.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ or path. docs/tasks.md shows one from outside the package.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class Task(QuestionSource):
             InputError: There is no such form of it.
         """
         del path, asked
-        raise InputError(f"--submission: {self.name} has no file of its own; its answers are the answer file")
+        raise InputError(f"{self.name} has no file of its own; its answers are the answer file")
 
     def settings(self) -> dict[str, object]:
         """Return what an answer depends on beside the model, as it stands in the header of an answer file."""
@@ -72,7 +73,7 @@ def match_answers(questions: Sequence[Question], rows: Sequence[AnswerRow], sour
         source: Name of the file, for messages.
 
     Raises:
-        InputError: No answer belongs to any question.
+        InputError: No answer belongs to any question, or two questions cannot be told apart.
     """
     has_own_ids = len({question.id for question in questions}) == len(questions)
 
@@ -80,8 +81,13 @@ def match_answers(questions: Sequence[Question], rows: Sequence[AnswerRow], sour
         # Other projects leave out the image slot.
         return question_id, "" if has_own_ids else " ".join(prompt.replace(IMAGE_SLOT, " ").split())
 
+    keys = [key(question.id, question.prompt) for question in questions]
+    if twice := next((name for (name, _), number in Counter(keys).items() if number > 1), None):
+        raise InputError(
+            f"{source}: two questions have identifier {twice!r} and one prompt; give each its own identifier"
+        )
     found = {key(row["question_id"], row.get("prompt", "")): row for row in rows}
-    asked = [(question, found.get(key(question.id, question.prompt))) for question in questions]
+    asked = [(question, found.get(own)) for question, own in zip(questions, keys, strict=True)]
     if rows and questions and not any(row is not None for _, row in asked):
         raise InputError(
             f"{source}: none of its {len(rows)} answers is to one of the {len(questions)} questions; expected answers "

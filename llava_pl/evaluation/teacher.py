@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from llava_pl.evaluation.answers import read_answers
 from llava_pl.types import InputError
@@ -26,6 +27,9 @@ class Endpoint:
         num_at_once: Requests at the same time.
         max_retries: How often a request that failed or was put off is sent again, after longer and longer waits.
         temperature: Of the answers; None leaves it to the endpoint, as some models ask for.
+
+    Raises:
+        InputError: A number is too small.
     """
 
     url: str
@@ -33,6 +37,11 @@ class Endpoint:
     num_at_once: int = 4
     max_retries: int = 5
     temperature: float | None = 0.0
+
+    def __post_init__(self) -> None:
+        for option, value, least in (("num_at_once", self.num_at_once, 1), ("max_retries", self.max_retries, 0)):
+            if value < least:
+                raise InputError(f"--{option}: expected at least {least}, found {value}")
 
 
 def ask_teacher(
@@ -54,7 +63,8 @@ def ask_teacher(
     said: dict[str, str] = {}
     for row in read_answers(path) if path.exists() else ():
         name = row["question_id"]
-        if name in prompts and row.get("prompt", prompts[name]) == prompts[name]:  # else it answers something else
+        is_same = name in prompts and row.get("prompt", prompts[name]) == prompts[name]  # else it answers another one
+        if is_same and (endpoint is None or row.get("model_id", endpoint.model) == endpoint.model):
             said[name] = row["text"]
     missing = {name: prompt for name, prompt in prompts.items() if name not in said}
     if missing and endpoint is not None:
@@ -79,7 +89,7 @@ def _ask(prompts: Mapping[str, str], path: Path, endpoint: Endpoint, advance: Ca
         def ask(prompt: str) -> str:
             messages = [{"role": "user", "content": prompt}]
             answer = client.chat.completions.create(model=endpoint.model, messages=messages, **options)  # type: ignore[call-overload]
-            return answer.choices[0].message.content or ""
+            return (answer.choices[0].message.content or "") if answer.choices else ""
 
         with ThreadPoolExecutor(endpoint.num_at_once) as pool, path.open("a", encoding="utf-8") as file:
             names = {pool.submit(ask, prompt): name for name, prompt in prompts.items()}
@@ -94,11 +104,14 @@ def _ask(prompts: Mapping[str, str], path: Path, endpoint: Endpoint, advance: Ca
                         failure = failure or error
                         _cancel(names)
                         continue
-                    said[names[future]] = text
-                    line = {"question_id": names[future], "prompt": prompts[names[future]], "text": text}
+                    advance()
+                    if not text.strip():
+                        continue  # nothing was said; it is asked anew next time
+                    name = names[future]
+                    said[name] = text
+                    line = {"question_id": name, "prompt": prompts[name], "text": text, "model_id": endpoint.model}
                     file.write(json.dumps(line) + "\n")
                     file.flush()
-                    advance()
             finally:
                 _cancel(names)
     except OpenAIError as error:  # of the client itself, such as a missing key
@@ -106,9 +119,16 @@ def _ask(prompts: Mapping[str, str], path: Path, endpoint: Endpoint, advance: Ca
     if failure is not None:
         reason = " ".join(str(failure).split())
         raise InputError(
-            f"--endpoint {endpoint.url}: {reason}; {len(said)} new answers are in {path}, the same command goes on"
+            f"--endpoint {_without_key(endpoint.url)}: {reason}; {len(said)} new answers are in {path}, "
+            "the same command goes on"
         ) from failure
     return said
+
+
+def _without_key(url: str) -> str:
+    """Return where an endpoint is, without what a URL may say to it alone."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _cut_torn_line(path: Path) -> None:

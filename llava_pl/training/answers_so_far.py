@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from llava_pl.whole_file import whole_file
+
 Answer = tuple[str, dict[str, float] | None]
 """A text, and the log-likelihoods that chose it, if these did."""
 
@@ -49,9 +51,8 @@ class AnswersSoFar:
     def begin(self, answers: Mapping[int, Answer]) -> None:
         """Start a file of this rank with the answers that there are."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        part = self._path.with_suffix(".part")
-        part.write_text(f"{self._head}\n" + "".join(map(_line, answers, answers.values())), encoding="utf-8")
-        part.replace(self._path)
+        with whole_file(self._path) as part:
+            part.write_text(f"{self._head}\n" + "".join(map(_line, answers, answers.values())), encoding="utf-8")
 
     def add(self, answers: Mapping[int, Answer]) -> None:
         """Add the answers to a batch."""

@@ -67,6 +67,18 @@ def test_two_files_and_another_split(root, capsys):
     assert "stored" in shown
 
 
+def test_answers_that_were_asked_otherwise_or_of_other_questions(root, capsys):
+    path = root / "a.jsonl"
+    write_answers(path, "A" * 12)
+    first, *others = path.read_text().splitlines()
+    made_with = {"metadata": {"answers": {"task": "scienceqa", "prompt_format": "CQM-A"}}}
+    path.write_text("\n".join([json.dumps(json.loads(first) | made_with), *others]))
+    assert run(root, "--answers", str(path)) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "a: its questions were asked otherwise than they are scored: prompt_format: 'CQM-A' and 'QCM-LEA'" in shown
+    assert "a: 2 of its questions are not among those that are scored" in shown
+
+
 def test_files_of_one_name_keep_their_paths(root, capsys):
     (root / "x").mkdir()
     first, second = write_answers(root / "a.jsonl", "A" * 10), write_answers(root / "x" / "a.jsonl", "B" * 10)
@@ -92,6 +104,14 @@ def test_files_of_one_name_keep_their_paths(root, capsys):
             ["scienceqa", "--root", "{root}", "--answers", "{root}/pope.jsonl"],
             "expected answers to scienceqa, found those to",
         ),
+        (
+            ["scienceqa", "--root", "{root}", "--answers", "{root}/a.jsonl", "--answers", "{root}/a.jsonl"],
+            "--answers: expected each file once",
+        ),
+        (
+            ["scienceqa", "--root", "{root}", "--answers", "{root}/a.jsonl", "--json", "{root}/a.jsonl"],
+            "--json: {root}/a.jsonl: expected a file of its own",
+        ),
         (["scienceqa", "--root", "{root}"], "answers"),
         (["scienceqa", "--answers", "{root}/a.jsonl"], "root"),
         (
@@ -110,7 +130,7 @@ def test_wrong_input_gets_one_line(root, capsys, words, message):
         status = stop.code
     error = capsys.readouterr().err
     assert status == 2
-    assert message in error
+    assert message.format(root=root) in error
     assert error.count("\n") == 1
 
 

@@ -47,7 +47,8 @@ def test_both_ensembles(files, tmp_path, capsys):
     assert "the two differ on 4 questions, of which 3 were judged" in shown
     rows = read_answers(tmp_path / "out.jsonl")
     assert [row["text"][-2] for row in rows] == ["A", "B", "A", "B", "A"]
-    assert find_header(rows) == {"answers": {"template": "vicuna_v1"}}
+    assert find_header(rows)["answers"]["ensemble"] == [files["answers"], files["teacher"], files["judge"]]
+    assert find_header(rows)["answers"]["task"] == "scienceqa"
 
 
 def test_what_is_missing_is_asked_for(files, teacher_server, tmp_path, capsys):
@@ -68,11 +69,14 @@ def test_what_is_missing_is_asked_for(files, teacher_server, tmp_path, capsys):
         ({"teacher": "{root}/none.jsonl"}, [], "--teacher: "),
         ({}, ["--endpoint", "http://x"], "--endpoint: expected together with --model"),
         ({"answers": "{root}/none.jsonl"}, [], "none.jsonl: cannot be read"),
+        ({"judge": "{root}/teacher.jsonl"}, [], "--judge: expected another file than --teacher"),
+        ({}, ["--endpoint", "http://x", "--model", "x", "--num_at_once", "0"], "--num_at_once: expected at least 1"),
+        ({}, ["--output", "{root}/answers.jsonl"], "--output: "),
     ],
 )
 def test_wrong_input_gets_one_line(files, capsys, changes, words, message):
     changed = files | {name: path.format(root=files["root"]) for name, path in changes.items()}
-    assert run(changed, *words) == 2
+    assert run(changed, *(word.format(root=files["root"]) for word in words)) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -81,9 +81,7 @@ def test_two_seeds_say_little(tmp_path):
 def test_runs_with_other_settings_are_no_seeds(tmp_path):
     first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b", rate=2e-3)
     other = make_run(tmp_path / "c", seed=1, rate=3e-3)
-    with pytest.raises(
-        InputError, match=r"--seeds: .*c: expected .* but for seed_everything, found others: model\.optim"
-    ):
+    with pytest.raises(InputError, match=r"--seeds: .*c: expected .* but for seed_everything, found others: model"):
         compare_runs(first, second, [other])
 
 

@@ -75,7 +75,9 @@ def test_files_of_the_original_have_no_header(tmp_path: Path):
     path.write_text(
         '{"question_id": 7, "prompt": "p", "text": "A", "answer_id": "x", "model_id": "m", "metadata": {}}\n'
     )
-    assert read_answers(path) == [{"question_id": "7", "prompt": "p", "text": "A"}]
+    assert read_answers(path) == [{"question_id": "7", "prompt": "p", "text": "A", "model_id": "m"}]
+    path.write_text('{"question_id": 7, "text": "A", "metadata": {"answers": 3}}')
+    assert find_header(read_answers(path)) == {}
     assert find_header(read_answers(path)) == {}
 
 

@@ -94,6 +94,9 @@ def test_every_letter_up_to_the_number_of_choices(parser):
         ("Red!", A),
         ("I would say red", A),
         ("It is light blue.", C),
+        ("Option A is wrong, option B is right", B),
+        ("Option B is right, option A is incorrect", B),
+        ("It is not option A", UNPARSED),
         ("red or blue", UNPARSED),
         ("The answer is A or B.", UNPARSED),
         ("the answer is a matter of taste", UNPARSED),
@@ -123,12 +126,14 @@ def test_lenient_reads_what_strict_reads(text):
         ("D.", ParsedAnswer("D", -1)),
         ("T.hello", ParsedAnswer("T", -1)),
         ("The answer is A.", UNPARSED),
-        (" A", UNPARSED),
-        ("a", UNPARSED),
+        (" A\n", A),
+        ("a", A),
+        ("b.", UNPARSED),
         ("", UNPARSED),
     ],
 )
 def test_lmms_eval_looks_at_the_start_alone(text, parsed):
+    """Its rule of August 2026 (75571cf)."""
     assert parse_letter(text, COLOURS, parser="lmms-eval") == parsed
 
 

@@ -42,6 +42,11 @@ def test_equal_identifiers_are_told_apart_by_prompts():
     assert texts(match_answers(questions, rows, "x")) == ["A", "B"]
 
 
+def test_questions_that_cannot_be_told_apart_are_refused():
+    with pytest.raises(InputError, match="two questions have identifier '1' and one prompt"):
+        match_answers([Question("1", "<image>\na"), Question("1", "a")], [], "mine.jsonl")
+
+
 def test_answers_to_other_questions_are_refused():
     with pytest.raises(InputError, match=r"mine\.jsonl: none of its 1 answers is to one of the 2 questions"):
         match_answers(Echo().questions(), [{"question_id": "7", "text": "x"}], "mine.jsonl")
@@ -63,8 +68,14 @@ def test_every_task_is_found(name):
         ("no.such.Thing", "cannot be imported"),
         ("llava_pl.types.Missing", "cannot be imported"),
         ("llava_pl.types.Question", "expected one of"),
+        (".foo.Bar", "cannot be imported"),
+        ("..", "cannot be imported"),
+        ("broken_module.Thing", "cannot be imported"),
+        ("llava_pl.evaluation.task.Task", "expected a whole Task, found one without questions, score"),
     ],
 )
-def test_no_task(name, message):
+def test_no_task(name, message, tmp_path, monkeypatch):
+    (tmp_path / "broken_module.py").write_text("def (:")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match=message):
         find_task(name)

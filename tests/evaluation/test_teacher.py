@@ -25,7 +25,7 @@ def test_answers_are_kept_and_replayed(teacher_server, tmp_path):
     assert said == {name: f"to {prompt}" for name, prompt in PROMPTS.items()}
     assert (sorted(teacher_server.prompts), len(came)) == (sorted(PROMPTS.values()), 6)
     assert sorted(row["question_id"] for row in lines(path)) == list(PROMPTS)
-    assert lines(path)[0].keys() == {"question_id", "prompt", "text"}
+    assert lines(path)[0].keys() == {"question_id", "prompt", "text", "model_id"}
     assert ask_teacher(PROMPTS, path, None) == said
     assert ask_teacher(PROMPTS, path, endpoint(teacher_server)) == said
     assert len(teacher_server.prompts) == 6
@@ -56,6 +56,31 @@ def test_a_failure_keeps_what_came(teacher_server, tmp_path):
     assert set(teacher_server.prompts) == {PROMPTS[name] for name in PROMPTS.keys() - kept}
 
 
+def test_silence_is_no_answer(teacher_server, tmp_path):
+    path = tmp_path / "teacher.jsonl"
+    teacher_server.answer = lambda prompt: " " if "3" in prompt else "yes"
+    assert ask_teacher(PROMPTS, path, endpoint(teacher_server)).keys() == PROMPTS.keys() - {"3"}
+    teacher_server.answer = lambda prompt: "no"
+    assert ask_teacher(PROMPTS, path, endpoint(teacher_server))["3"] == "no"
+    assert len(teacher_server.prompts) == 7
+
+
+def test_another_model_is_another_teacher(teacher_server, tmp_path):
+    path = tmp_path / "teacher.jsonl"
+    ask_teacher({"0": "?"}, path, endpoint(teacher_server))
+    teacher_server.answer = lambda prompt: "no"
+    other = Endpoint(teacher_server.url, "large", max_retries=0)
+    assert ask_teacher({"0": "?"}, path, other) == {"0": "no"}
+    assert [row["model_id"] for row in lines(path)] == ["tiny", "large"]
+
+
+def test_wrong_numbers():
+    with pytest.raises(InputError, match="--num_at_once: expected at least 1, found 0"):
+        Endpoint("http://x", "tiny", num_at_once=0)
+    with pytest.raises(InputError, match="--max_retries: expected at least 0, found -1"):
+        Endpoint("http://x", "tiny", max_retries=-1)
+
+
 def test_what_was_put_off_is_asked_again(teacher_server, tmp_path):
     answers = iter([429, "yes"])
     teacher_server.answer = lambda prompt: next(answers)
@@ -74,7 +99,7 @@ def test_without_an_endpoint_the_file_is_all_there_is(tmp_path):
 def test_no_endpoint_there(tmp_path, monkeypatch):
     pytest.importorskip("openai")
     monkeypatch.setenv("OPENAI_API_KEY", "x")
-    nowhere = Endpoint("http://127.0.0.1:9/v1", "tiny", max_retries=0)
+    nowhere = Endpoint("http://me:secret@127.0.0.1:9/v1?key=secret", "tiny", max_retries=0)
     with pytest.raises(InputError, match=r"--endpoint http://127\.0\.0\.1:9/v1: Connection error"):
         ask_teacher({"0": "?"}, tmp_path / "t.jsonl", nowhere)
 

@@ -39,8 +39,10 @@ def find_task(name: str) -> type[Task]:
         raise InputError(f"eval: no task {name!r}; {expected}")
     try:
         found = getattr(import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError, TypeError, ValueError) as error:
         raise InputError(f"eval: {name}: cannot be imported ({error}); {expected}") from error
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise InputError(f"eval: {name}: {expected}, found {found!r}")
+    if missing := sorted(found.__abstractmethods__):
+        raise InputError(f"eval: {name}: expected a whole Task, found one without {', '.join(missing)}")
     return found

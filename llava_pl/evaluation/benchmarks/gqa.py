@@ -50,6 +50,8 @@ class Gqa(Task):
                     f"{self._file}: question {question.id!r}: expected one with an 'answer' in {self._annotations}"
                 )
             types = entry.get("types") or {}
+            if not isinstance(types, dict):
+                raise InputError(f"{self._annotations}: entry {question.id!r}: field 'types': expected an object")
             structural = types.get("structural")
             groups = (() if structural is None else ("open" if structural == OPEN else "binary", structural)) + (
                 (types["semantic"],) if types.get("semantic") else ()

@@ -1,8 +1,8 @@
 """MMBench: multiple-choice questions of many abilities, asked once or once for each order of the choices.
 
 Liu et al. 2023 (arXiv:2307.06281). Circular evaluation counts a question as right only if it is right in every order.
-Some of MMBench's tables have a row for each order: then a row is another order of the one whose index is a million less,
-or two. The file holds its pictures; they are written to a folder when they are first needed.
+Some of MMBench's tables have a row for each order, whose index is that of the question and some millions. The file
+holds its pictures; they are written to a folder when they are first needed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import csv
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from llava_pl.evaluation.parsing import LetterParser, read_letter
 from llava_pl.evaluation.scores import Asked, Scores, Verdict, is_reference, judge, score_means
 from llava_pl.evaluation.task import Task
 from llava_pl.types import IMAGE_SLOT, InputError, Question
+from llava_pl.whole_file import whole_file
 
 LETTERS = "ABCD"
 REQUESTS = {
@@ -215,6 +215,5 @@ def _write_picture(path: Path, content: str, where: str) -> None:
         picture = base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InputError(f"{where}: column 'image': expected a picture in base64 ({error})") from error
-    part = path.with_suffix(f".{os.getpid()}.part")  # every rank reads the table
-    part.write_bytes(picture)
-    part.replace(path)
+    with whole_file(path) as part:  # every rank reads the table
+        part.write_bytes(picture)

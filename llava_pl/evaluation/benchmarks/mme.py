@@ -148,7 +148,11 @@ def _read_labels(folder: Path, question_id: str) -> dict[str, str]:
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise InputError(f"{places[0]}: no such file; expected MME's questions and answers for {question_id}")
-    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected UTF-8 text ({error.reason} at byte {error.start})") from error
+    lines = [line.split("\t") for line in text.splitlines() if line.strip()]
     if any(len(line) != 2 for line in lines):
         raise InputError(f"{path}: expected lines of a question, a tab and Yes or No")
     return {_bare(question): answer.strip().lower() for question, answer in lines}

@@ -50,8 +50,13 @@ class SeedBench(Task):
     @cached_property
     def _questions(self) -> list[tuple[Question, Mapping[str, Any]]]:
         content = read_json_object(self._annotations)
-        kinds = {number: name for name, number in (content.get("question_type") or {}).items()}
-        entries = {str(entry.get("question_id")): entry for entry in content.get("questions") or ()}
+        kinds, rows = content.get("question_type") or {}, content.get("questions")
+        if not isinstance(kinds, dict) or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise InputError(
+                f"{self._annotations}: expected 'questions', a list of objects, and an object 'question_type'"
+            )
+        kinds = {number: name for name, number in kinds.items()}
+        entries = {str(row.get("question_id")): row for row in rows}
         filled = []
         for question, row in read_question_file(self._file):
             entry = entries.get(question.id)

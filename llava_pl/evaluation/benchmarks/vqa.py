@@ -54,7 +54,7 @@ class VqaV2(Task):
         entries = _read_annotations(self._annotations, self._key)
         filled = []
         for question, row in rows:
-            if (entry := entries.get(str(row[self._key]))) is None:
+            if (entry := entries.get(str(row.get(self._key)))) is None:
                 raise InputError(
                     f"{self._file}: question {question.id!r}: {self._annotations} has no entry with its {self._key}; "
                     "take both files of one split"
@@ -69,7 +69,10 @@ class VqaV2(Task):
         return score_means(judge(asked, read_answer, None if self._annotations is None else agree_with_people))
 
     def write_submission(self, path: Path, asked: Asked) -> None:
-        """Write what the server is sent: a list of question and tidied answer, "" where there is none."""
+        """Write what the server is sent: a list of question and tidied answer, "" where there is none.
+
+        VQAv2's takes all questions of test2015 alone: give their file as `questions`, also for answers to test-dev.
+        """
         lines = {question.id: line for question, line in self._questions}
         path.write_text(json.dumps([self._entry(lines[q.id], row["text"] if row else "") for q, row in asked]))
 
@@ -90,7 +93,7 @@ class VizWiz(VqaV2):
     _key = "image"
 
     def _entry(self, line: Mapping[str, Any], text: str) -> dict[str, object]:
-        return {"image": line["image"], "answer": tidy_answer(text)}
+        return {"image": line.get("image"), "answer": tidy_answer(text)}
 
 
 def _read_annotations(path: Path, key: str) -> dict[str, Mapping[str, Any]]:

@@ -23,5 +23,5 @@ def test_nothing_is_scored(write_lines, tmp_path, answer):
     task = LlavaBench(questions=write_lines("questions.jsonl", ROWS))
     scores = task.score(answer(task, ["a view", None]))
     assert (scores.rows, scores.unanswered) == ((), ["1"])
-    with pytest.raises(InputError, match="--submission: llava-bench has no file of its own"):
+    with pytest.raises(InputError, match="llava-bench has no file of its own"):
         task.write_submission(tmp_path / "results.json", answer(task, ["a view", None]))

@@ -56,3 +56,6 @@ def test_questions_without_an_answer_are_refused(write_lines, tmp_path, make):
     path = write_lines("other.jsonl", [{"question_id": 7, "image": "x.jpg", "text": "?"}])
     with pytest.raises(InputError, match="question '7': expected one with an answer from A to D"):
         SeedBench(questions=path, annotations=tmp_path / "SEED-Bench.json").questions()
+    (tmp_path / "SEED-Bench.json").write_text('{"questions": ["101"]}')
+    with pytest.raises(InputError, match="expected 'questions', a list of objects"):
+        make().questions()

@@ -59,7 +59,7 @@ ZERO = [
 )
 def test_answers_are_those_of_one_process(root, tiny_parts, decoder, tmp_path, run, strategies, method, names):
     """Asked with a grey picture, questions share it."""
-    answers = {}
+    answers, tables = {}, {}
     for name in ("single", *names):
         settings = {
             "seed_everything": 1,  # of the projector, which no run has trained
@@ -85,8 +85,9 @@ def test_answers_are_those_of_one_process(root, tiny_parts, decoder, tmp_path, r
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(settings))
         run("-m", "llava_pl", "validate", "--config", f"{name}.yaml", "--run_dir", name, cwd=tmp_path)
         answers[name] = {path.name: read_answers(path) for path in (tmp_path / name / "predictions").iterdir()}
+        tables[name] = {path.name: path.read_text() for path in (tmp_path / name / "reports").glob("*.md")}
     assert len(answers["single"]) == 2
-    assert all(answers[name] == answers["single"] for name in names)
+    assert all(answers[name] == answers["single"] and tables[name] == tables["single"] for name in names)
     for rows in answers["single"].values():
         assert [row["question_id"] for row in rows] == [str(number) for number in range(7)]
         # Else no rank would have waited for another.

@@ -89,3 +89,28 @@ def test_a_killed_evaluation_goes_on(folder, run):
     run(*words, "--run_dir", "stopped", cwd=folder)
     assert asked(folder) == every
     assert read_answers(folder / "stopped" / name) == read_answers(folder / "whole" / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2), (2, 2)])
+def test_on_whatever_number_of_ranks(folder, run, first, then):
+    """Every rank is killed before its second batch; the file that comes of it is that of one process that was not."""
+
+    def words(number, *more):
+        ranks = ["--trainer.devices", "2", "--trainer.strategy", "ddp"] if number == 2 else []
+        return ["-m", "llava_pl", "test", "--config", "config.yaml", *ranks, *more]
+
+    run(*words(1, "--run_dir", "whole"), cwd=folder)
+    asked(folder)
+    killed = words(first, "--run_dir", "stopped", "--trainer.callbacks.killed_before", "1")
+    run(*killed, cwd=folder, status=-9)
+    before = asked(folder)
+    assert len(before) == 2 * first
+    run(*words(then, "--run_dir", "stopped"), cwd=folder)
+    again = asked(folder)
+    assert not set(before) & set(again)
+    assert {*before, *again} == {str(n) for n in range(9)}
+    rows, whole = (read_answers(next((folder / name / "predictions").iterdir())) for name in ("stopped", "whole"))
+    assert rows == whole
+    reports = [(folder / name / "reports" / "scienceqa-test-step0.md").read_text() for name in ("stopped", "whole")]
+    assert reports[0] == reports[1]

@@ -65,10 +65,12 @@ def write_tokenizer(pretrained: Pretrained, folder: Path, *, slow: bool = False)
 def simplify_config(folder: Path, tokenizer: PreTrainedTokenizerBase, class_name: str) -> None:
     """Write `tokenizer_config.json` so that transformers 4 reads it, too.
 
-    It knows neither the class that version 5 names nor its list of further special tokens.
+    It knows neither the class that version 5 names nor its list of further special tokens, and would have a tokenizer
+    of no family return token types, which `generate` refuses.
     """
     path = folder / "tokenizer_config.json"
     config = {**read_json_object(path), "tokenizer_class": class_name}
+    config["model_input_names"] = ["input_ids", "attention_mask"]
     config["additional_special_tokens"] = config.pop("extra_special_tokens", None) or []
     config.pop("backend", None)
     config["added_tokens_decoder"] = {

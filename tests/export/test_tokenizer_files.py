@@ -35,6 +35,8 @@ def test_settings_are_those_that_transformers_4_knows(llama, tmp_path):
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert config["tokenizer_class"] == "LlamaTokenizer"
     assert not {"backend", "extra_special_tokens"} & config.keys()
+    # Else a tokenizer of no family has version 4 return token types, which `generate` refuses.
+    assert config["model_input_names"] == ["input_ids", "attention_mask"]
     assert config["added_tokens_decoder"]["2"]["content"] == "</s>"
     assert not (tmp_path / "tokenizer.json").exists()
     assert (tmp_path / "tokenizer.model").read_bytes() == llama.origin.sentencepiece

@@ -10,12 +10,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from llava_pl.demo.questions import TOPICS
 from llava_pl.evaluation.answers import read_answers
+from llava_pl.evaluation.intervals import mean_interval
 from llava_pl.evaluation.scienceqa import score_scienceqa
+from llava_pl.evaluation.scores import in_percent
 
 STAGES = {"start": "text only", "align": "aligned", "finetune": "finetuned"}
 SOURCES = {"own": "", "other": "-other-image", "grey": "-grey-image", "none": "-none-image"}
@@ -27,7 +30,7 @@ def write_report(folder: Path) -> Scores:
     """Print the table, write the pictures, and return the accuracies in percent by row and question kind."""
     scores = read_scores(folder)
     (folder / "accuracy.json").write_text(json.dumps(scores, indent=2) + "\n")
-    Console().print(_table(scores))
+    Console().print(make_table(scores, len(_read_scienceqa(folder)[1]["test"])))
     draw_learning_curves(folder, scores)
     draw_samples(folder)
     return scores
@@ -91,15 +94,24 @@ def draw_samples(folder: Path, *, rows: int = 3, columns: int = 4) -> None:
     figure.savefig(folder / "samples.png", dpi=110)
 
 
-def _table(scores: Scores) -> Table:
-    table = Table(title="held-out accuracy in percent")
-    table.add_column("stage, picture that is shown")
+def make_table(scores: Scores, num_questions: int) -> Table:
+    """Return the accuracies, that of all questions with its interval.
+
+    Args:
+        scores: In percent, by row and question kind.
+        num_questions: Of all kinds.
+    """
+    title = "held-out accuracy in percent, in brackets its 95 % interval"
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("stage, picture shown")
     for name in ("all", *TOPICS):
         table.add_column(name, justify="right")
     for number, (row, values) in enumerate(scores.items(), start=1):
-        table.add_row(
-            row, *(f"{values[name]:.1f}" for name in ("all", *TOPICS)), end_section=number % len(SOURCES) == 0
-        )
+        num_right = round(values["all"] / 100 * num_questions)
+        interval = mean_interval([1.0] * num_right + [0.0] * (num_questions - num_right))
+        low, high = in_percent(interval) if interval else (0.0, 100.0)
+        cells = (f"{values['all']:.1f} ({low:.1f} to {high:.1f})", *(f"{values[name]:.1f}" for name in TOPICS))
+        table.add_row(row.removesuffix(" image"), *cells, end_section=number % len(SOURCES) == 0)
     return table
 
 

@@ -89,7 +89,9 @@ def run_demo(folder: Path, seed: int) -> dict[str, dict[str, float]]:
         console.print(f"        $ llava-pl {shlex.join(words)}", style="dim", highlight=False, soft_wrap=True)
         _run_lightning(words)
     scores = write_report(folder)
-    say(f"Done. Learning curves: {folder / 'learning_curves.png'}, questions and answers: {folder / 'samples.png'}")
+    say(f"Done. Learning curves: {folder / 'learning_curves.png'}, questions and answers: {folder / 'samples.png'},")
+    report = next((folder / "validate_finetune" / "reports").glob("*.html"), None)
+    console.print(f"        all scores with their intervals: {report}", highlight=False, soft_wrap=True)
     return scores
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from llava_pl.demo.report import draw_samples, read_scores
+from llava_pl.demo.report import draw_samples, make_table, read_scores
 from llava_pl.evaluation.answers import write_answers
 
 TOPICS = ("colour", "count", "existence", "position")
@@ -48,6 +48,14 @@ def test_scores_come_from_the_file_of_stage_and_image(folder):
 def test_the_newest_file_of_a_stage_counts(folder):
     write(folder, "align", 20, "-grey-image", "The answer is A.")
     assert read_scores(folder)["aligned, grey image"]["all"] == 100.0
+
+
+def test_table_has_an_interval():
+    values = {"all": 90.0, **dict.fromkeys(TOPICS, 90.0)}
+    table = make_table({"finetuned, own image": values}, 100)
+    assert [list(column.cells) for column in table.columns][:3] == [
+        ["finetuned, own"], ["90.0 (84.0 to 95.0)"], ["90.0"]
+    ]  # fmt: skip
 
 
 def test_sample_sheet_shows_every_question(folder):

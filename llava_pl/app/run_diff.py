@@ -55,7 +55,12 @@ def compare_runs(first: Path, second: Path, others: Sequence[Path] = ()) -> Repo
     tables = [_table("Settings that differ", names, settings)]
     tables.append(_table("Versions that differ", names, _differences(_read_versions(first), _read_versions(second))))
     tables.append(
-        ReportTable("Order of the data", ("", "found"), (("training samples", _compare_orders(first, second)),))
+        ReportTable(
+            "Order of the data",
+            ("", "found"),
+            (("training samples", _compare_orders(first, second)),),
+            has_numbers=False,
+        )
     )
     notes = []
     for name in sorted(_predictions(first).keys() & _predictions(second).keys()):
@@ -109,7 +114,7 @@ def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[st
 
 def _table(title: str, names: tuple[str, str], found: Mapping[str, tuple[str, str]]) -> ReportTable:
     rows = tuple((key, *values) for key, values in found.items())
-    return ReportTable(title if rows else f"{title}: none", ("", *names), rows)
+    return ReportTable(title if rows else f"{title}: none", ("", *names), rows, has_numbers=False)
 
 
 def _compare_orders(first: Path, second: Path) -> str:
@@ -201,14 +206,16 @@ def _compare_answers(first: _Answers, second: _Answers, seeds: Sequence[_Answers
             ("p (test)", p_value),
             ("seed noise", _seed_noise([first, *seeds], keys, 100 * found.difference)),
         )
-        tables.append(ReportTable(f"{name}: mean credit of {len(keys):,} questions", ("", "found"), cells))
+        tables.append(
+            ReportTable(f"{name}: mean credit of {len(keys):,} questions", ("", "found"), cells, has_numbers=False)
+        )
     shown = f", the first {NUM_SHOWN} of them" if len(changed) > NUM_SHOWN else ""
     texts = tuple(
         (key[0], shorten(first.rows[key]["text"], 80), shorten(second.rows[key]["text"], 80))
         for key in changed[:NUM_SHOWN]
     )
     title = f"{name}: {len(changed):,} of {len(keys):,} answers differ{shown}"
-    return [*tables, ReportTable(title, ("id", "first", "text"), texts)]
+    return [*tables, ReportTable(title, ("id", "first", "second"), texts, has_numbers=False)]
 
 
 def _seed_noise(runs: Sequence[_Answers], keys: Sequence[tuple[str, str]], difference: float) -> str:

@@ -44,13 +44,19 @@ class ReportTable:
 
     Args:
         title: What it shows.
-        columns: Heads; the first column is of words, the others are of numbers.
-        rows: As many cells each as there are columns.
+        columns: Heads.
+        rows: As many cells each as there are columns; without any the title says it all.
+        has_numbers: Whether all columns but the first are of numbers; else all are of words.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    has_numbers: bool = True
+
+    def is_number(self, column: int) -> bool:
+        """Return whether a column, counted from 0, is of numbers."""
+        return self.has_numbers and column > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +203,7 @@ def _unparsed_table(answered: Answered) -> ReportTable | None:
     rows = tuple((verdict.id, shorten(verdict.text or "")) for verdict in unparsed[:NUM_LISTED])
     shown = f", the first {NUM_LISTED} of them" if len(unparsed) > NUM_LISTED else ""
     title = f"{answered.label}: {len(unparsed):,} of {len(answered.scores.verdicts):,} could not be read{shown}"
-    return ReportTable(title, ("id", "text"), rows)
+    return ReportTable(title, ("id", "text"), rows, has_numbers=False)
 
 
 def shorten(text: str, length: int = 200) -> str:

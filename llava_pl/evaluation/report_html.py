@@ -43,9 +43,7 @@ def report_html(report: Report, load_picture: LoadPicture) -> str:
 
 def _table(table: ReportTable) -> str:
     heads = "".join(f'<th scope="col">{show(column)}</th>' for column in table.columns)
-    kinds = ["text"] + ["number"] * (len(table.columns) - 1)
-    if table.columns[-1] == "text":
-        kinds[-1] = "text"
+    kinds = ["number" if table.is_number(place) else "text" for place in range(len(table.columns))]
     rows = "".join(
         "<tr>"
         + "".join(f'<td class="{kind}">{show(cell)}</td>' for kind, cell in zip(kinds, row, strict=True))

@@ -15,10 +15,11 @@ def report_markdown(report: Report) -> str:
 
 
 def _table(table: ReportTable) -> str:
-    is_text = [place == 0 or column == "text" for place, column in enumerate(table.columns)]
-    rule = "|" + "".join(" --- |" if text else " ---: |" for text in is_text)
-    lines = [_line(table.columns), rule, *map(_line, table.rows)]
-    return f"## {_cell(table.title)}\n\n" + "\n".join(lines)
+    head = f"## {_cell(table.title)}"
+    if not table.rows:
+        return head
+    rule = "|" + "".join(" ---: |" if table.is_number(place) else " --- |" for place in range(len(table.columns)))
+    return f"{head}\n\n" + "\n".join([_line(table.columns), rule, *map(_line, table.rows)])
 
 
 def _line(cells: tuple[str, ...]) -> str:

@@ -22,7 +22,8 @@ def print_report(report: Report, console: Console | None = None) -> None:
     console.print(f"[bold]{_cell(report.title)}[/bold]", highlight=False)
     for table in report.tables:
         console.print(f"\n{_cell(table.title)}", highlight=False)
-        console.print(_table(table), highlight=False)
+        if table.rows:
+            console.print(_table(table), highlight=False)
     for note in report.notes:
         console.print(f"[yellow]{_cell(note)}[/yellow]", highlight=False)
 
@@ -30,7 +31,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
 def _table(table: ReportTable) -> Table:
     shown = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for place, column in enumerate(table.columns):
-        is_number = place > 0 and column != "text"
+        is_number = table.is_number(place)
         # Where it gets narrow, words give way to numbers.
         shown.add_column(
             _cell(column),

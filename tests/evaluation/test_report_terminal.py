@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from llava_pl.evaluation.report import build_report
+from llava_pl.evaluation.report import Report, ReportTable, build_report
 from llava_pl.evaluation.report_terminal import print_report
 
 
@@ -16,3 +16,14 @@ def test_terminal(first, second):
     assert "80.00 (50.00 to 100.00)" in text
     assert "were not asked alike" in text
     assert "hm|<i>" in text
+
+
+def test_words_are_never_cut_off():
+    """In a narrow terminal they are folded; a table without rows is its title."""
+    words = ReportTable("Words", ("", "found"), (("samples", "word " * 30 + "last"),), has_numbers=False)
+    console = Console(width=60, file=io.StringIO(), record=True)
+    print_report(Report("T", (), (words, ReportTable("Nothing differs", ("a", "b"), ()))), console)
+    text = console.export_text()
+    assert text.count("word") == 30
+    assert "last" in text
+    assert text.rstrip().endswith("Nothing differs")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -70,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands = ", ".join(COMMANDS)
         sys.stderr.write(f"llava-pl: error: unknown command {words[0]!r}; expected one of {commands}\n")
         return 2
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not have the letters of an answer
     try:
         return _run(words)
     except InputError as error:
@@ -81,17 +84,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"llava-pl: error: {message}{hint if is_hinted else ''}\n")
         return 2
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            what = error.filename or "the folder of the run"  # a write names no file
-            sys.stderr.write(f"llava-pl: error: {what}: {error.strerror}; make room, and start again\n")
-            return 2
-        if error.filename is None:  # about no file that the user could have named
-            raise
-        sys.stderr.write(f"llava-pl: error: {error.filename}: {error.strerror}; check the path, or choose another\n")
-        return 2
+        return _explain(error)
     except KeyboardInterrupt:
         sys.stderr.write("llava-pl: interrupted\n")
         return 130
+
+
+def _explain(error: OSError) -> int:
+    """Say what the system refused, and return the exit status; raise it again where that is no file of the user's."""
+    if isinstance(error, BrokenPipeError):
+        # Who read what was printed has seen enough, as `| head`; Python would find that out once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        what = error.filename or "the folder of the run"  # a write names no file
+        sys.stderr.write(f"llava-pl: error: {what}: {error.strerror}; make room, and start again\n")
+        return 2
+    if error.filename is None:  # about no file that the user could have named
+        raise error
+    sys.stderr.write(f"llava-pl: error: {error.filename}: {error.strerror}; check the path, or choose another\n")
+    return 2
 
 
 def _run(words: list[str]) -> int:

@@ -10,6 +10,7 @@ from llava_pl.app.arguments import OneLineArguments, check_place
 from llava_pl.app.run_diff import compare_runs
 from llava_pl.evaluation.report_markdown import report_markdown
 from llava_pl.evaluation.report_terminal import print_report
+from llava_pl.types import InputError
 
 DESCRIPTION = """Show what tells two runs apart: settings, versions, the order of the training samples, and the answers
 to the same questions, with the difference of their scores beside its interval and beside what another seed would make.
@@ -35,6 +36,9 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here, too")
     options = parser.parse_args(list(words))
     check_place(options.markdown, "--markdown")
+    runs = {run.resolve() for run in (options.first, options.second, *options.seeds)}
+    if options.markdown is not None and options.markdown.exists() and runs & {*options.markdown.resolve().parents}:
+        raise InputError(f"--markdown: {options.markdown}: expected a new file, found one of a run")
     report = compare_runs(options.first, options.second, options.seeds)
     print_report(report)
     if options.markdown is not None:

@@ -6,9 +6,10 @@ as Markdown, as a page and as JSON.
 
 from __future__ import annotations
 
+import json
 import sys
+from argparse import ArgumentError
 from collections.abc import Sequence
-from inspect import signature
 from pathlib import Path
 
 from llava_pl.app.eval_outputs import add_outputs, check_outputs, show
@@ -16,7 +17,7 @@ from llava_pl.app.task_parser import TaskParser
 from llava_pl.evaluation.answers import find_header, header_differences, read_answers
 from llava_pl.evaluation.benchmarks import TASKS, find_task
 from llava_pl.evaluation.report import Answered
-from llava_pl.evaluation.task import Task, match_answers
+from llava_pl.evaluation.task import Task, describe_unused, match_answers
 from llava_pl.types import InputError
 
 HELP = f"""usage: llava-pl eval TASK --answers FILE [--answers FILE ...] [options]
@@ -62,12 +63,14 @@ def main(words: Sequence[str]) -> int:
 
         return diff(words[1:])
     task_class = find_task(words[0])
-    parser = _make_parser(words[0], task_class)
+    parser, names = _make_parser(words[0], task_class)
     options = parser.parse_args(list(words[1:]))
-    check_outputs(options, further=["submission"], inputs=options.answers)
+    given = {name: options[name] for name in names}
+    read = [str(value) for value in given.values() if isinstance(value, str | Path) and Path(value).exists()]
+    check_outputs(options, further=["submission"], inputs=[*options.answers, *read])
     if options.submission and task_class.write_submission is Task.write_submission:
         raise InputError(f"--submission: {words[0]} has no file of its own; its answers are the answer file")
-    task = task_class(**{name: options[name] for name in signature(task_class).parameters})
+    task = task_class(**given)
     answered = score_files(task, options.answers)
     show(task, answered, options)
     if options.submission:
@@ -76,7 +79,8 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _make_parser(name: str, task_class: type[Task]) -> TaskParser:
+def _make_parser(name: str, task_class: type[Task]) -> tuple[TaskParser, list[str]]:
+    """Return the options of a task, and the names of its own."""
     summary = (task_class.__doc__ or "").strip().partition("\n")[0]
     parser = TaskParser(prog=f"llava-pl eval {name}", description=summary, allow_abbrev=False)
     parser.add_argument(
@@ -86,12 +90,14 @@ def _make_parser(name: str, task_class: type[Task]) -> TaskParser:
         metavar="FILE",
         help="Answers to score; may be given several times.",
     )
-    parser.add_class_arguments(task_class)
     add_outputs(parser)
     parser.add_argument(
         "--submission", metavar="FILE", help="Write what the benchmark's server or script reads, of the first answers."
     )
-    return parser
+    try:
+        return parser, parser.add_class_arguments(task_class)
+    except ArgumentError as error:
+        raise InputError(f"eval {name}: {error}; choose another name for this parameter of the task") from error
 
 
 def score_files(task: Task, files: Sequence[str]) -> list[Answered]:
@@ -108,10 +114,14 @@ def score_files(task: Task, files: Sequence[str]) -> list[Answered]:
     if twice := next((file for file in files if files.count(file) > 1), None):
         raise InputError(f"--answers: expected each file once, found {twice} again")
     questions, answered = task.questions(), []
+    if not questions:
+        raise InputError(f"eval {task.name}: expected questions, found none; choose another split or file")
     for file, name in zip(files, names, strict=True):
         rows = read_answers(file)
         if not rows:
             raise InputError(f"{file}: expected answers, found none")
+        if len({json.dumps(row["metadata"], sort_keys=True) for row in rows if "metadata" in row}) > 1:
+            raise InputError(f"{file}: expected the answers of one run, found several heads; give each its own file")
         made_with = find_header(rows).get("answers", {})
         asked_before = made_with.get("task", task.name)
         if asked_before != task.name:
@@ -120,10 +130,9 @@ def score_files(task: Task, files: Sequence[str]) -> list[Answered]:
             )
         asked = match_answers(questions, rows, file)
         label = name if names.count(name) == 1 else file
-        notes = header_differences(made_with, task.settings())
-        notes = [f"its questions were asked otherwise than they are scored: {'; '.join(notes)}"] if notes else []
-        used = {id(row) for _, row in asked}
-        if strangers := len({row["question_id"] for row in rows if id(row) not in used}):
-            notes.append(f"{strangers:,} of its questions are not among those that are scored")
+        notes = describe_unused(asked, rows)
+        # A split may be scored of the answers to another one that holds it.
+        if unlike := header_differences(made_with, {**task.settings(), "split": made_with.get("split")}):
+            notes.append(f"its questions were asked otherwise than they are scored: {'; '.join(unlike)}")
         answered.append(Answered(label, asked, task.score(asked), find_header(rows), tuple(notes)))
     return answered

@@ -18,6 +18,7 @@ from llava_pl.evaluation.report_markdown import report_markdown
 from llava_pl.evaluation.report_terminal import print_report
 from llava_pl.evaluation.task import Task
 from llava_pl.types import InputError, Question
+from llava_pl.whole_file import whole_file
 
 KINDS = {"markdown": "the tables", "html": "a page with examples", "json": "scores and readings"}
 
@@ -35,18 +36,21 @@ def check_outputs(options: Namespace, *, further: Sequence[str] = (), inputs: Se
     Args:
         options: Of `add_outputs`, and others.
         further: Other options that name files to write.
-        inputs: Files that are read.
+        inputs: Files that are read, and folders.
 
     Raises:
-        InputError: One of them cannot, or is another one, too.
+        InputError: One of them cannot, is another one, too, or lies in a folder that is read.
     """
+    if options.examples < 0:
+        raise InputError(f"--examples: expected at least 0, found {options.examples}")
     taken = {Path(name).resolve() for name in inputs}
     for name in (*KINDS, *further):
         if not options[name]:
             continue
         path = Path(options[name])
         check_place(path, f"--{name}")
-        if path.resolve() in taken:
+        is_there = path.exists() and not taken.isdisjoint(path.resolve().parents)
+        if is_there or path.resolve() in taken:
             raise InputError(f"--{name}: {path}: expected a file of its own, found one that is read or written, too")
         taken.add(path.resolve())
 
@@ -64,7 +68,8 @@ def show(task: Task, answered: Sequence[Answered], options: Namespace) -> None:
     print_report(report)
     for kind in KINDS:
         if options[kind]:
-            Path(options[kind]).write_text(_render(kind, report, answered, task), encoding="utf-8")
+            with whole_file(Path(options[kind])) as part:
+                part.write_text(_render(kind, report, answered, task), encoding="utf-8")
             sys.stdout.write(f"wrote {options[kind]}\n")
 
 

@@ -51,9 +51,10 @@ def main(words: Sequence[str]) -> int:
     parser.add_class_arguments(ScienceQA)
     add_outputs(parser)
     options = parser.parse_args(list(words))
-    check_outputs(options, further=["output"], inputs=[options.answers, options.teacher, options.judge])
-    if Path(options.teacher).resolve() == Path(options.judge).resolve():
-        raise InputError(f"--judge: expected another file than --teacher, found {options.judge} twice")
+    files = [options.answers, options.teacher, options.judge]
+    if len({Path(file).resolve() for file in files}) < len(files):
+        raise InputError("--answers, --teacher and --judge: expected three files, found one of them twice")
+    check_outputs(options, further=["output"], inputs=[*files, options.root])
     if (options.endpoint is None) != (options.model is None):
         raise InputError("--endpoint: expected together with --model, found one of them; give both or none")
     further = {name: options[name] for name in ("num_at_once", "max_retries", "temperature")}
@@ -61,6 +62,8 @@ def main(words: Sequence[str]) -> int:
 
     task = ScienceQA(**{name: options[name] for name in signature(ScienceQA).parameters})
     questions, rows = task.questions(), read_answers(options.answers)
+    if not rows:
+        raise InputError(f"{options.answers}: expected answers, found none")
     model = match_answers(questions, rows, options.answers)
     prompts = {question.id: teacher_prompt(question) for question in questions}
     teacher = _ask("teacher", prompts, options.teacher, endpoint)
@@ -93,7 +96,7 @@ def _ask(what: str, prompts: dict[str, str], path: str, endpoint: Endpoint | Non
     if endpoint is None:
         if not Path(path).exists():
             raise InputError(f"--{what}: {path}: no such file; give one, or --endpoint and --model to ask now")
-        return ask_teacher(prompts, Path(path), None)
+        return ask_teacher(prompts, Path(path), None, in_any_words=what == "teacher")
     with progress_bar(len(prompts)) as advance:
         said = ask_teacher(prompts, Path(path), endpoint, lambda: advance(1))
     if silent := len(prompts) - len(said):

@@ -47,11 +47,7 @@ def compare_runs(first: Path, second: Path, others: Sequence[Path] = ()) -> Repo
             raise InputError(f"{folder}: no config.yaml; expected the folder of a run, runs/NAME/TIME")
     names = (str(first), str(second))
     settings = _differences(_read_config(first), _read_config(second))
-    for other in others:
-        if apart := sorted(_differences(_read_config(first), _read_config(other)).keys() - {SEED}):
-            raise InputError(
-                f"--seeds: {other}: expected a run as {first} but for {SEED}, found others: {', '.join(apart)}"
-            )
+    _check_seeds([first, *others])
     tables = [_table("Settings that differ", names, settings)]
     tables.append(_table("Versions that differ", names, _differences(_read_versions(first), _read_versions(second))))
     tables.append(
@@ -65,9 +61,8 @@ def compare_runs(first: Path, second: Path, others: Sequence[Path] = ()) -> Repo
     notes = []
     for name in sorted(_predictions(first).keys() & _predictions(second).keys()):
         answers = _Answers.read(name, first), _Answers.read(name, second)
-        if unlike := header_differences(*(each.header.get("answers", {}) for each in answers)):
-            notes.append(f"{name}: the two were not asked alike: {'; '.join(unlike)}")
         seeds = [_Answers.read(name, other) for other in others if name in _predictions(other)]
+        notes += _note_differences(*answers, seeds)
         tables += _compare_answers(*answers, seeds)
     if not _predictions(first).keys() & _predictions(second).keys():
         notes.append("the two runs have no answers to the same questions")
@@ -76,10 +71,25 @@ def compare_runs(first: Path, second: Path, others: Sequence[Path] = ()) -> Repo
     return Report(f"{first} and {second}", tuple(notes), tuple(tables))
 
 
+def _check_seeds(folders: Sequence[Path]) -> None:
+    """Check that runs are different ones that differ in their seed alone."""
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise InputError("--seeds: expected other runs than RUN_A, each once")
+    first, *others = settings = [_read_config(folder) for folder in folders]
+    for folder, other in zip(folders[1:], others, strict=True):
+        if apart := sorted(_differences(first, other).keys() - {SEED}):
+            raise InputError(
+                f"--seeds: {folder}: expected a run as {folders[0]} but for {SEED}, found others: {', '.join(apart)}"
+            )
+    seeds = [str(each.get(SEED)) for each in settings]
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds: expected a {SEED} of its own for each run, found {', '.join(seeds)}")
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{folder / 'config.yaml'}: cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise InputError(f"{folder / 'config.yaml'}: expected settings, found {type(content).__name__}")
@@ -190,13 +200,27 @@ class _Answers:
         return found if found and len(found) == len(keys) else None
 
 
+def _note_differences(first: _Answers, second: _Answers, seeds: Sequence[_Answers]) -> list[str]:
+    """Return in words what is to be known before answers are compared."""
+    notes, name = [], first.name
+    if unlike := header_differences(first.header.get("answers", {}), second.header.get("answers", {})):
+        notes.append(f"{name}: the two were not asked alike: {'; '.join(unlike)}")
+    if alone := len(first.rows.keys() ^ second.rows.keys()):
+        notes.append(f"{name}: {alone:,} questions were asked of one of the two alone, and are left out")
+    steps = sorted({each.step for each in (first, *seeds)})
+    if len(steps) > 1:
+        notes.append(f"{name}: the seeds are told by answers of steps {', '.join(map(str, steps))}")
+    return notes
+
+
 def _compare_answers(first: _Answers, second: _Answers, seeds: Sequence[_Answers]) -> list[ReportTable]:
     name, tables = first.name, []
     keys = [key for key in first.rows if key in second.rows]
     changed = [key for key in keys if first.rows[key]["text"] != second.rows[key]["text"]]
     of_first, of_second = first.credits(keys), second.credits(keys)
     if of_first is not None and of_second is not None:
-        found = compare(of_first, of_second, [question_id for question_id, _ in keys])
+        # Of files that do not say what picture a question is about its identifier may be that of the picture.
+        found = compare(of_first, of_second, [first.rows[key].get("image", key[0]) for key in keys])
         difference, p_value = show_difference(found)
         cells = (
             ("steps", f"{first.step:,} and {second.step:,}"),

@@ -17,5 +17,6 @@ class TaskParser(ArgumentParser):
         """Print the message on one line and exit with status 2."""
         del ex
         names = [text[2:] for action in self._actions for text in action.option_strings if text.startswith("--")]
-        sys.stderr.write(f"llava-pl: error: {explain(str(message), sys.argv[1:], names)}\n")
+        line = explain(str(message), sys.argv[1:], names).replace("give it in a --config file or as", "give it as")
+        sys.stderr.write(f"llava-pl: error: {line}\n")
         sys.exit(2)

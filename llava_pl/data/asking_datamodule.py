@@ -5,6 +5,7 @@ In: the tasks of a run. Out: loaders of their questions, for `validate`, `test` 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 
 from torch.utils.data import DataLoader, Dataset
@@ -49,10 +50,16 @@ class AskingDataModule(ConversationDataModule):
         """Return the questions of a stage with each kind of picture; `predict` shows their own alone.
 
         Raises:
-            InputError: Two tasks have one name, and so would have one file of answers.
+            InputError: Two tasks have one name, and so would have one file of answers, or a name is none for files.
         """
         tasks = self.tasks_of(stage)
         names = [task.name for task in tasks]
+        for name in names:
+            if not re.fullmatch(r"[a-z0-9-]+", name):
+                raise InputError(
+                    f"data.tasks: expected a name of small letters, digits and dashes, found {name!r}; it is a part of "
+                    "file names"
+                )
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise InputError(
                 f"data.tasks: expected one of each name, found {twice} twice; ask them in runs of their own"

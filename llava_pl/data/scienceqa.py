@@ -104,10 +104,20 @@ def read_scienceqa(root: Path, split: str) -> dict[str, Problem]:
                 f"{problems_path}: no problem {problem_id!r}, which {splits_path.name} lists in split {split!r}; "
                 "take both files from the same release"
             )
-    return {problem_id: _validate_problem(problems_path, problem_id, problems[problem_id]) for problem_id in ids}
+    return {problem_id: check_problem(problems_path, problem_id, problems[problem_id]) for problem_id in ids}
 
 
-def _validate_problem(path: Path, problem_id: str, problem: object) -> Problem:
+def check_problem(path: Path, problem_id: str, problem: object) -> Problem:
+    """Return a problem whose fields are all there, and of the right kind.
+
+    Args:
+        path: Where it stands, for messages.
+        problem_id: Its key.
+        problem: Its fields.
+
+    Raises:
+        InputError: One of them is wrong.
+    """
     if not isinstance(problem, dict):
         raise InputError(f"{path}: problem {problem_id!r}: expected a JSON object, found {type(problem).__name__}")
     raw: dict[str, Any] = problem

@@ -7,19 +7,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llava_pl.data.scienceqa import answer_text, check_prompt_format, question_text, read_scienceqa
+from llava_pl.data.scienceqa import (
+    Problem,
+    answer_text,
+    check_problem,
+    check_prompt_format,
+    question_text,
+    read_scienceqa,
+)
 from llava_pl.types import IMAGE_SLOT, InputError
 from llava_pl.whole_file import whole_file
 
 SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 """How a parquet file is called, up to the first dash or dot, and the split that it holds."""
 
+FIELDS = [field.name for field in fields(Problem) if field.name != "id"]
 _ROWS_AT_ONCE = 64  # with their pictures
 
 
@@ -50,9 +59,16 @@ def write_llava_json(root: Path, split: str, prompt_format: str, folder: Path) -
             question = f"{question}\n{IMAGE_SLOT}"
         entry["conversations"] = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
         entries.append(entry)
+    if not is_file_name(split):
+        raise InputError(f"{root / 'pid_splits.json'}: split {split!r}: expected a name without slashes")
     path = folder / f"llava_{split}_{prompt_format}.json"
     _write(path, json.dumps(entries, indent=2))
     return path
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether a name can be a file's within its folder."""
+    return name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
 
 
 def is_parquet_folder(folder: Path) -> bool:
@@ -86,11 +102,17 @@ def write_official_folder(parquet: Path, root: Path) -> dict[str, int]:
             raise InputError(f"{path}: expected a name that begins with one of {', '.join(SPLITS)}")
         for row in _read_rows(path):
             ids = splits.setdefault(split, [])
-            name = str(row.pop("id", None) or f"{split}{len(ids)}")
-            if name in problems:
-                raise InputError(f"{path}: column 'id': expected each of them once, found {name!r} again")
-            row["image"] = _write_picture(row["image"], root / "images" / split / name)
-            problems[name] = {**row, "split": split}
+            given = row.get("id")
+            name = f"{split}{len(ids)}" if given is None else str(given)
+            where = f"{path}: row {len(ids)}"
+            if name in problems or not is_file_name(name):
+                raise InputError(f"{where}: column 'id': expected a name of its own for each problem, found {name!r}")
+            content, image = _find_picture(row["image"], where)
+            problem = {field: row.get(field) for field in FIELDS} | {"image": image, "split": split}
+            check_problem(path, name, problem)
+            if content is not None and image is not None:
+                _write_picture(content, root / "images" / split / name / image)
+            problems[name] = problem
             ids.append(name)
     root.mkdir(parents=True, exist_ok=True)
     _write(root / "pid_splits.json", json.dumps(splits))
@@ -106,19 +128,28 @@ def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
     missing = {"question", "choices", "answer", "image"} - set(file.schema_arrow.names)
     if missing:
         raise InputError(f"{path}: expected ScienceQA's columns, found none called {', '.join(sorted(missing))}")
-    for batch in file.iter_batches(_ROWS_AT_ONCE):
-        yield from batch.to_pylist()
+    try:
+        for batch in file.iter_batches(_ROWS_AT_ONCE):
+            yield from batch.to_pylist()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path}: cannot be read to its end ({error}); download it anew") from error
 
 
-def _write_picture(picture: object, folder: Path) -> str | None:
-    """Write a picture as it is and return its name, None without one."""
-    content = picture.get("bytes") if isinstance(picture, dict) else None
-    if content is None:
-        return None
-    name = Path((picture.get("path") if isinstance(picture, dict) else None) or "image.png").name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(content)
-    return name
+def _find_picture(picture: object, where: str) -> tuple[bytes | None, str | None]:
+    """Return the bytes of a picture and its name, None for a problem without one."""
+    if picture is None:
+        return None, None
+    content, path = (picture.get("bytes"), picture.get("path")) if isinstance(picture, dict) else (picture, None)
+    if not isinstance(content, bytes):
+        raise InputError(f"{where}: column 'image': expected the bytes of a picture, found none; download it anew")
+    name = Path(path if isinstance(path, str) else "image.png").name
+    return content, name or "image.png"
+
+
+def _write_picture(content: bytes, path: Path) -> None:
+    """Write a picture as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 def _write(path: Path, content: str) -> None:

@@ -26,6 +26,7 @@ class AnswerRow(TypedDict, total=False):
         scores: The log-likelihood of each choice, where these decided what the answer is.
         read: What the text says, where the answer was scored.
         credit: What that earned, 0 to 1, where the answer was scored.
+        image: The picture that the question is about, where the answer was scored.
         index: The option that was read off the answer, -1 for none; in a result file of ScienceQA's kind.
         model_id: Who answered; in files of a teacher and of the original.
         metadata: How answers were made; in the first row of a file of this project.
@@ -37,6 +38,7 @@ class AnswerRow(TypedDict, total=False):
     scores: dict[str, float]
     read: str | None
     credit: float
+    image: str
     index: int
     model_id: str
     metadata: dict[str, Any]
@@ -66,11 +68,11 @@ def _read_results(path: Path) -> list[AnswerRow]:
         )
     texts, indices = (found if isinstance(found, dict) else {} for found in (texts, indices))
     rows = []
-    for question_id in texts or indices:
+    for question_id in {**texts, **indices}:
         row: dict[str, Any] = {"question_id": question_id}
         if (index := indices.get(question_id)) is not None:
             row["index"] = index
-        row["text"] = texts[question_id] if texts else _letter(index)
+        row["text"] = texts[question_id] if question_id in texts else _letter(index)
         rows.append(_validate_row(row, f"{path}: question {question_id!r}"))
     return rows
 
@@ -80,28 +82,21 @@ def _letter(index: object) -> str:
     return OPTION_LETTERS[index] if is_option else ""  # type: ignore[index]
 
 
-def write_answers(path: Path | str, rows: Iterable[AnswerRow], header: Mapping[str, Any] | None = None) -> None:
-    """Write an answer file that the original's scripts read too: ``question_id``, ``prompt``, ``text`` a line.
-
-    Where there are ``scores``, ``read`` and ``credit`` they follow, and the header comes last in the first row.
+def write_answers(path: Path | str, rows: Iterable[Mapping[str, Any]], header: Mapping[str, Any] | None = None) -> None:
+    """Write an answer file; the header comes last in the first row.
 
     It gets its name only when complete, so that a killed run leaves no half file to be scored.
 
     Args:
         path: Where to.
-        rows: In order.
+        rows: In order, as `Task.as_written` returns them.
         header: How the answers were made, as JSON can hold it.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with whole_file(Path(path)) as part, part.open("w", encoding="utf-8") as file:
         for number, row in enumerate(rows):
-            fields = AnswerRow(question_id=row["question_id"], prompt=row["prompt"], text=row["text"])
-            for name in ("scores", "read", "credit"):
-                if name in row:
-                    fields[name] = row[name]
-            if header and number == 0:
-                fields["metadata"] = dict(header)
-            file.write(json.dumps(fields) + "\n")
+            metadata = {"metadata": dict(header)} if header and number == 0 else {}
+            file.write(json.dumps({**row, **metadata}) + "\n")
 
 
 def find_header(rows: Iterable[AnswerRow]) -> dict[str, Any]:
@@ -140,7 +135,9 @@ def _with_plain_id(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a row whose identifier is text, and is its own, as far as the original's scripts write others."""
     if type(row.get("question_id")) is int:  # of most tests but ScienceQA
         row = {**row, "question_id": str(row["question_id"])}
-    if row.get("round_id"):  # of MMBench's further orders of the choices, from the second one on
+    if (
+        row.get("round_id") and "question_id" in row
+    ):  # of MMBench's further orders of the choices, from the second one on
         row = {**row, "question_id": f"{row['question_id']}#{row['round_id']}"}
     return row
 
@@ -150,7 +147,7 @@ def _validate_row(row: object, where: str) -> AnswerRow:
         raise InputError(f"{where}: expected an object, found {type(row).__name__}")
     row = _with_plain_id(row)
     checked = AnswerRow()
-    for field in ("question_id", "text", "prompt", "model_id"):
+    for field in ("question_id", "text", "prompt", "image", "model_id"):
         if field in row and isinstance(row[field], str):
             checked[field] = row[field]
         elif field in row or field in ("question_id", "text"):
@@ -161,6 +158,8 @@ def _validate_row(row: object, where: str) -> AnswerRow:
             if not isinstance(row[field], kind | int) or isinstance(row[field], bool):
                 raise InputError(f"{where}: field {field!r}: expected a number, found {row[field]!r}")
             checked[field] = row[field]  # type: ignore[literal-required]
+    if not 0 <= checked.get("credit", 0) <= 1:  # nor NaN
+        raise InputError(f"{where}: field 'credit': expected a number from 0 to 1, found {checked['credit']}")
     if _is_header(row.get("metadata")):
         checked["metadata"] = dict(row["metadata"])
     return checked

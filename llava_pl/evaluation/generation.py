@@ -66,6 +66,12 @@ def answer_questions(model: LlavaModel, batch: Batch, encoder: SampleEncoder, co
     if config.method == "generate":
         stop = find_stop(encoder.template, encoder.tokenizer)
         return {"texts": generate_answers(model, batch, encoder.tokenizer, config, stop=stop)}
+    for question in batch["questions"]:
+        if not 0 < len(question.choices) <= len(OPTION_LETTERS):
+            raise InputError(
+                f"model.generation.method: likelihood needs 1 to {len(OPTION_LETTERS)} choices, found "
+                f"{len(question.choices)} of question {question.id!r}; choose generate"
+            )
     letters = [OPTION_LETTERS[: len(question.choices)] for question in batch["questions"]]
     ids = {letter: tokenize_answer(letter, encoder) for letter in set("".join(letters))}
     scores = model.score(_prompts(batch), [[ids[letter] for letter in row] for row in letters])

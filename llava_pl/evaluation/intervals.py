@@ -4,24 +4,30 @@ In: what each question earned, and which picture it is about. Out: 95 % confiden
 
 A bootstrap draws sets of as many clusters, with replacement, and scores each; a cluster is the questions about one
 picture, which are right or wrong together (Miller 2024, arXiv:2411.00640). How often a set has each kind of cluster is
-all that the score needs, so that is what is drawn: ten thousand sets cost as much as a few. The interval is the
-percentile one, which is somewhat too narrow where there are few clusters. Where all clusters are alike (all right, all
-wrong) no draw differs, and the interval is what may have been missed: outcomes that 2.5 % of sets would hold none of.
+all that the score needs, so that is what is drawn. The interval is the percentile one. So that it does not shrink to
+nothing where all answers are right, or no answer differs, sets are drawn from what was found and from clusters that may
+exist and were not met: of scores two right ones and two wrong ones (Agresti and Coull 1998), of differences one that
+differs, by halves in either direction, and one that does not (Agresti and Min 2005).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import fsum
+from math import fsum, hypot
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 NUM_DRAWS = 10_000
+NUM_PARTS = 20
+"""In which sets are drawn."""
 LEVEL = 0.95
+OF_SCORES = {0.0: 2.0, 1.0: 2.0}
+"""Clusters that were not met: their credit, and how many of them."""
+OF_DIFFERENCES = {-1.0: 0.5, 0.0: 1.0, 1.0: 0.5}
 
 
 class Interval(NamedTuple):
@@ -47,18 +53,27 @@ def add_up(
     return [tuple(map(fsum, zip(*each, strict=True))) for each in together.values()]
 
 
-def draw_sums(outcomes: Sequence[tuple[float, ...]], *, seed: int = 0) -> NDArray[np.float64]:
+def draw_sums(
+    outcomes: Sequence[tuple[float, ...]], unmet: Mapping[tuple[float, ...], float] | None = None, *, seed: int = 0
+) -> NDArray[np.float64]:
     """Return what outcomes add up to in sets drawn anew, ``(NUM_DRAWS, numbers of an outcome)``.
 
     Args:
         outcomes: One for each cluster, at least one.
+        unmet: How often others are added to them.
         seed: The same draws for the same seed.
     """
-    counts = Counter(outcomes)
+    counts: dict[tuple[float, ...], float] = dict(Counter(outcomes))
+    for outcome, number in (unmet or {}).items():
+        counts[outcome] = counts.get(outcome, 0) + number
     kinds = sorted(counts)  # their order decides which draw is which
-    shares = np.array([counts[kind] for kind in kinds]) / len(outcomes)
-    drawn = np.random.default_rng(seed).multinomial(len(outcomes), shares, size=NUM_DRAWS)
-    return drawn.astype(np.float64) @ np.array(kinds, dtype=np.float64)
+    shares, number = np.array([counts[kind] for kind in kinds]), sum(counts.values())
+    values, random = np.array(kinds, dtype=np.float64), np.random.default_rng(seed)
+    drawn = [
+        random.multinomial(round(number), shares / number, size=NUM_DRAWS // NUM_PARTS).astype(np.float64) @ values
+        for _ in range(NUM_PARTS)  # of many kinds all draws at once would fill the memory
+    ]
+    return np.concatenate(drawn)
 
 
 def middle_of(scores: NDArray[np.float64]) -> Interval:
@@ -67,47 +82,29 @@ def middle_of(scores: NDArray[np.float64]) -> Interval:
     return Interval(float(low), float(high))
 
 
-def unseen_interval(score: float, number: int, bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
-    """Return the interval of a score that all clusters agree on: of all right or all wrong, Clopper and Pearson's.
-
-    Args:
-        score: Of each of them.
-        number: Of clusters.
-        bounds: The least and the greatest score that others might have.
-
-    >>> Interval(*(round(bound, 4) for bound in unseen_interval(1.0, 20)))
-    Interval(low=0.8316, high=1.0)
-    """
-    seen = ((1 - LEVEL) / 2) ** (1 / number)  # the least share of such clusters
-    low, high = (seen * score + (1 - seen) * bound for bound in bounds)
-    return Interval(low, high)
-
-
 def ratio_interval(
-    outcomes: Sequence[tuple[float, ...]], bounds: tuple[float, float] = (0.0, 1.0), *, seed: int = 0
+    outcomes: Sequence[tuple[float, ...]], unmet: Mapping[float, float] = OF_SCORES, *, seed: int = 0
 ) -> Interval | None:
     """Return the interval of one sum over another, None where the second is nothing.
 
     Args:
         outcomes: What each cluster adds to both.
-        bounds: The least and the greatest ratio of a cluster.
+        unmet: Ratios of clusters that were not met, and how many of them are added.
         seed: Of the draws.
     """
     counted = [(above, below) for above, below in outcomes if below]
     if not counted:
         return None
-    ratios = {above / below for above, below in counted}
-    if len(ratios) == 1:
-        return unseen_interval(ratios.pop(), len(counted), bounds)
-    above, below = draw_sums(outcomes, seed=seed).T
-    return middle_of(above[below > 0] / below[below > 0])
+    size = sum(below for _, below in counted) / len(counted)
+    above, below = draw_sums(counted, {(ratio * size, size): number for ratio, number in unmet.items()}, seed=seed).T
+    return middle_of(above / below)
 
 
 def mean_interval(
     credits: Sequence[float],
     clusters: Sequence[Hashable] | None = None,
     *,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    unmet: Mapping[float, float] = OF_SCORES,
     seed: int = 0,
 ) -> Interval | None:
     """Return the interval of the mean of what questions earned, None without any.
@@ -115,13 +112,28 @@ def mean_interval(
     Args:
         credits: Of each question.
         clusters: What each question is about; by default something of its own.
-        bounds: The least and the greatest credit.
+        unmet: As for `ratio_interval`.
         seed: Of the draws.
 
-    >>> mean_interval([1.0] * 90 + [0.0] * 10)
-    Interval(low=0.84, high=0.95)
+    >>> Interval(*(round(bound, 2) for bound in mean_interval([1.0] * 90 + [0.0] * 10)))
+    Interval(low=0.82, high=0.94)
     """
-    return ratio_interval(add_up([(credit, 1) for credit in credits], clusters), bounds, seed=seed)
+    return ratio_interval(add_up([(credit, 1) for credit in credits], clusters), unmet, seed=seed)
+
+
+def sum_interval(parts: Sequence[tuple[float, Interval]]) -> Interval:
+    """Return the interval of a sum of scores that do not depend on each other (Zou and Donner 2008).
+
+    Args:
+        parts: Each score, and its own interval.
+
+    >>> sum_interval([(10.0, Interval(7.0, 11.0)), (20.0, Interval(16.0, 21.0))])
+    Interval(low=25.0, high=31.414213562373096)
+    """
+    total = sum(score for score, _ in parts)
+    below = hypot(*(score - interval.low for score, interval in parts))
+    above = hypot(*(interval.high - score for score, interval in parts))
+    return Interval(total - below, total + above)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +172,7 @@ def compare(
     """
     differences = [b - a for a, b in zip(first, second, strict=True)]
     first_better, second_better = sum(d < 0 for d in differences), sum(d > 0 for d in differences)
-    interval = mean_interval(differences, clusters, bounds=(-1.0, 1.0), seed=seed)
+    interval = mean_interval(differences, clusters, unmet=OF_DIFFERENCES, seed=seed)
     assert interval is not None
     is_binary = {*first, *second} <= {0.0, 1.0}
     return Comparison(

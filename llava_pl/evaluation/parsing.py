@@ -32,7 +32,7 @@ the answer, option or choice; else the only letter in brackets; else the only op
 | ``Option A is wrong, option B is right`` | unparsed | B |
 | ``c`` | unparsed | C |
 | ``Red!``, ``I would say red`` | unparsed | A |
-| ``red or blue`` | unparsed | unparsed |
+| ``red or blue``, ``Not red.`` | unparsed | unparsed |
 
 "llava" and "strict" agree on a bare letter, on ``B. blue``, and on one ``The answer is C.``; both leave
 ``Assistant: B``, ``B.blue``, ``a`` and the empty text unparsed. On 2,700 real answers of three published models they
@@ -68,7 +68,8 @@ _NAMED = re.compile(
     r"(?:\(([A-Ea-e])\)|([A-E])\b(?!'|\s+(?:or|and)\b)|([a-e])(?=\s*(?:$|[.,;:!?)\n])))"
     r"(?!\s+(?:isn't|is\s+(?:not|wrong|incorrect|false))\b)"
 )
-_BRACKETED = re.compile(r"\(([A-Ea-e])\)")
+_BRACKETED = re.compile(r"(?<!not )(?<!n't )\(([A-Ea-e])\)")
+_NEGATION = re.compile(r"\b(?:not|never|neither|nor)\b|n't\b", re.IGNORECASE)
 _BARE = re.compile(r"\(?([A-Ea-e])[).:]?$")
 
 
@@ -165,6 +166,8 @@ def _read_lenient(text: str, choices: Sequence[str]) -> str | None:
 
 def _find_only_choice(text: str, choices: Sequence[str]) -> str | None:
     """Return the letter of the only choice whose words a text holds; of "blue" within "light blue" the longer one."""
+    if _NEGATION.search(text) and not any(_NEGATION.search(choice) for choice in choices):
+        return None
     words = f" {_words(text)} "
     held = [f" {_words(choice)} " for choice in choices]
     found = [place for place, choice in enumerate(held) if choice.strip() and choice in words]

@@ -76,9 +76,11 @@ class Example:
     credit: float | None
 
     @property
-    def outcome(self) -> Literal["right", "wrong", "answered"]:
+    def outcome(self) -> Literal["right", "partly", "wrong", "answered"]:
         """What became of it, in a word."""
-        return "answered" if self.credit is None else "right" if self.credit > 0.5 else "wrong"
+        if self.credit is None:
+            return "answered"
+        return "right" if self.credit == 1 else "partly" if self.credit else "wrong"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,12 +199,12 @@ def _comparison_row(label: str, pairs: Sequence[tuple[Verdict, Verdict]]) -> tup
 
 
 def _unparsed_table(answered: Answered) -> ReportTable | None:
-    unparsed = [verdict for verdict in answered.scores.verdicts if verdict.is_unparsed]
+    unparsed = [verdict for verdict in answered.scores.every if verdict.is_unparsed]
     if not unparsed:
         return None
-    rows = tuple((verdict.id, shorten(verdict.text or "")) for verdict in unparsed[:NUM_LISTED])
+    rows = tuple((shorten(verdict.id, 80), shorten(verdict.text or "")) for verdict in unparsed[:NUM_LISTED])
     shown = f", the first {NUM_LISTED} of them" if len(unparsed) > NUM_LISTED else ""
-    title = f"{answered.label}: {len(unparsed):,} of {len(answered.scores.verdicts):,} could not be read{shown}"
+    title = f"{answered.label}: {len(unparsed):,} of {len(answered.scores.every):,} could not be read{shown}"
     return ReportTable(title, ("id", "text"), rows, has_numbers=False)
 
 
@@ -236,9 +238,7 @@ def _notes(answered: Sequence[Answered]) -> list[str]:
 def choose_examples(answered: Answered, num_examples: int) -> tuple[Example, ...]:
     """Return right and wrong answers in turn, each kind spread over the set; those that could not be read are wrong."""
     by_kind: dict[bool, list[Example]] = {True: [], False: []}  # those of which nobody knows are the second kind
-    if len(answered.asked) != len(answered.scores.verdicts):
-        return ()  # a verdict is about several answers
-    for (question, row), verdict in zip(answered.asked, answered.scores.verdicts, strict=True):
+    for (question, row), verdict in zip(answered.asked, answered.scores.every, strict=True):
         if row is not None:
             example = Example(question, row["text"], verdict.reading, verdict.credit)
             by_kind[example.outcome == "right"].append(example)

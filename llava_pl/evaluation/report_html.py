@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from string import ascii_uppercase
 
 from PIL import Image
 
-from llava_pl.data.scienceqa import OPTION_LETTERS
 from llava_pl.evaluation.question_file import plain_text
 from llava_pl.evaluation.report import Example, Report, ReportTable, show_names, show_score
 from llava_pl.evaluation.scores import ScoreRow
@@ -24,6 +24,7 @@ STYLE = """
 .example { display: inline-block; vertical-align: top; width: 18rem; margin: .5rem .5rem 0 0; padding: .5rem;
   border: 1px solid #767676; border-top: .4rem solid; overflow-wrap: anywhere; }
 .right { border-top-color: #1b7f3b; }
+.partly { border-top-color: #d98c2b; }
 .wrong { border-top-color: #b3261e; }
 .example p { margin: .3rem 0; white-space: pre-wrap; }
 """
@@ -106,11 +107,12 @@ def _card(example: Example, load_picture: LoadPicture) -> str:
             shown = picture_tag(picture, f"picture of question {question.id}")
     prompt = plain_text(question)
     read = "could not be read" if example.reading is None else f"read as {example.reading}"
+    outcome = f"partly right ({example.credit:.2f})" if example.outcome == "partly" else example.outcome
     right = "" if example.credit is None else _right_answer(question)
     return (
         f'<div class="example {example.outcome}">{shown}'
         f"<p>{show_lines(prompt)}</p><p><b>{show_lines(example.text)}</b></p>"
-        f"<p>{example.outcome}: {show(read)}{show(f', expected {right}' if right else '')}</p></div>\n"
+        f"<p>{outcome}: {show(read)}{show(f', expected {right}' if right else '')}</p></div>\n"
     )
 
 
@@ -121,5 +123,5 @@ def show_lines(text: str) -> str:
 
 def _right_answer(question: Question) -> str:
     if question.choices:
-        return OPTION_LETTERS[question.answer]
+        return ascii_uppercase[question.answer]
     return " or ".join(dict.fromkeys(question.references))

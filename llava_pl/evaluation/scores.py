@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import fsum
-from operator import attrgetter
 
 from llava_pl.evaluation.answers import AnswerRow
 from llava_pl.evaluation.intervals import Interval, mean_interval
+from llava_pl.evaluation.question_file import plain_text
 from llava_pl.types import Question
 
 Asked = Sequence[tuple[Question, AnswerRow | None]]
@@ -61,21 +61,17 @@ def is_reference(reading: str, question: Question) -> float:
     return float(reading in question.references)
 
 
-def judge(
-    asked: Asked,
-    read: Read,
-    credit: Credit | None = is_reference,
-    *,
-    name: Callable[[Question], str] = attrgetter("id"),
-) -> tuple[Verdict, ...]:
+def judge(asked: Asked, read: Read, credit: Credit | None = is_reference) -> tuple[Verdict, ...]:
     """Return what became of each question; one without an answer, or with one that says nothing, earns nothing.
+
+    Where identifiers are those of pictures, about which there are several questions, a verdict is called by both.
 
     Args:
         asked: Questions with their answers.
         read: What a text says.
         credit: What that earns; None where a judge or a server elsewhere knows.
-        name: What tells questions apart, where their identifiers do not.
     """
+    has_own_ids = len({question.id for question, _ in asked}) == len(asked)
     verdicts = []
     for question, row in asked:
         text = None if row is None else row["text"]
@@ -85,7 +81,8 @@ def judge(
             earned = None
         elif reading is not None:
             earned = credit(reading, question)
-        verdicts.append(Verdict(name(question), text, reading, earned, question.categories, question.image))
+        name = question.id if has_own_ids else f"{question.id}: {plain_text(question)}"
+        verdicts.append(Verdict(name, text, reading, earned, question.categories, question.image))
     return tuple(verdicts)
 
 
@@ -113,10 +110,17 @@ class Scores:
     Args:
         rows: The first is the score of the task.
         verdicts: One for each question, in the order of the set.
+        of_answers: Where several answers make a verdict, one for each of these; else empty.
     """
 
     rows: tuple[ScoreRow, ...]
     verdicts: tuple[Verdict, ...]
+    of_answers: tuple[Verdict, ...] = ()
+
+    @property
+    def every(self) -> tuple[Verdict, ...]:
+        """One for each answer that was asked for."""
+        return self.of_answers or self.verdicts
 
     def __getitem__(self, name: str) -> ScoreRow:
         """Return a row by its name.
@@ -136,12 +140,12 @@ class Scores:
     @property
     def unparsed(self) -> list[str]:
         """The questions whose answer says nothing."""
-        return [verdict.id for verdict in self.verdicts if verdict.is_unparsed]
+        return [verdict.id for verdict in self.every if verdict.is_unparsed]
 
     @property
     def unanswered(self) -> list[str]:
         """The questions without an answer."""
-        return [verdict.id for verdict in self.verdicts if verdict.text is None]
+        return [verdict.id for verdict in self.every if verdict.text is None]
 
     def metrics(self) -> dict[str, float]:
         """Return what goes into a log: the rows that have a value, and how many questions there were and unparsed."""
@@ -149,18 +153,18 @@ class Scores:
         return values | {"count": len(self.verdicts), "unparsed": len(self.unparsed)}
 
 
-def scored_rows(asked: Asked, scores: Scores) -> list[AnswerRow]:
-    """Return the answers with what became of each; as they are where a verdict is about several of them."""
-    rows = [row for _, row in asked if row is not None]
-    verdicts = [verdict for verdict in scores.verdicts if verdict.text is not None]
-    if len(verdicts) != len(rows):
-        return rows
+def scored_rows(asked: Asked, scores: Scores) -> list[tuple[Question, AnswerRow]]:
+    """Return the answers with what became of each, and the picture that it is about, beside their questions."""
     scored = []
-    for row, verdict in zip(rows, verdicts, strict=True):
+    for (question, row), verdict in zip(asked, scores.every, strict=True):
+        if row is None:
+            continue
         found = AnswerRow(**row, read=verdict.reading)
         if verdict.credit is not None:
             found["credit"] = verdict.credit
-        scored.append(found)
+        if verdict.picture is not None:
+            found["image"] = verdict.picture
+        scored.append((question, found))
     return scored
 
 
@@ -182,7 +186,7 @@ def score_means(verdicts: Iterable[Verdict], *, metric: str = "accuracy", groups
     members: dict[str, list[Verdict]] = {metric: [], **{f"{metric}/{group}": [] for group in groups}}
     for verdict in kept:
         members[metric].append(verdict)
-        for group in verdict.groups:
+        for group in dict.fromkeys(verdict.groups):
             members.setdefault(f"{metric}/{group}", []).append(verdict)
     return Scores(tuple(mean_row(name, own) for name, own in members.items()), kept)
 

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from llava_pl.data.question_source import QuestionSource
 from llava_pl.evaluation.answers import AnswerRow
@@ -59,13 +60,25 @@ class Task(QuestionSource):
         del path, asked
         raise InputError(f"{self.name} has no file of its own; its answers are the answer file")
 
+    def as_written(self, question: Question, row: AnswerRow) -> dict[str, Any]:
+        """Return an answer as it stands in an answer file.
+
+        Args:
+            question: What was asked.
+            row: What was answered, and what became of it.
+        """
+        del question
+        return {**row}
+
     def settings(self) -> dict[str, object]:
         """Return what an answer depends on beside the model, as it stands in the header of an answer file."""
         return {}
 
 
 def match_answers(questions: Sequence[Question], rows: Sequence[AnswerRow], source: str) -> Asked:
-    """Return each question with its answer: of rows with one id the last; of several questions with one id, by prompt.
+    """Return each question with its answer; of rows that answer one question the last.
+
+    Identifiers decide, and prompts where there are several of one identifier, among questions or answers.
 
     Args:
         questions: Of a task.
@@ -75,22 +88,42 @@ def match_answers(questions: Sequence[Question], rows: Sequence[AnswerRow], sour
     Raises:
         InputError: No answer belongs to any question, or two questions cannot be told apart.
     """
-    has_own_ids = len({question.id for question in questions}) == len(questions)
-
-    def key(question_id: str, prompt: str) -> tuple[str, str]:
-        # Other projects leave out the image slot.
-        return question_id, "" if has_own_ids else " ".join(prompt.replace(IMAGE_SLOT, " ").split())
-
-    keys = [key(question.id, question.prompt) for question in questions]
+    keys = [(question.id, _words(question.prompt)) for question in questions]
     if twice := next((name for (name, _), number in Counter(keys).items() if number > 1), None):
         raise InputError(
             f"{source}: two questions have identifier {twice!r} and one prompt; give each its own identifier"
         )
-    found = {key(row["question_id"], row.get("prompt", "")): row for row in rows}
-    asked = [(question, found.get(own)) for question, own in zip(questions, keys, strict=True)]
+    has_own_ids = len({name for name, _ in keys}) == len(keys)
+    found: dict[str, dict[str, AnswerRow]] = {}
+    for row in rows:
+        found.setdefault(row["question_id"], {})[_words(row.get("prompt", ""))] = row
+    asked: list[tuple[Question, AnswerRow | None]] = []
+    for question, (name, prompt) in zip(questions, keys, strict=True):
+        answers = found.get(name, {})
+        only = next(iter(answers.values())) if has_own_ids and len(answers) == 1 else None
+        asked.append((question, only or answers.get(prompt)))
     if rows and questions and not any(row is not None for _, row in asked):
         raise InputError(
             f"{source}: none of its {len(rows)} answers is to one of the {len(questions)} questions; expected answers "
             "to these"
         )
     return asked
+
+
+def describe_unused(asked: Asked, rows: Sequence[AnswerRow]) -> list[str]:
+    """Return in words which answers of a file are not among those that are scored."""
+    used = {id(row) for _, row in asked}
+    answered = {(row["question_id"], _words(row.get("prompt", ""))) for _, row in asked if row is not None}
+    unused = [(row["question_id"], _words(row.get("prompt", ""))) for row in rows if id(row) not in used]
+    replaced = sum(key in answered for key in unused)
+    found = []
+    if strangers := len(unused) - replaced:
+        found.append(f"{strangers:,} of its answers are to other questions than those that are scored")
+    if replaced:
+        found.append(f"{replaced:,} of its answers were given again further down; the last ones count")
+    return found
+
+
+def _words(prompt: str) -> str:
+    """Return a prompt as it is compared: other projects leave out the image slot."""
+    return " ".join(prompt.replace(IMAGE_SLOT, " ").split())

@@ -16,6 +16,9 @@ from urllib.parse import urlsplit, urlunsplit
 from llava_pl.evaluation.answers import read_answers
 from llava_pl.types import InputError
 
+LINE_START = b'{"question_id": '
+"""Of every line that is written here."""
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -29,7 +32,7 @@ class Endpoint:
         temperature: Of the answers; None leaves it to the endpoint, as some models ask for.
 
     Raises:
-        InputError: A number is too small.
+        InputError: A number is too small, or the URL is none.
     """
 
     url: str
@@ -42,30 +45,50 @@ class Endpoint:
         for option, value, least in (("num_at_once", self.num_at_once, 1), ("max_retries", self.max_retries, 0)):
             if value < least:
                 raise InputError(f"--{option}: expected at least {least}, found {value}")
+        try:
+            is_url = urlsplit(self.url).scheme in ("http", "https")
+        except ValueError:
+            is_url = False
+        if not is_url:
+            raise InputError(f"--endpoint: expected a URL such as http://localhost:8000/v1, found {self.url!r}")
 
 
 def ask_teacher(
-    prompts: Mapping[str, str], path: Path, endpoint: Endpoint | None, advance: Callable[[], object] = lambda: None
+    prompts: Mapping[str, str],
+    path: Path,
+    endpoint: Endpoint | None,
+    advance: Callable[[], object] = lambda: None,
+    *,
+    in_any_words: bool = False,
 ) -> dict[str, str]:
     """Return what the teacher says, from the file as far as it goes; what is asked now is added to it at once.
+
+    Without an endpoint the file is only read.
 
     Args:
         prompts: By identifier.
         path: An answer file; one that does not exist is begun.
         endpoint: Where to ask for what is missing; None to do without.
         advance: Told after each answer that came.
+        in_any_words: Take answers from the file that were given to another prompt of the same identifier.
 
     Raises:
         InputError: The file is wrong, the client is not installed, or the endpoint refuses or cannot be reached.
     """
-    if path.exists() and path.suffix != ".json":
+    if endpoint is not None and path.exists() and path.suffix != ".json":
         _cut_torn_line(path)
     said: dict[str, str] = {}
-    for row in read_answers(path) if path.exists() else ():
+    rows = read_answers(path) if path.exists() else []
+    for row in rows:
         name = row["question_id"]
-        is_same = name in prompts and row.get("prompt", prompts[name]) == prompts[name]  # else it answers another one
+        is_same = name in prompts and (in_any_words or row.get("prompt", prompts[name]) == prompts[name])
         if is_same and (endpoint is None or row.get("model_id", endpoint.model) == endpoint.model):
             said[name] = row["text"]
+    if rows and prompts and not said and endpoint is None:
+        raise InputError(
+            f"{path}: none of its {len(rows):,} answers is to one of the {len(prompts):,} prompts; expected those of "
+            "this task, asked in these words"
+        )
     missing = {name: prompt for name, prompt in prompts.items() if name not in said}
     if missing and endpoint is not None:
         if path.suffix == ".json":
@@ -77,19 +100,22 @@ def ask_teacher(
 def _ask(prompts: Mapping[str, str], path: Path, endpoint: Endpoint, advance: Callable[[], object]) -> dict[str, str]:
     try:
         from openai import OpenAI, OpenAIError
+        from openai.types.chat import ChatCompletion
     except ImportError as error:
         raise InputError("--endpoint: needs OpenAI's client; pip install 'llava_pl[teacher]' first") from error
 
     options = {} if endpoint.temperature is None else {"temperature": endpoint.temperature}
     said: dict[str, str] = {}
-    failure: OpenAIError | None = None
+    failure: Exception | None = None
     try:
         client = OpenAI(base_url=endpoint.url, max_retries=endpoint.max_retries)
 
         def ask(prompt: str) -> str:
             messages = [{"role": "user", "content": prompt}]
             answer = client.chat.completions.create(model=endpoint.model, messages=messages, **options)  # type: ignore[call-overload]
-            return (answer.choices[0].message.content or "") if answer.choices else ""
+            if not isinstance(answer, ChatCompletion) or not answer.choices or answer.choices[0].message is None:
+                raise OpenAIError("expected a chat completion, found something else; does the URL end in /v1?")
+            return answer.choices[0].message.content or ""
 
         with ThreadPoolExecutor(endpoint.num_at_once) as pool, path.open("a", encoding="utf-8") as file:
             names = {pool.submit(ask, prompt): name for name, prompt in prompts.items()}
@@ -99,7 +125,7 @@ def _ask(prompts: Mapping[str, str], path: Path, endpoint: Endpoint, advance: Ca
                         continue
                     try:
                         text = future.result()
-                    except OpenAIError as error:
+                    except (OpenAIError, ValueError) as error:  # an answer that is no JSON is the latter
                         # What is on its way still comes, and was paid for; nothing else is sent.
                         failure = failure or error
                         _cancel(names)
@@ -132,17 +158,20 @@ def _without_key(url: str) -> str:
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Drop what a kill has left of a line: the next one is written behind it."""
-    with path.open("r+b") as file:
-        content = file.read()
-        if content and not content.endswith(b"\n"):
-            last = content[content.rfind(b"\n") + 1 :]
-            try:
-                json.loads(last)
-            except ValueError:
+    """Drop what a kill has left of a line of ours: the next one is written behind it. Any other line is left alone."""
+    content = path.read_bytes()
+    last = content[content.rfind(b"\n") + 1 :]
+    if not last:
+        return
+    try:
+        json.loads(last)
+    except ValueError:
+        if last.startswith(LINE_START[: len(last)]):
+            with path.open("r+b") as file:
                 file.truncate(len(content) - len(last))
-            else:
-                file.write(b"\n")
+    else:
+        with path.open("ab") as file:
+            file.write(b"\n")
 
 
 def _cancel(futures: Iterable[Future[str]]) -> None:

@@ -170,7 +170,8 @@ class ScoreQuestions(Callback):
                     "model": describe_model(trainer, pl_module) | {"step": step},
                     "answers": describe_answers(trainer, pl_module, asking.task, asking.image_source),
                 }
-                rows = [row for _, row in asked] if stage == "predict" else scored_rows(asked, scores)
+                scored = asked if stage == "predict" else scored_rows(asked, scores)
+                rows = [asking.task.as_written(question, row) for question, row in scored]
                 write_answers(_predictions(trainer) / f"{name}.jsonl", rows, header)
                 if asking.so_far is not None:
                     asking.so_far.end()

@@ -21,6 +21,7 @@ from llava_pl.evaluation.scores import Asked, Scores
 from llava_pl.evaluation.task import Task
 from llava_pl.training.wandb_report import log_to_wandb
 from llava_pl.types import Question
+from llava_pl.whole_file import whole_file
 
 NUM_EXAMPLES = 24
 
@@ -64,9 +65,9 @@ def write_reports(trainer: Trainer, sets: Sequence[SetOfAnswers], *, name: str) 
             num_examples=num_examples,
         )
         load_picture = make_loader(trainer, task)
-        path = folder / f"{task.name}-{name}"
-        path.with_suffix(".md").write_text(report_markdown(report), encoding="utf-8")
-        path.with_suffix(".html").write_text(report_html(report, load_picture), encoding="utf-8")
+        for ending, text in ((".md", report_markdown(report)), (".html", report_html(report, load_picture))):
+            with whole_file(folder / f"{task.name}-{name}{ending}") as part:
+                part.write_text(text, encoding="utf-8")
         log_to_wandb(trainer, task.name, report, load_picture)
         if trainer.state.fn != "fit":
             print_report(report)

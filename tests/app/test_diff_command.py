@@ -19,6 +19,11 @@ def test_tables(runs, tmp_path, capsys):
     assert "| rate | 1 | 2 |" in (tmp_path / "out.md").read_text()
 
 
+def test_files_of_a_run_are_not_written_over(runs, capsys):
+    assert main(["eval", "diff", *runs, "--markdown", f"{runs[0]}/config.yaml"]) == 2
+    assert "--markdown: " in capsys.readouterr().err
+
+
 def test_wrong_input_gets_one_line(runs, tmp_path, capsys):
     assert main(["eval", "diff", runs[0], str(tmp_path / "none")]) == 2
     error = capsys.readouterr().err

@@ -45,13 +45,13 @@ def test_table_files_and_status(root, capsys):
     assert run(root, "--answers", answers, *words) == 0
     shown = capsys.readouterr().out
     assert "ScienceQA, split test, parser llava" in shown
-    assert "90.00 (70.00 to 100.00)" in shown
+    assert "90.00 (57.14 to 100.00)" in shown
     assert "The official table" in shown
     assert "mine: the same answers by each parser" in shown
-    assert "| all | 10 | 90.00 (70.00 to 100.00) |" in outputs["markdown"].read_text()
+    assert "| all | 10 | 90.00 (57.14 to 100.00) |" in outputs["markdown"].read_text()
     assert "(the picture cannot be shown)" in outputs["html"].read_text()
     content = json.loads(outputs["json"].read_text())["mine"]
-    assert content["scores"]["accuracy"] == {"value": 90.0, "interval": [70.0, 100.0], "count": 10}
+    assert content["scores"]["accuracy"] == {"value": 90.0, "interval": [pytest.approx(800 / 14), 100.0], "count": 10}
     assert content["questions"]["9"] == {"read": "A", "credit": 0.0}
     assert (content["unparsed"], content["unanswered"], content["header"]) == ([], [], {})
 
@@ -76,7 +76,29 @@ def test_answers_that_were_asked_otherwise_or_of_other_questions(root, capsys):
     assert run(root, "--answers", str(path)) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "a: its questions were asked otherwise than they are scored: prompt_format: 'CQM-A' and 'QCM-LEA'" in shown
-    assert "a: 2 of its questions are not among those that are scored" in shown
+    assert "a: 2 of its answers are to other questions than those that are scored" in shown
+
+
+def test_answers_of_two_runs_in_one_file(root, capsys):
+    path = root / "a.jsonl"
+    write_answers(path, "A" * 10)
+    lines = path.read_text().splitlines()
+    heads = [json.loads(lines[0]) | {"metadata": {"answers": {"step": step}}} for step in (1, 2)]
+    path.write_text("\n".join([json.dumps(heads[0]), *lines[1:], json.dumps(heads[1]), *lines[1:]]))
+    assert run(root, "--answers", str(path)) == 2
+    assert "expected the answers of one run, found several heads" in capsys.readouterr().err
+
+
+def test_answers_to_a_split_score_one_that_it_holds(root, capsys):
+    path = root / "a.jsonl"
+    write_answers(path, "A" * 10)
+    first, *others = path.read_text().splitlines()
+    made_with = {"metadata": {"answers": {"task": "scienceqa", "split": "test"}}}
+    path.write_text("\n".join([json.dumps(json.loads(first) | made_with), *others]))
+    assert run(root, "--answers", str(path), "--split", "minitest") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "a: 8 of its answers are to other questions" in shown
+    assert "asked otherwise" not in shown
 
 
 def test_files_of_one_name_keep_their_paths(root, capsys):
@@ -111,6 +133,14 @@ def test_files_of_one_name_keep_their_paths(root, capsys):
         (
             ["scienceqa", "--root", "{root}", "--answers", "{root}/a.jsonl", "--json", "{root}/a.jsonl"],
             "--json: {root}/a.jsonl: expected a file of its own",
+        ),
+        (
+            ["scienceqa", "--root", "{root}", "--answers", "{root}/a.jsonl", "--examples", "-1"],
+            "--examples: expected at",
+        ),
+        (
+            ["scienceqa", "--root", "{root}", "--answers", "{root}/a.jsonl", "--json", "{root}/problems.json"],
+            "--json: {root}/problems.json: expected a file",
         ),
         (["scienceqa", "--root", "{root}"], "answers"),
         (["scienceqa", "--answers", "{root}/a.jsonl"], "root"),

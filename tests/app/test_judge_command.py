@@ -69,12 +69,16 @@ def test_what_is_missing_is_asked_for(files, teacher_server, tmp_path, capsys):
         ({"teacher": "{root}/none.jsonl"}, [], "--teacher: "),
         ({}, ["--endpoint", "http://x"], "--endpoint: expected together with --model"),
         ({"answers": "{root}/none.jsonl"}, [], "none.jsonl: cannot be read"),
-        ({"judge": "{root}/teacher.jsonl"}, [], "--judge: expected another file than --teacher"),
+        ({"judge": "{root}/teacher.jsonl"}, [], "expected three files, found one of them twice"),
+        ({"judge": "{root}/answers.jsonl"}, [], "expected three files, found one of them twice"),
+        ({"answers": "{root}/empty.jsonl"}, [], "empty.jsonl: expected answers, found none"),
+        ({}, ["--json", "{root}/problems.json"], "--json: "),
         ({}, ["--endpoint", "http://x", "--model", "x", "--num_at_once", "0"], "--num_at_once: expected at least 1"),
         ({}, ["--output", "{root}/answers.jsonl"], "--output: "),
     ],
 )
 def test_wrong_input_gets_one_line(files, capsys, changes, words, message):
+    (Path(files["root"]) / "empty.jsonl").touch()
     changed = files | {name: path.format(root=files["root"]) for name, path in changes.items()}
     assert run(changed, *(word.format(root=files["root"]) for word in words)) == 2
     error = capsys.readouterr().err

@@ -56,7 +56,7 @@ def test_all_that_differs(tmp_path):
     )
     assert found["scienceqa-val: 1 of 4 answers differ"] == (("2", "B", "A"),)
     scores = dict(found["scienceqa-val: mean credit of 4 questions"])
-    assert scores["difference"].startswith("+25.00 (+0.00 to +75.00)")
+    assert scores["difference"].startswith("+25.00 (-33.33 to +66.67)")
     assert (scores["the first better"], scores["the second better"], scores["p (test)"]) == ("0", "1", "1 (McNemar)")
     assert scores["steps"] == "2 and 2"
     assert scores["seed noise"] == "not known: give runs with other seeds, --seeds RUN"
@@ -83,6 +83,38 @@ def test_runs_with_other_settings_are_no_seeds(tmp_path):
     other = make_run(tmp_path / "c", seed=1, rate=3e-3)
     with pytest.raises(InputError, match=r"--seeds: .*c: expected .* but for seed_everything, found others: model"):
         compare_runs(first, second, [other])
+
+
+def test_seeds_are_other_runs(tmp_path):
+    first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b", rate=2e-3)
+    other, again = make_run(tmp_path / "c", seed=1), make_run(tmp_path / "d", seed=1)
+    with pytest.raises(InputError, match="--seeds: expected other runs than RUN_A, each once"):
+        compare_runs(first, second, [first])
+    with pytest.raises(InputError, match="--seeds: expected other runs than RUN_A, each once"):
+        compare_runs(first, second, [other, tmp_path / "a" / ".." / "c"])
+    with pytest.raises(InputError, match="expected a seed_everything of its own for each run, found 0, 1, 1"):
+        compare_runs(first, second, [other, again])
+
+
+def test_questions_of_one_run_alone_are_told(tmp_path):
+    first, second = make_run(tmp_path / "a", "AABB"), make_run(tmp_path / "b", "AAB")
+    report = compare_runs(first, second)
+    assert report.notes == ("scienceqa-val: 1 questions were asked of one of the two alone, and are left out",)
+
+
+def test_questions_about_one_picture_are_drawn_together(tmp_path):
+    runs = [make_run(tmp_path / name) for name in "ab"]
+    for folder, letters in zip(runs, ("A" * 40, "AABB" * 10), strict=True):
+        for name, size in (("apart", 1), ("together", 4)):
+            rows = [
+                {"question_id": str(n), "prompt": "?", "text": x, "credit": float(x == "A"), "image": str(n // size)}
+                for n, x in enumerate(sorted(letters))
+            ]
+            write_answers(folder / "predictions" / f"{name}-val-step2.jsonl", rows)
+    found = tables(compare_runs(*runs))
+    apart, together = (dict(found[f"{name}-val: mean credit of 40 questions"]) for name in ("apart", "together"))
+    assert apart["difference"].startswith("-50.00 (-6")
+    assert together["difference"].startswith("-50.00 (-7")
 
 
 def test_runs_without_a_common_step(tmp_path):

@@ -32,7 +32,7 @@ def test_the_task_of_the_page_scores_from_outside_the_package(tmp_path, monkeypa
     finally:
         sys.modules.pop("captions", None)
     shown = capsys.readouterr().out
-    assert "50.00 (0.00 to 100.00)" in shown
+    assert "50.00 (16.67 to 83.33)" in shown
     assert "answers: 1 of 2 could not be read" in shown
 
 

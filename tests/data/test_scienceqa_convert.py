@@ -145,5 +145,5 @@ def test_wrong_parquet(tmp_path, root):
         write_official_folder(tmp_path / "broken", tmp_path / "new")
     write_parquet(tmp_path / "twice", "test")
     write_parquet(tmp_path / "twice", "train")
-    with pytest.raises(InputError, match="column 'id': expected each of them once, found '7' again"):
+    with pytest.raises(InputError, match="column 'id': expected a name of its own for each problem, found '7'"):
         write_official_folder(tmp_path / "twice", tmp_path / "new")

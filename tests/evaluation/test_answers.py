@@ -25,8 +25,13 @@ def test_answer_file_round_trip(tmp_path: Path):
 def test_interrupted_write_leaves_the_old_file(tmp_path: Path):
     path = tmp_path / "answers.jsonl"
     write_answers(path, [{"question_id": "1", "prompt": "p", "text": "old"}])
-    with pytest.raises(KeyError):
-        write_answers(path, [{"question_id": "1", "prompt": "p", "text": "new"}, {"question_id": "2"}])
+
+    def rows():
+        yield {"question_id": "1", "prompt": "p", "text": "new"}
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        write_answers(path, rows())
     assert read_answers(path) == [{"question_id": "1", "prompt": "p", "text": "old"}]
     assert [file.name for file in tmp_path.iterdir()] == ["answers.jsonl"]
 
@@ -37,6 +42,15 @@ def test_interrupted_write_leaves_the_old_file(tmp_path: Path):
         ('{"question_id": "1", "text": "A"}\n\n{"question_id": "2"}\n', "line 3: field 'text': expected a string"),
         ('{"question_id": "1", "text": "A"}\n{"question_id"', "line 2 column 15: not valid JSON"),
         ("[]\n", "line 1: expected an object, found list"),
+        ('{"round_id": 1, "text": "A"}', "line 1: field 'question_id': expected a string, found nothing"),
+        (
+            '{"question_id": "1", "text": "A", "credit": NaN}',
+            "line 1: field 'credit': expected a number from 0 to 1, found nan",
+        ),
+        (
+            '{"question_id": "1", "text": "A", "credit": 7}',
+            "line 1: field 'credit': expected a number from 0 to 1, found 7",
+        ),
     ],
 )
 def test_wrong_answer_file_is_named(tmp_path: Path, content, message):

@@ -1,7 +1,7 @@
 """Guards the error bars: an interval that is too narrow makes noise a result."""
 
 from fractions import Fraction
-from itertools import product
+from itertools import pairwise, product
 from math import comb, sqrt
 
 import numpy as np
@@ -19,32 +19,58 @@ from llava_pl.evaluation.intervals import (
     mean_interval,
     ratio_interval,
     sign_flips,
-    unseen_interval,
+    sum_interval,
 )
 
 
 def test_interval_of_a_share_is_that_of_the_binomial_distribution():
-    """Of 400 questions with 300 right: the quantiles of Binomial(400, 0.75) / 400, which are 283 and 317."""
-    assert mean_interval([1.0] * 300 + [0.0] * 100) == pytest.approx(Interval(283 / 400, 317 / 400), abs=0.5 / 400)
+    """Of 400 questions with 300 right and four more of which two are: the quantiles of Binomial(404, 302 / 404)."""
+    chances = [comb(404, k) * (302 / 404) ** k * (102 / 404) ** (404 - k) for k in range(405)]
+    below = np.cumsum(chances)
+    expected = (int((below < 0.025).sum()) / 404, int((below < 0.975).sum()) / 404)
+    assert mean_interval([1.0] * 300 + [0.0] * 100) == pytest.approx(expected, abs=1.1 / 404)
 
 
-def test_coverage():
-    """Of 400 samples of 100 questions with a chance of 0.7, the interval holds 0.7 in about 95 %.
+def test_interval_is_near_agresti_and_coull_s():
+    for right, number in ((472, 500), (20, 20), (3, 168), (84, 168)):
+        share = (right + 2) / (number + 4)
+        error = 1.96 * sqrt(share * (1 - share) / (number + 4))
+        expected = (max(0, share - error), min(1, share + error))
+        found = mean_interval([1.0] * right + [0.0] * (number - right))
+        assert found == pytest.approx(expected, abs=1.1 / (number + 4))
 
-    Seen: 93.5 %. The normal approximation at this size covers 94 to 95 %, and chance alone moves 400 tries by 2 %.
+
+@pytest.mark.parametrize(
+    ("chance", "number", "least"), [(0.7, 100, 0.93), (0.97, 168, 0.93), (0.937, 50, 0.93), (0.99, 20, 0.93)]
+)
+def test_coverage(chance, number, least):
+    """Of 400 sets of questions with the same chance, the interval holds that chance in about 95 %, near 1, too.
+
+    Without questions that were not met it is 88 % for the second, 86 % for the third and 18 % for the last.
     """
     draw = np.random.default_rng(1)
-    samples = (draw.random((400, 100)) < 0.7).astype(float)
-    intervals = [mean_interval(sample.tolist()) for sample in samples]
-    held = np.mean([low <= 0.7 <= high for low, high in intervals])
-    assert 0.91 <= held <= 0.98
+    rights = draw.binomial(number, chance, size=400)
+    intervals = {right: mean_interval([1.0] * right + [0.0] * (number - right)) for right in set(rights)}
+    held = np.mean([intervals[right].low <= chance <= intervals[right].high for right in rights])
+    assert least <= held <= 1.0
+
+
+def test_coverage_of_questions_in_clusters():
+    """Of 300 sets of 60 pictures with six questions each, which have a chance in common."""
+    draw, held = np.random.default_rng(2), 0
+    pictures = np.repeat(np.arange(60), 6).tolist()
+    for _ in range(300):
+        chances = np.repeat(draw.beta(2, 1, size=60), 6)
+        low, high = mean_interval((draw.random(360) < chances).astype(float).tolist(), pictures)
+        held += low <= 2 / 3 <= high
+    assert 0.91 <= held / 300 <= 0.98
 
 
 def test_other_credits_than_right_and_wrong():
     """Soft credits: beside the standard error of the mean, 1.96 times to either side."""
     credits = [0.0, 0.3, 0.6, 0.9, 1.0] * 80
     mean, error = np.mean(credits), np.std(credits) / sqrt(len(credits))
-    assert mean_interval(credits) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.1 * error)
+    assert mean_interval(credits) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.15 * error)
 
 
 def test_no_question():
@@ -53,19 +79,31 @@ def test_no_question():
 
 
 @pytest.mark.parametrize("number", [1, 5, 300])
-def test_all_right_is_not_certain(number):
-    """Clopper and Pearson's interval: with the chance at its end, all are right in 2.5 % of samples."""
-    low, high = mean_interval([1.0] * number)
-    assert (low**number, high) == (pytest.approx(0.025), 1.0)
-    low, high = mean_interval([0.0] * number)
-    assert (low, (1 - high) ** number) == (0.0, pytest.approx(0.025))
+def test_better_answers_have_higher_intervals(number):
+    """All right is not certain, and better than one wrong at both ends."""
+    intervals = [mean_interval([1.0] * right + [0.0] * (number - right)) for right in range(number + 1)]
+    assert all(a.low <= b.low and a.high <= b.high for a, b in pairwise(intervals))
+    assert intervals[0].low == 0.0
+    assert intervals[-1].high == 1.0
+    assert 0.0 < intervals[-1].low < 1.0
 
 
 def test_alike_but_partly_right():
-    """The share that such questions have at least; the rest might be all wrong, or all right."""
-    seen = 0.025 ** (1 / 10)
-    expected = (0.3 * seen, 0.3 * seen + (1 - seen))
-    assert mean_interval([0.3] * 10) == pytest.approx(expected) == unseen_interval(0.3, 10)
+    low, high = mean_interval([0.7] * 6, [*"abbccc"])
+    assert low < 0.6
+    assert high > 0.8
+
+
+def test_many_kinds_of_credit_fit_into_memory():
+    credits = np.random.default_rng(3).random(3000).tolist()
+    mean, error = np.mean(credits), np.std(credits) / sqrt(3000)
+    assert mean_interval(credits) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.15 * error)
+
+
+def test_sum():
+    """Of three independent scores that are each normally spread: their errors add up as squares."""
+    parts = [(10.0 * n, Interval(10.0 * n - n, 10.0 * n + n)) for n in (1, 2, 2)]
+    assert sum_interval(parts) == (47.0, 53.0)
 
 
 def test_questions_about_one_picture_count_as_one():
@@ -74,9 +112,9 @@ def test_questions_about_one_picture_count_as_one():
     once = mean_interval(credits, pictures)
     assert mean_interval(credits * 4, pictures * 4) == pytest.approx(once)
     wider = np.diff(once) / np.diff(mean_interval(credits * 4))
-    assert wider == pytest.approx(2, abs=0.15)
+    assert wider == pytest.approx(2, abs=0.2)
     assert mean_interval(credits) == once
-    assert mean_interval([1.0] * 40, [*"ab"] * 20) == mean_interval([1.0] * 2)
+    assert mean_interval([1.0] * 40, [*"ab"] * 20) == pytest.approx(mean_interval([1.0] * 2))
 
 
 def test_sums_of_clusters():
@@ -85,9 +123,8 @@ def test_sums_of_clusters():
 
 
 def test_ratio():
-    """Draws in which nothing is below the line say nothing of it."""
-    low, high = ratio_interval([(1, 1), (0, 0), (0, 1)])
-    assert (low, high) == (0.0, 1.0)
+    """Clusters with nothing below the line say nothing of it."""
+    assert ratio_interval([(1, 1), (0, 0), (0, 1)]) == ratio_interval([(1, 1), (0, 1)])
 
 
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=60), st.randoms())
@@ -146,11 +183,10 @@ def test_comparison_draws_pictures():
 
 
 def test_answers_that_agree_may_yet_differ():
-    """All that is known is that questions on which they do are less than one in 2.5 % of samples would miss."""
-    found = compare([1.0, 0.0], [1.0, 0.0])
-    bound = 1 - 0.025**0.5
+    """On questions that were not met: of 168, in one or two more."""
+    found = compare([1.0] * 168, [1.0] * 168)
     assert (found.difference, found.p_value) == (0.0, 1.0)
-    assert found.interval == pytest.approx((-bound, bound))
+    assert found.interval == pytest.approx((-2 / 170, 2 / 170))
 
 
 @pytest.mark.parametrize("differences", [[0.3, 0.3, -0.6, 1.0], [1.0] * 5, [0.0, 0.0], [0.9, -0.3, 0.0, 0.6, 0.3, 0.3]])

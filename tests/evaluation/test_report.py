@@ -14,7 +14,7 @@ def test_scores_and_topics(first):
     scores, topics, unparsed = report.tables
     assert scores.columns == ("questions", "number", "first.jsonl")
     assert [row[:2] for row in scores.rows] == [("all", "10"), ("NAT", "10")]
-    assert re.fullmatch(r"80\.00 \(50\.00 to 100\.00\)", scores.rows[0][2])
+    assert re.fullmatch(r"80\.00 \(50\.00 to 92\.86\)", scores.rows[0][2])
     assert [row[0] for row in topics.rows] == ["birds"]
     assert unparsed.title == "first.jsonl: 1 of 10 could not be read"
     assert unparsed.rows == (("9", "hm|<i>"),)
@@ -28,7 +28,7 @@ def test_two_sets_are_compared_question_by_question(first, second):
     assert table.title == "Difference of mean credit to first.jsonl, question by question"
     (row,) = table.rows
     assert row[:2] == ("second.jsonl", "10")
-    assert row[2].startswith("-30.00 (-60.00 to ")
+    assert row[2] == "-30.00 (-58.33 to +0.00)"
     assert row[3:] == ("3", "0", "0.25 (McNemar)")
     assert report.notes == (
         "second.jsonl: 1 of the questions have no answer and count as wrong",

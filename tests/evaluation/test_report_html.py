@@ -25,10 +25,20 @@ def test_page(first):
     assert "<b>hm|&lt;i&gt;</b>" in text
     assert "wrong: could not be read, expected A" in text
     assert "wrong: read as B, expected A" in text
-    assert "80.00 (50.00 to 100.00)" in text
-    assert 'style="left: 50.00%; width: 50.00%"' in text
+    assert "80.00 (50.00 to 92.86)" in text
+    assert 'style="left: 50.00%; width: 42.86%"' in text
     assert "<script" not in text
     assert "http" not in text.replace('<html lang="en">', "")
+
+
+def test_partly_right_answers_and_many_choices(first):
+    """An answer that some people gave is not wrong; letters go on after E."""
+    question = Question("1", "?", tuple("abcdefg"), 6)
+    report = build_report("T", [first], num_examples=2)
+    examples = (replace(report.examples[0], question=question, credit=0.3, reading="F"),)
+    text = report_html(replace(report, examples=examples), lambda _: None)
+    assert "partly right (0.30): read as F, expected G" in text
+    assert '<div class="example partly">' in text
 
 
 def test_right_answers_in_words(first):

@@ -4,7 +4,7 @@ import pytest
 
 from llava_pl.evaluation.benchmarks import TASKS, find_task
 from llava_pl.evaluation.scores import Asked, Scores, judge, score_means
-from llava_pl.evaluation.task import Task, match_answers
+from llava_pl.evaluation.task import Task, describe_unused, match_answers
 from llava_pl.types import InputError, Question
 
 
@@ -40,6 +40,24 @@ def test_equal_identifiers_are_told_apart_by_prompts():
     questions = [Question("1", "<image>\na"), Question("1", "<image>\nb")]
     rows = [{"question_id": "1", "prompt": "b", "text": "B"}, {"question_id": "1", "prompt": "<image>\na", "text": "A"}]
     assert texts(match_answers(questions, rows, "x")) == ["A", "B"]
+
+
+def test_answers_with_equal_identifiers_are_told_apart_by_prompts():
+    """One question for each picture, and a file of answers to all: the last of a picture is not the one."""
+    rows = [{"question_id": "1", "prompt": "a", "text": "A"}, {"question_id": "1", "prompt": "c", "text": "C"}]
+    assert texts(match_answers(Echo().questions(), rows, "x")) == ["A", None]
+    # What was asked in other words is taken where there is no doubt.
+    assert texts(match_answers(Echo().questions(), rows[1:], "x")) == ["C", None]
+
+
+def test_answers_that_are_not_scored_are_told():
+    rows = [{"question_id": name, "text": name} for name in ("1", "2", "1", "7", "8")]
+    asked = match_answers(Echo().questions(), rows, "x")
+    assert describe_unused(asked, rows) == [
+        "2 of its answers are to other questions than those that are scored",
+        "1 of its answers were given again further down; the last ones count",
+    ]
+    assert describe_unused(asked, rows[1:3]) == []
 
 
 def test_questions_that_cannot_be_told_apart_are_refused():

@@ -79,6 +79,9 @@ def test_wrong_numbers():
         Endpoint("http://x", "tiny", num_at_once=0)
     with pytest.raises(InputError, match="--max_retries: expected at least 0, found -1"):
         Endpoint("http://x", "tiny", max_retries=-1)
+    for url in ("http://[x", "localhost:8000", ""):
+        with pytest.raises(InputError, match="--endpoint: expected a URL such as"):
+            Endpoint(url, "tiny")
 
 
 def test_what_was_put_off_is_asked_again(teacher_server, tmp_path):
@@ -123,10 +126,46 @@ def test_what_was_said_to_another_prompt_is_asked_again(teacher_server, tmp_path
     """A judge's prompt holds both answers: those of another model make another prompt."""
     path = tmp_path / "judge.jsonl"
     ask_teacher({"0": "old"}, path, endpoint(teacher_server))
-    assert ask_teacher({"0": "new"}, path, None) == {}
+    with pytest.raises(InputError, match="none of its 1 answers"):
+        ask_teacher({"0": "new"}, path, None)
     teacher_server.answer = lambda prompt: f"to {prompt}"
     assert ask_teacher({"0": "new"}, path, endpoint(teacher_server)) == {"0": "to new"}
     assert ask_teacher({"0": "old"}, path, None) == {"0": "The answer is A."}
+
+
+@pytest.mark.parametrize("content", ["precious single line", "my notes\nline two", '{"a": 1}\n[tor'])
+def test_other_files_are_left_alone(teacher_server, tmp_path, content):
+    path = tmp_path / "notes.txt"
+    path.write_text(content)
+    for asked in (None, endpoint(teacher_server)):
+        with pytest.raises(InputError, match=r"notes\.txt: line"):
+            ask_teacher(PROMPTS, path, asked)
+        assert path.read_text() == content
+
+
+def test_a_file_is_only_read_without_an_endpoint(tmp_path):
+    path = tmp_path / "teacher.jsonl"
+    path.write_text('{"question_id": "0", "text": "kept"}\n{"question_id": "1", "te')
+    with pytest.raises(InputError, match="line 2 column"):
+        ask_teacher(PROMPTS, path, None)
+    assert path.read_text().endswith('"te')
+
+
+def test_words_that_were_asked_in(tmp_path):
+    """A teacher answers questions, however they were put; a judge has seen two answers."""
+    path = tmp_path / "teacher.jsonl"
+    path.write_text('{"question_id": "0", "prompt": "as GPT-4 was asked", "text": "A"}\n')
+    assert ask_teacher(PROMPTS, path, None, in_any_words=True) == {"0": "A"}
+    with pytest.raises(InputError, match="none of its 1 answers is to one of the 6 prompts"):
+        ask_teacher(PROMPTS, path, None)
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"choices": [{"message": null}]}', b'"text"'])
+def test_what_is_no_chat_completion(teacher_server, tmp_path, body):
+    teacher_server.answer = lambda prompt: body
+    with pytest.raises(InputError, match="0 new answers are in") as caught:
+        ask_teacher({"0": "?"}, tmp_path / "t.jsonl", endpoint(teacher_server))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("torn", ['{"question_id": "1", "te', '{"question_id": "1", "text": "whole"}'])

@@ -15,7 +15,7 @@ class ScriptedTeacher:
     Attributes:
         url: As clients take it.
         prompts: What it was asked, in the order of arrival.
-        answer: Returns the text for a prompt, or the status to fail with.
+        answer: Returns the text for a prompt, the status to fail with, or the bytes of another body.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class ScriptedTeacher:
                                      "message": {"role": "assistant", "content": answer}}],
                     },
                 )  # fmt: skip
-                body = json.dumps(content).encode()
+                body = answer if isinstance(answer, bytes) else json.dumps(content).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))

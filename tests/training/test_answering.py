@@ -138,8 +138,8 @@ def test_a_report_is_left_for_each_task(trainer, tmp_path, capsys):
     ]
     text = (tmp_path / "reports" / "scienceqa-val-step0.md").read_text()
     assert "| questions | number | own image | none image |" in text
-    assert "Difference to own image, question by question" in text
-    assert "Difference to own image" in capsys.readouterr().out
+    assert "Difference of mean credit to own image, question by question" in text
+    assert "Difference of mean credit to own image" in capsys.readouterr().out
 
 
 def test_questions_that_nothing_scores_are_refused(trainer):

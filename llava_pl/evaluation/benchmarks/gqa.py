@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from llava_pl.data.json_files import read_json_object
-from llava_pl.evaluation.question_file import read_question_file
+from llava_pl.evaluation.file_task import FileTask, Line
 from llava_pl.evaluation.scores import Asked, Scores, judge, score_means
-from llava_pl.evaluation.task import Task
 from llava_pl.types import InputError, Question
 
 OPEN = "query"
 """The structural type whose answer is any word; those of the others are yes, no or one of two things."""
 
 
-class Gqa(Task):
+class Gqa(FileTask):
     """Questions whose answer is a word or two.
 
     Args:
@@ -32,18 +29,14 @@ class Gqa(Task):
     def __init__(
         self, *, questions: str | Path, annotations: str | Path, image_folder: str | Path | None = None
     ) -> None:
-        self._file, self._annotations = Path(questions), Path(annotations)
-        self.image_folder = None if image_folder is None else Path(image_folder)
+        super().__init__(questions=questions, image_folder=image_folder)
+        self._annotations = Path(annotations)
 
-    def questions(self) -> Sequence[Question]:
+    def fill(self, lines: Sequence[tuple[Question, Line]]) -> Sequence[Question]:
         """Return the questions with their answers."""
-        return [question for question, _ in self._questions]
-
-    @cached_property
-    def _questions(self) -> list[tuple[Question, Mapping[str, Any]]]:
         entries = read_json_object(self._annotations)
         filled = []
-        for question, row in read_question_file(self._file):
+        for question, _ in lines:
             entry = entries.get(question.id)
             if not isinstance(entry, dict) or not isinstance(entry.get("answer"), str):
                 raise InputError(
@@ -56,7 +49,7 @@ class Gqa(Task):
             groups = (() if structural is None else ("open" if structural == OPEN else "binary", structural)) + (
                 (types["semantic"],) if types.get("semantic") else ()
             )
-            filled.append((question._replace(references=(entry["answer"],), categories=groups), row))
+            filled.append(question._replace(references=(entry["answer"],), categories=groups))
         return filled
 
     def score(self, asked: Asked) -> Scores:
@@ -65,9 +58,8 @@ class Gqa(Task):
 
     def write_submission(self, path: Path, asked: Asked) -> None:
         """Write what GQA's own ``eval.py`` reads; it refuses a file that leaves out a question."""
-        lines = {question.id: line for question, line in self._questions}
         entries = [
-            {"questionId": lines[question.id]["question_id"], "prediction": read_answer(row["text"] if row else "")}
+            {"questionId": self.line_of(question)["question_id"], "prediction": read_answer(row["text"] if row else "")}
             for question, row in asked
         ]
         path.write_text(json.dumps(entries))

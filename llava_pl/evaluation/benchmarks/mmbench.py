@@ -15,9 +15,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from PIL import Image
+
+from llava_pl.evaluation.answers import AnswerRow
 from llava_pl.evaluation.parsing import LetterParser, read_letter
 from llava_pl.evaluation.scores import Asked, Scores, Verdict, is_reference, judge, score_means
 from llava_pl.evaluation.task import Task
@@ -77,7 +81,7 @@ class MmBench(Task):
     def _rows(self) -> list[dict[str, str]]:
         csv.field_size_limit(sys.maxsize)  # of a picture
         try:
-            with self._file.open(encoding="utf-8", newline="") as file:
+            with self._file.open(encoding="utf-8-sig", newline="") as file:
                 rows = list(csv.DictReader(file, delimiter="\t"))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise InputError(f"{self._file}: cannot be read ({error}); expected MMBench's table") from error
@@ -154,7 +158,14 @@ class MmBench(Task):
         worst = [replace(min(own, key=_credit), id=name, groups=own[0].groups) for name, own in orders.items()]
         circular = score_means(worst, metric="circular")
         first = score_means([verdict for verdict in every if verdict.id in orders])
-        return Scores(circular.rows + first.rows, circular.verdicts)
+        return Scores(circular.rows + first.rows, circular.verdicts, every)
+
+    def as_written(self, question: Question, row: AnswerRow) -> dict[str, Any]:
+        """Return an answer as the original's scripts look for it: by the number of its row and of its order."""
+        index, _, turn = question.id.partition("#")
+        prompt = question.prompt.removeprefix(f"{IMAGE_SLOT}\n").removesuffix(f"\n{self._request}")
+        named = {"question_id": int(index) if index.isdecimal() else index, "round_id": int(turn or 0)}
+        return {**row, **named, "prompt": prompt, "answer_id": question.id}
 
     def settings(self) -> dict[str, object]:
         """Return what tells one way to ask from another."""
@@ -178,8 +189,9 @@ class MmBench(Task):
         sheet = book.create_sheet()
         sheet.append([*columns[:6], "prediction", *columns[6:]])
         for row in self._rows:
-            cells: list[str | int | None] = [None if is_empty(row[name] or "") else row[name] for name in columns]
-            if row["index"].isdigit():
+            given = [ILLEGAL_CHARACTERS_RE.sub("", row[name]) for name in columns]
+            cells: list[str | int | None] = [None if is_empty(text) else text for text in given]
+            if row["index"].isdecimal():
                 cells[0] = int(row["index"])
             sheet.append([*cells[:6], answers.get(row["index"]), *cells[6:]])
         book.save(path)
@@ -213,7 +225,8 @@ def _write_picture(path: Path, content: str, where: str) -> None:
         return
     try:
         picture = base64.b64decode(content, validate=True)
-    except (binascii.Error, ValueError) as error:
+        Image.open(BytesIO(picture)).close()
+    except (binascii.Error, ValueError, OSError) as error:
         raise InputError(f"{where}: column 'image': expected a picture in base64 ({error})") from error
     with whole_file(path) as part:  # every rank reads the table
         part.write_bytes(picture)

@@ -7,29 +7,26 @@ perception is the sum of ten subtasks, cognition that of four. Numbers are those
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_pl.evaluation.intervals import draw_sums, middle_of, unseen_interval
-from llava_pl.evaluation.question_file import plain_text, read_question_file
+from llava_pl.evaluation.file_task import FileTask, Line
+from llava_pl.evaluation.intervals import OF_SCORES, draw_sums, middle_of, sum_interval
+from llava_pl.evaluation.question_file import plain_text
 from llava_pl.evaluation.scores import Asked, ScoreRow, Scores, Verdict, judge, mean_row
-from llava_pl.evaluation.task import Task
 from llava_pl.types import InputError, Question
 
 PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
 )  # fmt: skip
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
-MAX_SCORE = 200
-"""Of a subtask."""
 REQUESTS = ("Answer the question using a single word or phrase.", "Please answer yes or no.")
 
 
-class Mme(Task):
+class Mme(FileTask):
     """Yes-or-no questions in pairs, of perception and cognition.
 
     Args:
@@ -44,19 +41,15 @@ class Mme(Task):
     def __init__(
         self, *, questions: str | Path, annotations: str | Path, image_folder: str | Path | None = None
     ) -> None:
-        self._file, self._annotations = Path(questions), Path(annotations)
-        self.image_folder = Path(annotations if image_folder is None else image_folder)
+        super().__init__(questions=questions, image_folder=annotations if image_folder is None else image_folder)
+        self._annotations = Path(annotations)
 
-    def questions(self) -> Sequence[Question]:
+    def fill(self, lines: Sequence[tuple[Question, Line]]) -> Sequence[Question]:
         """Return the questions with their labels."""
-        return self._questions
-
-    @cached_property
-    def _questions(self) -> tuple[Question, ...]:
         labels: dict[str, Mapping[str, str]] = {}
         questions = []
-        for question, row in read_question_file(self._file):
-            group = row.get("category")
+        for question, line in lines:
+            group = line.get("category")
             if group not in PERCEPTION + COGNITION:
                 raise InputError(
                     f"{self._file}: question {question.id!r}: field 'category': expected a subtask, found {group!r}"
@@ -70,35 +63,30 @@ class Mme(Task):
                     f"or No, found {plain_text(question)!r}"
                 )
             questions.append(question._replace(categories=(group,), references=(label,)))
-        return tuple(questions)
+        return questions
 
     def score(self, asked: Asked) -> Scores:
         """Return the sums of perception and cognition, and of each subtask score, accuracy and accuracy+."""
-        verdicts = judge(asked, lambda text, _: read_yes_no(text), name=_name)
+        verdicts = judge(asked, lambda text, _: read_yes_no(text))
         answers: dict[str, dict[str, list[Verdict]]] = {}
         for (question, _), verdict in zip(asked, verdicts, strict=True):
             answers.setdefault(question.categories[0], {}).setdefault(question.id, []).append(verdict)
         sums, rows = [], []
         for total, groups in (("perception", PERCEPTION), ("cognition", COGNITION)):
-            drawn, values, number = np.zeros(1), [], 0
-            for place, group in enumerate(groups):
+            parts, number = [], 0
+            for group in groups:
                 if group not in answers:
                     continue
-                pictures = [_outcome(pair) for pair in answers[group].values()]
-                draws = _score(draw_sums(pictures, seed=place))  # subtasks are drawn apart from each other
-                value = float(_score(np.sum(pictures, axis=0)[None])[0])
-                alike = len(set(pictures)) == 1
-                interval = unseen_interval(value, len(pictures), (0, MAX_SCORE)) if alike else middle_of(draws)
-                rows.append(ScoreRow(f"{total}/{group}", value, interval, len(pictures)))
                 pairs = answers[group].values()
+                pictures = [_outcome(pair) for pair in pairs]
+                value, interval = float(_score(np.sum(pictures, axis=0)[None])[0]), middle_of(_draw(pictures))
+                rows.append(ScoreRow(f"{total}/{group}", value, interval, len(pictures)))
                 rows.append(mean_row(f"accuracy/{group}", [verdict for pair in pairs for verdict in pair]))
                 rows.append(mean_row(f"accuracy_plus/{group}", [_worst(pair) for pair in pairs]))
-                drawn, number = drawn + draws, number + len(pictures)
-                values.append(value)
-            if values:
-                sums.append(ScoreRow(total, sum(values), middle_of(drawn), number))
-            else:
-                sums.append(ScoreRow(total, None, None, 0))
+                parts.append((value, interval))
+                number += len(pictures)
+            points = sum(value for value, _ in parts) if parts else None
+            sums.append(ScoreRow(total, points, sum_interval(parts) if parts else None, number))
         return Scores((*sums, *rows), verdicts)
 
 
@@ -112,14 +100,15 @@ def read_yes_no(text: str) -> Literal["yes", "no"] | None:
     return "yes" if "yes" in start else "no" if "no" in start else None
 
 
-def _name(question: Question) -> str:
-    return f"{question.id}: {_bare(plain_text(question))}"  # the two questions about a picture have one identifier
-
-
 def _outcome(pair: Sequence[Verdict]) -> tuple[float, ...]:
     """Return what the answers about a picture add to a subtask: right ones, all, whether all are right, the picture."""
     rights = [verdict.credit == 1 for verdict in pair]
     return sum(rights), len(rights), all(rights), 1
+
+
+def _draw(pictures: Sequence[tuple[float, ...]]) -> NDArray[np.float64]:
+    """Return the scores of pictures drawn anew, to which some are added with both answers right, or both wrong."""
+    return _score(draw_sums(pictures, {(2 * right, 2, right, 1): number for right, number in OF_SCORES.items()}))
 
 
 def _score(sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -142,8 +131,9 @@ def _bare(text: str) -> str:
 
 def _read_labels(folder: Path, question_id: str) -> dict[str, str]:
     """Return the answers to the questions about a picture, "yes" or "no", by question."""
-    group, _, picture = question_id.rpartition("/")
-    name = f"{Path(picture).stem}.txt"
+    # LLaVA: its file names pictures SUBTASK/NAME, or SUBTASK/images/NAME, and the texts are one folder higher.
+    group, *_, picture = question_id.split("/")
+    name = f"{picture.partition('.')[0]}.txt"
     places = (folder / group / name, folder / group / "questions_answers_YN" / name)
     path = next((place for place in places if place.is_file()), None)
     if path is None:

@@ -8,22 +8,21 @@ often stand beside what is there.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from llava_pl.data.json_files import read_json_lines
+from llava_pl.evaluation.file_task import FileTask, Line
 from llava_pl.evaluation.intervals import add_up, ratio_interval
-from llava_pl.evaluation.question_file import plain_text, read_question_file
+from llava_pl.evaluation.question_file import plain_text
 from llava_pl.evaluation.scores import Asked, ScoreRow, Scores, in_percent, judge
-from llava_pl.evaluation.task import Task
 from llava_pl.types import InputError, Question
 
 GROUPS = ("random", "popular", "adversarial")
 METRICS = ("accuracy", "precision", "recall", "f1", "yes_share")
 
 
-class Pope(Task):
+class Pope(FileTask):
     """Yes or no: is there a thing of this kind in the picture?
 
     Args:
@@ -37,22 +36,17 @@ class Pope(Task):
     def __init__(
         self, *, questions: str | Path, annotations: str | Path, image_folder: str | Path | None = None
     ) -> None:
-        self._file, self._annotations = Path(questions), Path(annotations)
-        self.image_folder = None if image_folder is None else Path(image_folder)
+        super().__init__(questions=questions, image_folder=image_folder)
+        self._annotations = Path(annotations)
 
-    def questions(self) -> Sequence[Question]:
+    def fill(self, lines: Sequence[tuple[Question, Line]]) -> Sequence[Question]:
         """Return the questions with their labels."""
-        return self._questions
-
-    @cached_property
-    def _questions(self) -> tuple[Question, ...]:
-        rows = read_question_file(self._file)
         # LLaVA: labels belong to the questions of a category by their order; here picture and words must agree, too.
         labels = {group: iter(read_json_lines(self._annotations / f"coco_pope_{group}.json")) for group in GROUPS}
         questions = []
-        for question, row in rows:
-            group = row.get("category")
-            if group not in labels:
+        for question, line in lines:
+            group = line.get("category")
+            if group not in GROUPS:
                 raise InputError(
                     f"{self._file}: question {question.id!r}: field 'category': expected one of {', '.join(GROUPS)}, "
                     f"found {group!r}"
@@ -66,7 +60,7 @@ class Pope(Task):
             if label.get("label") not in ("yes", "no"):
                 raise InputError(f"{where}: field 'label': expected yes or no, found {label.get('label')!r}")
             questions.append(question._replace(categories=(group,), references=(label["label"],)))
-        return tuple(questions)
+        return questions
 
     def score(self, asked: Asked) -> Scores:
         """Return accuracy, precision, recall, F1 and the share of yes, of all questions and of each group."""

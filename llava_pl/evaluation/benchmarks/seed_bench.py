@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from llava_pl.data.json_files import read_json_object
+from llava_pl.evaluation.file_task import FileTask, Line
 from llava_pl.evaluation.parsing import LetterParser, read_letter
-from llava_pl.evaluation.question_file import read_question_file
 from llava_pl.evaluation.scores import Asked, Scores, judge, score_means
-from llava_pl.evaluation.task import Task
 from llava_pl.types import InputError, Question
 
 LETTERS = "ABCD"
 
 
-class SeedBench(Task):
+class SeedBench(FileTask):
     """Four choices each, of twelve kinds.
 
     Args:
@@ -39,26 +38,15 @@ class SeedBench(Task):
         image_folder: str | Path | None = None,
         parser: LetterParser = "exact",
     ) -> None:
-        self._file, self._annotations = Path(questions), Path(annotations)
-        self.image_folder = None if image_folder is None else Path(image_folder)
+        super().__init__(questions=questions, image_folder=image_folder)
+        self._annotations = Path(annotations)
         self._parser: LetterParser = parser
 
-    def questions(self) -> Sequence[Question]:
+    def fill(self, lines: Sequence[tuple[Question, Line]]) -> Sequence[Question]:
         """Return the questions with their answers."""
-        return [question for question, _ in self._questions]
-
-    @cached_property
-    def _questions(self) -> list[tuple[Question, Mapping[str, Any]]]:
-        content = read_json_object(self._annotations)
-        kinds, rows = content.get("question_type") or {}, content.get("questions")
-        if not isinstance(kinds, dict) or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise InputError(
-                f"{self._annotations}: expected 'questions', a list of objects, and an object 'question_type'"
-            )
-        kinds = {number: name for name, number in kinds.items()}
-        entries = {str(row.get("question_id")): row for row in rows}
+        kinds, entries = self._annotated
         filled = []
-        for question, row in read_question_file(self._file):
+        for question, _ in lines:
             entry = entries.get(question.id)
             if entry is None or entry.get("answer") not in tuple(LETTERS):
                 raise InputError(
@@ -66,14 +54,26 @@ class SeedBench(Task):
                     f"{self._annotations}"
                 )
             choices = tuple(str(entry.get(f"choice_{letter.lower()}", "")) for letter in LETTERS)
-            kind = kinds.get(entry.get("question_type_id"))
+            kind = kinds.get(str(entry.get("question_type_id")))
             groups = tuple(str(group) for group in (entry.get("data_type"), kind) if group)
-            letter = entry["answer"]
-            filled_in = question._replace(
-                choices=choices, answer=LETTERS.index(letter), categories=groups, references=(letter,)
-            )
-            filled.append((filled_in, row))
+            answer = LETTERS.index(entry["answer"])
+            right = (entry["answer"],)
+            filled.append(question._replace(choices=choices, answer=answer, categories=groups, references=right))
         return filled
+
+    @cached_property
+    def _annotated(self) -> tuple[Mapping[str, str], Mapping[str, Mapping[str, Any]]]:
+        """The names of the kinds by their numbers, and the questions by their identifiers."""
+        content = read_json_object(self._annotations)
+        kinds, rows = content.get("question_type") or {}, content.get("questions")
+        if not isinstance(kinds, dict) or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise InputError(
+                f"{self._annotations}: expected 'questions', a list of objects, and an object 'question_type'"
+            )
+        if not all(isinstance(number, int | str) for number in kinds.values()):
+            raise InputError(f"{self._annotations}: field 'question_type': expected a number for each kind")
+        entries = {str(row.get("question_id")): row for row in rows}
+        return {str(number): name for name, number in kinds.items()}, entries
 
     def score(self, asked: Asked) -> Scores:
         """Return accuracy of all questions, of pictures and films, and of each kind."""
@@ -81,9 +81,9 @@ class SeedBench(Task):
         return score_means(verdicts, groups=("image", "video"))
 
     def write_submission(self, path: Path, asked: Asked) -> None:
-        """Write what the leader board is sent: a line for each question with the text of its answer."""
-        lines = {question.id: line for question, line in self._questions}
+        """Write what the leader board is sent: a line for each question that SEED-Bench.json has, in its order."""
+        texts = {question.id: row["text"] for question, row in asked if row is not None}
         with path.open("w", encoding="utf-8") as file:
-            for question, row in asked:
-                entry = {"question_id": lines[question.id]["question_id"], "prediction": row["text"] if row else ""}
-                file.write(json.dumps(entry) + "\n")
+            for name, entry in self._annotated[1].items():
+                line = {"question_id": entry["question_id"], "prediction": texts.get(name, "")}
+                file.write(json.dumps(line) + "\n")

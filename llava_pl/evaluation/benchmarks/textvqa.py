@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 
 from llava_pl.data.json_files import read_json_object
-from llava_pl.evaluation.question_file import plain_text, read_question_file
+from llava_pl.evaluation.file_task import FileTask, Line
+from llava_pl.evaluation.question_file import plain_text
 from llava_pl.evaluation.scores import Asked, Scores, judge, score_means
-from llava_pl.evaluation.task import Task
 from llava_pl.evaluation.vqa_answers import agree_with_people, read_answer
 from llava_pl.types import InputError, Question
 
 
-class TextVqa(Task):
+class TextVqa(FileTask):
     """What is written there?
 
     Args:
@@ -28,16 +27,11 @@ class TextVqa(Task):
     def __init__(
         self, *, questions: str | Path, annotations: str | Path, image_folder: str | Path | None = None
     ) -> None:
-        self._file, self._annotations = Path(questions), Path(annotations)
-        self.image_folder = None if image_folder is None else Path(image_folder)
+        super().__init__(questions=questions, image_folder=image_folder)
+        self._annotations = Path(annotations)
 
-    def questions(self) -> Sequence[Question]:
+    def fill(self, lines: Sequence[tuple[Question, Line]]) -> Sequence[Question]:
         """Return the questions with what people answered."""
-        return [question for _, question in self._questions]
-
-    @cached_property
-    def _questions(self) -> list[tuple[str, Question]]:
-        """The questions, each with its words alone."""
         entries = read_json_object(self._annotations).get("data")
         if not isinstance(entries, list):
             raise InputError(f"{self._annotations}: field 'data': expected a list of annotated questions")
@@ -46,21 +40,19 @@ class TextVqa(Task):
             key, given = _read_annotation(entry, f"{self._annotations}: entry {place}")
             answers[key] = given
         questions = []
-        for question, _ in read_question_file(self._file):
+        for question, _ in lines:
             words = next((words for words in _candidates(question) if (question.id, words) in answers), None)
             if words is None:
                 raise InputError(
                     f"{self._file}: question {question.id!r}: {self._annotations.name} has no question of this picture "
                     "with these words; take both files from the same release"
                 )
-            questions.append((words, question._replace(references=answers[question.id, words])))
+            questions.append(question._replace(references=answers[question.id, words]))
         return questions
 
     def score(self, asked: Asked) -> Scores:
         """Return the mean agreement."""
-        words = {question: words for words, question in self._questions}
-        # Several questions are about one picture, which is all that their identifier names.
-        return score_means(judge(asked, read_answer, agree_with_people, name=lambda q: f"{q.id}: {words[q]}"))
+        return score_means(judge(asked, read_answer, agree_with_people))
 
 
 def _read_annotation(entry: object, where: str) -> tuple[tuple[str, str], tuple[str, ...]]:
@@ -69,7 +61,7 @@ def _read_annotation(entry: object, where: str) -> tuple[tuple[str, str], tuple[
     given = entry.get("answers")
     if not isinstance(given, list) or not given or not all(isinstance(answer, str) for answer in given):
         raise InputError(f"{where}: field 'answers': expected a list of texts")
-    return (str(entry["image_id"]), entry["question"].lower()), tuple(given)
+    return (str(entry["image_id"]), entry["question"].lower().strip()), tuple(given)
 
 
 def _candidates(question: Question) -> list[str]:
@@ -78,4 +70,4 @@ def _candidates(question: Question) -> list[str]:
     lines = text.split("\n")
     if "question: " in text:
         lines.append(text.partition("question: ")[2].partition(" short answer:")[0])
-    return lines
+    return [line.strip() for line in lines]

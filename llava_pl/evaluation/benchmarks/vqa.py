@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from llava_pl.data.json_files import read_json
-from llava_pl.evaluation.question_file import read_question_file
+from llava_pl.evaluation.file_task import FileTask, Line
 from llava_pl.evaluation.scores import Asked, Scores, judge, score_means
-from llava_pl.evaluation.task import Task
 from llava_pl.evaluation.vqa_answers import agree_with_people, read_answer, tidy_answer
 from llava_pl.types import InputError, Question
 
 
-class VqaV2(Task):
+class VqaV2(FileTask):
     """Short answers to questions about MS COCO's pictures.
 
     Args:
@@ -38,30 +36,24 @@ class VqaV2(Task):
         image_folder: str | Path | None = None,
         annotations: str | Path | None = None,
     ) -> None:
-        self._file = Path(questions)
+        super().__init__(questions=questions, image_folder=image_folder)
         self._annotations = None if annotations is None else Path(annotations)
-        self.image_folder = None if image_folder is None else Path(image_folder)
 
-    def questions(self) -> Sequence[Question]:
+    def fill(self, lines: Sequence[tuple[Question, Line]]) -> Sequence[Question]:
         """Return the questions, with what people answered where that is known."""
-        return [question for question, _ in self._questions]
-
-    @cached_property
-    def _questions(self) -> list[tuple[Question, Mapping[str, Any]]]:
-        rows = read_question_file(self._file)
         if self._annotations is None:
-            return rows
+            return super().fill(lines)
         entries = _read_annotations(self._annotations, self._key)
         filled = []
-        for question, row in rows:
-            if (entry := entries.get(str(row.get(self._key)))) is None:
+        for question, line in lines:
+            if (entry := entries.get(str(line.get(self._key)))) is None:
                 raise InputError(
                     f"{self._file}: question {question.id!r}: {self._annotations} has no entry with its {self._key}; "
                     "take both files of one split"
                 )
             given = tuple(str(answer["answer"]) for answer in entry["answers"])
             kind = (str(entry["answer_type"]),) if entry.get("answer_type") else ()
-            filled.append((question._replace(references=given, categories=kind), row))
+            filled.append(question._replace(references=given, categories=kind))
         return filled
 
     def score(self, asked: Asked) -> Scores:
@@ -73,10 +65,9 @@ class VqaV2(Task):
 
         VQAv2's takes all questions of test2015 alone: give their file as `questions`, also for answers to test-dev.
         """
-        lines = {question.id: line for question, line in self._questions}
-        path.write_text(json.dumps([self._entry(lines[q.id], row["text"] if row else "") for q, row in asked]))
+        path.write_text(json.dumps([self._entry(self.line_of(q), row["text"] if row else "") for q, row in asked]))
 
-    def _entry(self, line: Mapping[str, Any], text: str) -> dict[str, object]:
+    def _entry(self, line: Line, text: str) -> dict[str, object]:
         return {"question_id": line["question_id"], "answer": tidy_answer(text)}
 
 
@@ -92,7 +83,7 @@ class VizWiz(VqaV2):
     name = "vizwiz"
     _key = "image"
 
-    def _entry(self, line: Mapping[str, Any], text: str) -> dict[str, object]:
+    def _entry(self, line: Line, text: str) -> dict[str, object]:
         return {"image": line.get("image"), "answer": tidy_answer(text)}
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from llava_pl.evaluation.answers import read_answers
 from llava_pl.evaluation.benchmarks.mmbench import MmBench, is_empty
 from llava_pl.evaluation.report import Answered, build_report
+from llava_pl.evaluation.scores import scored_rows
 from llava_pl.evaluation.task import match_answers
 from llava_pl.types import InputError
 
@@ -45,7 +46,7 @@ ROWS = [
 
 
 def write_table(path, rows, columns=COLUMNS):
-    path.write_text("\n".join("\t".join(row) for row in [columns, *rows]) + "\n")
+    path.write_text("\ufeff" + "\n".join("\t".join(row) for row in [columns, *rows]) + "\n")
     return path
 
 
@@ -136,6 +137,30 @@ def test_circular_counts_the_worst_order(make, answer, show):
     assert show(task.score(answer(task, letters)))["circular"] == (round(100 / 3, 6), 3)
 
 
+def test_answers_are_written_as_the_original_writes_them(make, answer):
+    task = make(is_circular=True)
+    question, row = answer(task, ["A"] * 9)[1]
+    assert task.as_written(question, {**row, "prompt": question.prompt}) == {
+        "question_id": 12,
+        "round_id": 1,
+        "prompt": "Which?\nA. blue\nB. green\nC. red",
+        "text": "A",
+        "answer_id": "12#1",
+    }
+
+
+def test_orders_that_cannot_be_read_are_listed(make, answer):
+    """Each answer is listed and has a credit; a question is right that is right in every order."""
+    task = make(is_circular=True)
+    texts = [question.references[0] for question in task.questions()]
+    texts[1], texts[2], texts[-1] = "D", "hm", None
+    asked = answer(task, texts)
+    scores = task.score(asked)
+    assert (scores.unparsed, scores.unanswered) == (["12#1", "12#2"], ["14#3"])
+    assert [row["credit"] for _, row in scored_rows(asked, scores)][:3] == [1.0, 0.0, 0.0]
+    assert [verdict.credit for verdict in scores.verdicts] == [0.0, 1.0, 0.0]
+
+
 def test_table_with_a_row_for_each_order(tmp_path, answer, show):
     turned = ["1000012", "Which?", "", "blue", "green", "red", "", "A", "", "12", "s", "", "", "dev"]
     path = write_table(tmp_path / "dev.tsv", [*ROWS, turned])
@@ -194,6 +219,8 @@ def test_wrong_tables(tmp_path):
         questions_of([[*ROWS[0][:7], "D", *ROWS[0][8:]]])
     with pytest.raises(InputError, match="index 99: column 'image': expected a picture in base64"):
         questions_of([["99", *ROWS[0][1:9], "no picture", *ROWS[0][10:]]])
+    with pytest.raises(InputError, match="index 99: column 'image': expected a picture"):
+        questions_of([["99", *ROWS[0][1:9], "1234", *ROWS[0][10:]]])
     with pytest.raises(InputError, match="row 2: expected 14 cells, found more or fewer"):
         questions_of([ROWS[0], ROWS[1][:9]])
     with pytest.raises(InputError, match=r"row 1: column 'index': expected a number, found '\.\./12'"):

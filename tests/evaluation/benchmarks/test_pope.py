@@ -116,6 +116,12 @@ def test_wrong_category(pope, write_lines, tmp_path):
         Pope(questions=path, annotations=tmp_path / "annotations").questions()
 
 
+def test_category_that_is_a_list(pope, write_lines, tmp_path):
+    path = write_lines("wrong.jsonl", [{"question_id": 1, "image": "a.jpg", "text": "?", "category": ["random"]}])
+    with pytest.raises(InputError, match="field 'category': expected one of"):
+        Pope(questions=path, annotations=tmp_path / "annotations").questions()
+
+
 def test_answers_of_the_original_find_their_questions(pope):
     rows = [{"question_id": "3", "prompt": "whatever", "text": "no"}]
     asked = match_answers(pope.questions(), rows, "answers.jsonl")

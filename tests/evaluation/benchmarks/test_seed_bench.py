@@ -46,8 +46,8 @@ def test_submission(make, answer, tmp_path):
     task = make()
     task.write_submission(tmp_path / "upload.jsonl", answer(task, ["A", "D.", None]))
     assert [json.loads(line) for line in (tmp_path / "upload.jsonl").read_text().splitlines()] == [
-        {"question_id": 101, "prediction": "A"},
-        {"question_id": 102, "prediction": "D."},
+        {"question_id": "101", "prediction": "A"},
+        {"question_id": "102", "prediction": "D."},
         {"question_id": "v3", "prediction": ""},
     ]
 

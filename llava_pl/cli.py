@@ -18,7 +18,7 @@ from llava_pl.types import InputError, RecordError
 
 FIT_COMMANDS = ("fit", "validate", "test", "predict")
 CARRY_COMMANDS = ("import", "export", "certify")
-COMMANDS = (*FIT_COMMANDS, *CARRY_COMMANDS, "eval", "plan", "data", "verify", "demo")
+COMMANDS = (*FIT_COMMANDS, *CARRY_COMMANDS, "chat", "doctor", "eval", "plan", "data", "verify", "demo")
 
 HELP = """usage: llava-pl COMMAND [options]
 
@@ -32,6 +32,8 @@ commands
   import     make any form of a model one folder: the original's, llava-hf's, a checkpoint of a run
   export     write a model as transformers, servers or the original's code read it
   certify    ask two forms of a model the same questions
+  chat       talk with a model about pictures
+  doctor     say what this machine has, what of it works, and what is missing for what
   eval       score saved answers: tables with intervals, comparisons, pages
   plan       say what a run needs: memory, disk, work and hours, without a GPU
   data       look at a record as training sees it, check all of them, prove what a run has seen
@@ -43,6 +45,7 @@ examples
   llava-pl fit --config configs/experiment/finetune_7b.yaml --model.init_from runs/align_7b/TIME/checkpoints/last.ckpt
   llava-pl test --config configs/experiment/scienceqa_7b.yaml --config configs/strategy/single.yaml --ckpt_path FILE
   llava-pl fit --config configs/experiment/finetune_7b.yaml --print_config
+  llava-pl chat runs/finetune_7b/TIME --image cat.jpg
   llava-pl export runs/finetune_7b/TIME/checkpoints/last.ckpt llava-7b-hf --format hf --dtype bfloat16
 
 options
@@ -115,6 +118,14 @@ def _run(words: list[str]) -> int:
         from llava_pl.app.eval_commands import main as run_eval
 
         return run_eval(words[1:])
+    if words[0] == "chat":
+        from llava_pl.app.chat_command import main as run_chat
+
+        return run_chat(words[1:])
+    if words[0] == "doctor":
+        from llava_pl.app.doctor import main as run_doctor
+
+        return run_doctor(words[1:])
     if words[0] == "verify":
         from llava_pl.app.verify_commands import main as run_verify
 

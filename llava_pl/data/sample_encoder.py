@@ -194,6 +194,23 @@ class SampleEncoder:
         except InputError as error:
             raise InputError(f"question {question.id!r}: {error}") from error
 
+    def encode_prompt(self, turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> Sample:
+        """Return the prompt of a conversation whose last turn is to be answered.
+
+        Args:
+            turns: Questions and answers in turn, a question last; image slots stand where pictures are shown.
+            pictures: One for each slot, RGB.
+
+        Raises:
+            InputError: There are not as many slots as pictures, or the template has no place for such a conversation.
+        """
+        tokenized = self._tokenize(turns, has_images=bool(pictures), is_prompt=True)
+        grids = self._make_grids(picture.size for picture in pictures)
+        sizes = [grid.num_tokens(self.num_image_tokens) for grid in grids] or [self.num_image_tokens] * len(pictures)
+        encoded = fill_slots(tokenized, sizes)
+        sample = self._start("prompt", encoded.input_ids, encoded.labels)
+        return replace(sample, pixel_values=self._transform(pictures), grids=grids)
+
     def load_picture(self, name: str) -> Image.Image:
         """Return a picture of the image folder, RGB.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
@@ -11,9 +12,11 @@ from transformers import PreTrainedTokenizerBase
 
 from llava_pl.data.anyres import Tiling
 from llava_pl.data.image import ImageTransform
+from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.data.settings import DataSettings
 from llava_pl.data.templates import TemplateName
 from llava_pl.models.llava import LlavaModel
+from llava_pl.types import InputError
 
 Layout = Literal["artifact", "hf", "llava", "projector", "lora", "checkpoint"]
 """The forms on disk: this project's own folder, llava-hf's, the original's whole model, its projector and its LoRA
@@ -110,6 +113,28 @@ class Pretrained:
     origin: Origin
     projector_options: Mapping[str, Any] = field(default_factory=dict)
     tiling: Tiling | None = None
+
+    def make_encoder(self, image_folder: Path = Path()) -> SampleEncoder:
+        """Return what turns text and pictures into samples as the model was trained with.
+
+        Args:
+            image_folder: Where the pictures of records lie.
+
+        Raises:
+            InputError: There is no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise InputError("the model has no tokenizer; import it with --tokenizer MODEL first")
+        return SampleEncoder(
+            tokenizer=self.tokenizer,
+            image_transform=self.image_transform,
+            image_folder=image_folder,
+            num_image_tokens=self.model.num_image_tokens,
+            template=self.settings.template,
+            image_start_end=self.settings.image_start_end,
+            respect_exif=self.settings.respect_exif,
+            tiling=self.tiling,
+        )
 
     @property
     def template(self) -> TemplateName:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -61,6 +62,43 @@ def prepare_quantized(model: nn.Module) -> None:
             # On such a CPU a forward pass without gradients (a validation, say) would pack the weights for good into a
             # form through which no gradient flows: training would go on, and learn from a part of it.
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+def quantize_blocks(decoder: nn.Module, kind: Quantization, *, plain: Collection[nn.Module]) -> None:
+    """Hold the linear layers of a loaded decoder's blocks in 4 or 8 bits, to be asked and not to be trained.
+
+    Their numbers are those of a decoder that is read so. Call it where the weights shall stay: what is computed of them
+    has the dtype that they have now.
+
+    Args:
+        decoder: Whose weights are whole.
+        kind: "nf4", "fp4" or "int8"; nothing is done for "none".
+        plain: Layers of it that stay as they are: head and embeddings.
+    """
+    if kind == "none":
+        return
+    kept = {id(module) for module in plain}
+    for name, module in list(decoder.named_modules()):
+        if isinstance(module, nn.Linear) and id(module) not in kept:
+            place, _, own = name.rpartition(".")
+            setattr(decoder.get_submodule(place), own, _quantize(module, kind))
+
+
+def _quantize(module: nn.Linear, kind: Quantization) -> nn.Module:
+    silence_bitsandbytes()
+    layers: Any = import_module("bitsandbytes.nn")  # without types
+    weight = module.weight.detach()
+    size = (module.in_features, module.out_features, module.bias is not None)
+    if kind == "int8":
+        layer = layers.Linear8bitLt(*size, has_fp16_weights=False, threshold=6.0, device="meta")
+        held = layers.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
+    else:
+        options = {"quant_type": kind, "compress_statistics": False}
+        layer = layers.Linear4bit(*size, compute_dtype=weight.dtype, device="meta", **options)
+        held = layers.Params4bit(weight.cpu(), requires_grad=False, module=layer, **options)
+    layer.weight, layer.bias = held.to(weight.device), module.bias  # it is quantized on its way
+    found: nn.Module = layer.eval()
+    return found
 
 
 def check_quantized(model: nn.Module, decoder: nn.Module, *, plain: Collection[nn.Module]) -> None:

@@ -13,6 +13,7 @@ from llava_pl.models.quantization import (
     check_quantized,
     is_quantized,
     prepare_quantized,
+    quantize_blocks,
     require_bitsandbytes,
     silence_bitsandbytes,
 )
@@ -21,15 +22,18 @@ from llava_pl.types import InputError
 pytestmark = pytest.mark.filterwarnings("error:.*autograd kernel was not registered.*")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("decoder")
+def write_decoder(path, width):
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=20, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
+        vocab_size=20, hidden_size=width, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
     )
     LlamaForCausalLM(config).save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_decoder(tmp_path_factory.mktemp("decoder"), 32)
 
 
 def load(folder, **settings) -> LlamaForCausalLM:
@@ -106,3 +110,29 @@ def test_without_bitsandbytes_one_line_names_the_extra(monkeypatch):
     message = r"^model.decoder.quantization: nf4: needs bitsandbytes, .*; pip install 'llava-pl\[qlora\]'$"
     with pytest.raises(InputError, match=message):
         require_bitsandbytes("model.decoder.quantization: nf4")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["nf4", "fp4", "int8"])
+def test_blocks_that_are_quantized_later_are_those_that_are_read_so(tmp_path, kind, dtype):
+    folder = write_decoder(tmp_path, 64)  # of narrower ones bitsandbytes 0.50.2 cannot pack the weights for a CPU
+    settings = {"load_in_8bit": True}
+    if kind != "int8":
+        settings = {"load_in_4bit": True, "bnb_4bit_quant_type": kind, "bnb_4bit_compute_dtype": dtype}
+    silence_bitsandbytes()
+    config = BitsAndBytesConfig(**settings)
+    read = LlamaForCausalLM.from_pretrained(
+        folder, dtype=dtype, device_map={"": "cpu"}, quantization_config=config
+    ).eval()
+    own = LlamaForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    quantize_blocks(own, kind, plain=[own.lm_head])
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        assert torch.equal(own(ids).logits, read(ids).logits)
+    check_quantized(own, own, plain=[own.lm_head])
+
+
+def test_nothing_is_quantized_unless_it_is_asked_for(folder):
+    own = LlamaForCausalLM.from_pretrained(folder)
+    quantize_blocks(own, "none", plain=[])
+    assert not any(map(is_quantized, own.modules()))

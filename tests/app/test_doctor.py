@@ -1,0 +1,60 @@
+"""Guards what a bug report begins with: a package that is called there and is not, a back-end that was not tried."""
+
+import json
+
+import pytest
+import torch
+
+from llava_pl.app import doctor
+from llava_pl.app.doctor import FEATURES, Feature, examine, is_well, main, make_report
+
+
+@pytest.fixture(scope="module")
+def found():
+    return examine()
+
+
+def test_what_is_here(found):
+    assert found["environment"]["packages"]["torch"] == torch.__version__
+    cpu = found["devices"][0]
+    assert cpu["name"] == "cpu"
+    assert cpu["memory_gib"] > 0.5
+    assert found["attention"]["cpu"] == {"sdpa": "works", "eager": "works", "flash_attention_2": "for CUDA alone"}
+    assert all(room["free_gib"] >= 0 for room in found["room"])
+    assert found["features"].keys() == {feature.name for feature in FEATURES}
+    assert is_well(found)
+
+
+def test_missing_packages_are_told_with_how_to_get_them():
+    missing = Feature("x", "no_such_module", "qlora", needs_cuda=True)
+    assert doctor._find_feature(missing, has_cuda=False) == (
+        "missing; pip install 'llava_pl[qlora]', on a machine with CUDA"
+    )
+    assert doctor._find_feature(Feature("x", "no_such_module", None), has_cuda=True) == (
+        "missing; pip install no_such_module"
+    )
+    there = Feature("x", "json", None, needs_cuda=True)
+    assert doctor._find_feature(there, has_cuda=False) == "there, and waits for a device with CUDA"
+    assert doctor._find_feature(there, has_cuda=True) == "there"
+
+
+def test_attention_that_fails_is_told(monkeypatch):
+    assert doctor._run_decoder("cpu", "no_such_attention") != "works"
+
+
+def test_terminal_and_json(found, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "examine", lambda: found)
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    for words in ("Versions", torch.__version__, "Devices, and attention", "cache of records", "Weights & Biases"):
+        assert words in shown
+    assert main(["--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found
+
+
+def test_status_of_a_machine_that_cannot_run(found, monkeypatch, capsys):
+    broken = {**found, "attention": {"cpu": {**found["attention"]["cpu"], "sdpa": "no kernel"}}}
+    monkeypatch.setattr(doctor, "examine", lambda: broken)
+    assert main([]) == 1
+    assert "attention sdpa does not work" in capsys.readouterr().out
+    assert make_report(found).notes == ()

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from llava_pl.app.arguments import OneLineArguments
+from llava_pl.app.open_model import DTYPES, add_reading_options
 
 FORMATS = ("hf", "llava", "lora", "projector")
-DTYPES = ("float32", "bfloat16", "float16")
 
 FORMS = """forms that are read, told apart by their files and never by their names
   a folder that `import` or `export` wrote
@@ -75,7 +75,7 @@ def _certify(words: Sequence[str]) -> int:
     )
     parser.add_argument("a", type=Path, metavar="A", help="folder or file")
     parser.add_argument("b", type=Path, metavar="B", help="folder or file")
-    _add_reading(parser)
+    add_reading_options(parser)
     options = parser.parse_args(words)
 
     from llava_pl.export.carry import certify
@@ -140,14 +140,8 @@ def _parser(command: str, places: str, description: str) -> argparse.ArgumentPar
     )
 
 
-def _add_reading(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--base", metavar="MODEL", help="language model of a projector, a LoRA or a moved checkpoint")
-    parser.add_argument("--vision-encoder", metavar="MODEL", help="encoder, where it is not what a source names")
-    parser.add_argument("--unsafe", action="store_true", help="read checkpoints with pickled objects: these run code")
-
-
 def _add_writing(parser: argparse.ArgumentParser) -> None:
-    _add_reading(parser)
+    add_reading_options(parser)
     parser.add_argument("--tokenizer", metavar="MODEL", help="tokenizer of a source that has none")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights that are written (default: as they are)")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class Conversation:
         self.waiting.append((path, picture))
         return picture.size
 
-    def ask(self, text: str) -> Iterator[str]:
+    def ask(self, text: str) -> Generator[str]:
         """Yield the answer to a question as it is written.
 
         What was asked and answered becomes a part of the conversation when the answer has ended, or was stopped after
@@ -77,7 +77,7 @@ class Conversation:
                 answer += piece
                 yield piece
         finally:
-            pieces.close()  # type: ignore[attr-defined]  # a generator
+            pieces.close()
             if answer:
                 self.turns = [*turns, Turn("gpt", answer)]
                 self.pictures, self.waiting = pictures, []

@@ -96,7 +96,7 @@ def answer(conversation: Conversation, text: str) -> None:
         for piece in pieces:
             _print(piece)
     except KeyboardInterrupt:
-        pieces.close()  # type: ignore[attr-defined]  # a generator
+        pieces.close()
         _print(" [stopped]")
         if not sys.stdin.isatty():
             raise

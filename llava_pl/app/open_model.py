@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llava_pl.models.llava import LlavaModel
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "nf4", "fp4", "int8")
 
 
@@ -36,14 +36,21 @@ class OpenModel:
     name: str
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of which model is opened, and how."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="folder or checkpoint; every form that import reads")
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of where the parts of a model are, and whether its files are trusted."""
     parser.add_argument("--base", metavar="MODEL", help="language model of a projector, a LoRA or a moved checkpoint")
     parser.add_argument("--vision-encoder", metavar="MODEL", help="encoder, where it is not what a source names")
     parser.add_argument("--unsafe", action="store_true", help="read checkpoints with pickled objects: these run code")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of which model is opened, and how."""
+    parser.add_argument("model", type=Path, metavar="MODEL", help="folder or checkpoint; every form that import reads")
+    add_reading_options(parser)
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU if there is one")
-    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="auto: bfloat16 on CUDA, float16 on Apple's")
+    parser.add_argument(
+        "--dtype", choices=("auto", *DTYPES), default="auto", help="auto: bfloat16 on CUDA, float16 on Apple's"
+    )
     parser.add_argument(
         "--quantization", choices=QUANTIZATIONS, default="none", help="decoder's blocks in 4 or 8 bits (extra [qlora])"
     )

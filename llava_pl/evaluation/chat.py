@@ -5,7 +5,7 @@ In: turns with their pictures, and how to choose words. Out: pieces of text; joi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Event, Thread
@@ -70,7 +70,7 @@ def stream_answer(
     turns: Sequence[Turn],
     pictures: Sequence[Image.Image],
     sampling: Sampling,
-) -> Iterator[str]:
+) -> Generator[str]:
     """Yield the answer to the last turn as it is written; closing the iterator ends the writing.
 
     Args:

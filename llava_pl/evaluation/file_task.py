@@ -64,3 +64,19 @@ class FileTask(Task):
         line = self.line_of(question)
         named = {"question_id": line["question_id"], "prompt": line["text"]}
         return {**row, **named, "answer_id": question.id}
+
+
+class AnnotatedTask(FileTask):
+    """A benchmark with a question file, whose right answers are known from elsewhere.
+
+    Args:
+        questions: The original's question file.
+        annotations: The benchmark's own file or folder with the right answers.
+        image_folder: Where the pictures lie.
+    """
+
+    def __init__(
+        self, *, questions: str | Path, annotations: str | Path, image_folder: str | Path | None = None
+    ) -> None:
+        super().__init__(questions=questions, image_folder=image_folder)
+        self._annotations = Path(annotations)

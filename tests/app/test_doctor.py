@@ -1,6 +1,8 @@
 """Guards what a bug report begins with: a package that is called there and is not, a back-end that was not tried."""
 
 import json
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,6 +38,12 @@ def test_missing_packages_are_told_with_how_to_get_them():
     there = Feature("x", "json", None, needs_cuda=True)
     assert doctor._find_feature(there, has_cuda=False) == "there, and waits for a device with CUDA"
     assert doctor._find_feature(there, has_cuda=True) == "there"
+
+
+def test_extras_are_those_of_the_package():
+    content = (Path(doctor.__file__).parents[2] / "pyproject.toml").read_text()
+    extras = tomllib.loads(content)["project"]["optional-dependencies"]
+    assert {feature.extra for feature in FEATURES if feature.extra} <= extras.keys()
 
 
 def test_attention_that_fails_is_told(monkeypatch):

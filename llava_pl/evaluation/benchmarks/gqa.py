@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_pl.data.json_files import read_json_object
-from llava_pl.evaluation.file_task import FileTask, Line
+from llava_pl.evaluation.file_task import AnnotatedTask, Line
 from llava_pl.evaluation.scores import Asked, Scores, judge, score_means
 from llava_pl.types import InputError, Question
 
@@ -15,7 +15,7 @@ OPEN = "query"
 """The structural type whose answer is any word; those of the others are yes, no or one of two things."""
 
 
-class Gqa(FileTask):
+class Gqa(AnnotatedTask):
     """Questions whose answer is a word or two.
 
     Args:
@@ -25,12 +25,6 @@ class Gqa(FileTask):
     """
 
     name = "gqa"
-
-    def __init__(
-        self, *, questions: str | Path, annotations: str | Path, image_folder: str | Path | None = None
-    ) -> None:
-        super().__init__(questions=questions, image_folder=image_folder)
-        self._annotations = Path(annotations)
 
     def fill(self, lines: Sequence[tuple[Question, Line]]) -> Sequence[Question]:
         """Return the questions with their answers."""

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_pl.evaluation.file_task import FileTask, Line
+from llava_pl.evaluation.file_task import AnnotatedTask, Line
 from llava_pl.evaluation.intervals import OF_SCORES, draw_sums, middle_of, sum_interval
 from llava_pl.evaluation.question_file import plain_text
 from llava_pl.evaluation.scores import Asked, ScoreRow, Scores, Verdict, judge, mean_row
@@ -26,7 +26,7 @@ COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation
 REQUESTS = ("Answer the question using a single word or phrase.", "Please answer yes or no.")
 
 
-class Mme(FileTask):
+class Mme(AnnotatedTask):
     """Yes-or-no questions in pairs, of perception and cognition.
 
     Args:
@@ -41,8 +41,8 @@ class Mme(FileTask):
     def __init__(
         self, *, questions: str | Path, annotations: str | Path, image_folder: str | Path | None = None
     ) -> None:
-        super().__init__(questions=questions, image_folder=annotations if image_folder is None else image_folder)
-        self._annotations = Path(annotations)
+        image_folder = annotations if image_folder is None else image_folder
+        super().__init__(questions=questions, annotations=annotations, image_folder=image_folder)
 
     def fill(self, lines: Sequence[tuple[Question, Line]]) -> Sequence[Question]:
         """Return the questions with their labels."""

@@ -10,7 +10,12 @@ from llava_pl.evaluation.scores import Asked, Scores, judge, score_means
 
 
 class LlavaBench(FileTask):
-    """Pictures in the wild: conversation, description and reasoning, in sentences."""
+    """Pictures in the wild: conversation, description and reasoning, in sentences.
+
+    Args:
+        questions: The question file (questions.jsonl).
+        image_folder: Where the pictures lie.
+    """
 
     name = "llava-bench"
 
@@ -20,7 +25,12 @@ class LlavaBench(FileTask):
 
 
 class MmVet(LlavaBench):
-    """Questions that need several skills at once, in sentences."""
+    """Questions that need several skills at once, in sentences.
+
+    Args:
+        questions: The original's question file (llava-mm-vet.jsonl).
+        image_folder: Where the pictures lie.
+    """
 
     name = "mm-vet"
 

@@ -8,11 +8,10 @@ often stand beside what is there.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from pathlib import Path
 from typing import Literal
 
 from llava_pl.data.json_files import read_json_lines
-from llava_pl.evaluation.file_task import FileTask, Line
+from llava_pl.evaluation.file_task import AnnotatedTask, Line
 from llava_pl.evaluation.intervals import add_up, ratio_interval
 from llava_pl.evaluation.question_file import plain_text
 from llava_pl.evaluation.scores import Asked, ScoreRow, Scores, in_percent, judge
@@ -22,7 +21,7 @@ GROUPS = ("random", "popular", "adversarial")
 METRICS = ("accuracy", "precision", "recall", "f1", "yes_share")
 
 
-class Pope(FileTask):
+class Pope(AnnotatedTask):
     """Yes or no: is there a thing of this kind in the picture?
 
     Args:
@@ -32,12 +31,6 @@ class Pope(FileTask):
     """
 
     name = "pope"
-
-    def __init__(
-        self, *, questions: str | Path, annotations: str | Path, image_folder: str | Path | None = None
-    ) -> None:
-        super().__init__(questions=questions, image_folder=image_folder)
-        self._annotations = Path(annotations)
 
     def fill(self, lines: Sequence[tuple[Question, Line]]) -> Sequence[Question]:
         """Return the questions with their labels."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_pl.data.json_files import read_json_object
-from llava_pl.evaluation.file_task import FileTask, Line
+from llava_pl.evaluation.file_task import AnnotatedTask, Line
 from llava_pl.evaluation.parsing import LetterParser, read_letter
 from llava_pl.evaluation.scores import Asked, Scores, judge, score_means
 from llava_pl.types import InputError, Question
@@ -17,7 +17,7 @@ from llava_pl.types import InputError, Question
 LETTERS = "ABCD"
 
 
-class SeedBench(FileTask):
+class SeedBench(AnnotatedTask):
     """Four choices each, of twelve kinds.
 
     Args:
@@ -38,8 +38,7 @@ class SeedBench(FileTask):
         image_folder: str | Path | None = None,
         parser: LetterParser = "exact",
     ) -> None:
-        super().__init__(questions=questions, image_folder=image_folder)
-        self._annotations = Path(annotations)
+        super().__init__(questions=questions, annotations=annotations, image_folder=image_folder)
         self._parser: LetterParser = parser
 
     def fill(self, lines: Sequence[tuple[Question, Line]]) -> Sequence[Question]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from llava_pl.data.json_files import read_json_object
-from llava_pl.evaluation.file_task import FileTask, Line
+from llava_pl.evaluation.file_task import AnnotatedTask, Line
 from llava_pl.evaluation.question_file import plain_text
 from llava_pl.evaluation.scores import Asked, Scores, judge, score_means
 from llava_pl.evaluation.vqa_answers import agree_with_people, read_answer
 from llava_pl.types import InputError, Question
 
 
-class TextVqa(FileTask):
+class TextVqa(AnnotatedTask):
     """What is written there?
 
     Args:
@@ -23,12 +22,6 @@ class TextVqa(FileTask):
     """
 
     name = "textvqa"
-
-    def __init__(
-        self, *, questions: str | Path, annotations: str | Path, image_folder: str | Path | None = None
-    ) -> None:
-        super().__init__(questions=questions, image_folder=image_folder)
-        self._annotations = Path(annotations)
 
     def fill(self, lines: Sequence[tuple[Question, Line]]) -> Sequence[Question]:
         """Return the questions with what people answered."""

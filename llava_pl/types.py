@@ -140,7 +140,7 @@ class Question(NamedTuple):  # no dataclass: Lightning takes batches of bf16-tru
         answer: Index of the right option.
         image: File name relative to the data folder, None without a picture.
         categories: Names of the groups that its score counts in, beside ``all``.
-        references: Answers that are right, of a question without choices.
+        references: Answers that are right, as far as readings are compared with these.
     """
 
     id: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from inspect import signature
 from pathlib import Path
 
 from llava_pl.app.check_terminal import progress_bar
@@ -36,20 +35,7 @@ def main(words: Sequence[str]) -> int:
     Raises:
         InputError: A file is wrong, or the endpoint refuses.
     """
-    parser = TaskParser(prog="llava-pl eval judge", description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("--answers", required=True, metavar="FILE", help="Answers of the model.")
-    parser.add_argument(
-        "--teacher", required=True, metavar="FILE", help="Answers of the teacher to the questions alone."
-    )
-    parser.add_argument("--judge", required=True, metavar="FILE", help="Answers of the teacher where the two differ.")
-    parser.add_argument(
-        "--endpoint", metavar="URL", help="Where the teacher answers, such as http://localhost:8000/v1."
-    )
-    parser.add_argument("--model", metavar="NAME", help="Its name there.")
-    parser.add_class_arguments(Endpoint, skip={"url", "model"})
-    parser.add_argument("--output", metavar="FILE", help="Write the answers of the ensemble with the judge here.")
-    parser.add_class_arguments(ScienceQA)
-    add_outputs(parser)
+    parser, names = _make_parser()
     options = parser.parse_args(list(words))
     files = [options.answers, options.teacher, options.judge]
     if len({Path(file).resolve() for file in files}) < len(files):
@@ -60,7 +46,7 @@ def main(words: Sequence[str]) -> int:
     further = {name: options[name] for name in ("num_at_once", "max_retries", "temperature")}
     endpoint = Endpoint(options.endpoint, options.model, **further) if options.endpoint else None
 
-    task = ScienceQA(**{name: options[name] for name in signature(ScienceQA).parameters})
+    task = ScienceQA(**{name: options[name] for name in names})
     questions, rows = task.questions(), read_answers(options.answers)
     if not rows:
         raise InputError(f"{options.answers}: expected answers, found none")
@@ -80,15 +66,33 @@ def main(words: Sequence[str]) -> int:
     show(task, [Answered(label, asked, task.score(asked)) for label, asked in sets.items()], options)
     sys.stdout.write(f"the two differ on {len(disputed):,} questions, of which {len(verdicts):,} were judged\n")
     if options.output:
-        final = [row for _, row in sets["judge"] if row is not None]
-        made_with = {
-            "task": task.name,
-            **task.settings(),
-            "ensemble": [options.answers, options.teacher, options.judge],
-        }
-        write_answers(options.output, [{"prompt": "", **row} for row in final], {"answers": made_with})
+        final = [
+            {"question_id": row["question_id"], "prompt": row.get("prompt", ""), "text": row["text"]}
+            for _, row in sets["judge"]
+            if row is not None
+        ]
+        made_with = {"task": task.name, **task.settings(), "ensemble": files}
+        write_answers(options.output, final, {"answers": made_with})
         sys.stdout.write(f"wrote {options.output}\n")
     return 0
+
+
+def _make_parser() -> tuple[TaskParser, list[str]]:
+    """Return the options, and the names of those of the task."""
+    parser = TaskParser(prog="llava-pl eval judge", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("--answers", required=True, metavar="FILE", help="Answers of the model.")
+    parser.add_argument(
+        "--teacher", required=True, metavar="FILE", help="Answers of the teacher to the questions alone."
+    )
+    parser.add_argument("--judge", required=True, metavar="FILE", help="Answers of the teacher where the two differ.")
+    parser.add_argument(
+        "--endpoint", metavar="URL", help="Where the teacher answers, such as http://localhost:8000/v1."
+    )
+    parser.add_argument("--model", metavar="NAME", help="Its name there.")
+    parser.add_class_arguments(Endpoint, skip={"url", "model"})
+    parser.add_argument("--output", metavar="FILE", help="Write the answers of the ensemble with the judge here.")
+    add_outputs(parser)
+    return parser, parser.add_class_arguments(ScienceQA)
 
 
 def _ask(what: str, prompts: dict[str, str], path: str, endpoint: Endpoint | None) -> dict[str, str]:

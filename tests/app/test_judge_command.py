@@ -26,7 +26,8 @@ def files(tmp_path: Path) -> dict[str, str]:
     answers = {"answers": dict(enumerate(MODEL)), "teacher": dict(enumerate(TEACHER)), "judge": JUDGE}
     for name, letters in answers.items():
         rows = [{"question_id": str(n), "text": f"The answer is {a}."} for n, a in letters.items()]
-        rows[0]["metadata"] = {"answers": {"template": "vicuna_v1"}}
+        rows[-1]["metadata"] = {"answers": {"template": "vicuna_v1"}}
+        rows[0]["credit"] = 1.0
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {"root": str(tmp_path), **{name: str(tmp_path / f"{name}.jsonl") for name in answers}}
 
@@ -49,6 +50,10 @@ def test_both_ensembles(files, tmp_path, capsys):
     assert [row["text"][-2] for row in rows] == ["A", "B", "A", "B", "A"]
     assert find_header(rows)["answers"]["ensemble"] == [files["answers"], files["teacher"], files["judge"]]
     assert find_header(rows)["answers"]["task"] == "scienceqa"
+    # Nothing of the files that they are from: heads, and what became of other answers.
+    keys = [set(json.loads(line)) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    plain = {"question_id", "prompt", "text"}
+    assert keys == [plain | {"metadata"}, *[plain] * 4]
 
 
 def test_what_is_missing_is_asked_for(files, teacher_server, tmp_path, capsys):

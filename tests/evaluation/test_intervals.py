@@ -63,7 +63,7 @@ def test_coverage_of_questions_in_clusters():
         chances = np.repeat(draw.beta(2, 1, size=60), 6)
         low, high = mean_interval((draw.random(360) < chances).astype(float).tolist(), pictures)
         held += low <= 2 / 3 <= high
-    assert 0.91 <= held / 300 <= 0.98
+    assert 0.93 <= held / 300 <= 0.99
 
 
 def test_other_credits_than_right_and_wrong():

@@ -159,6 +159,27 @@ class ImageTransform:
         """The value of each level of each channel, float32 ``(3, 256)``; None where settings are rare."""
         return self._clip_pixels.value_of_level.float() if self._clip_pixels.is_known else None
 
+    def find_seen(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Return what the encoder sees of a picture: left, top, right and bottom, in the picture's pixels.
+
+        Beyond the picture where something is added to it, within where something is cut off.
+
+        Args:
+            size: Width and height of the picture.
+
+        >>> ImageTransform(336, "pad").find_seen((40, 20)), ImageTransform(336, "square").find_seen((40, 20))
+        ((0.0, -10.0, 40.0, 30.0), (10.0, 0.0, 30.0, 20.0))
+        """
+        width, height = size
+        pixels = self._clip_pixels
+        if self.aspect == "square" and pixels.squeezes:
+            return 0.0, 0.0, float(width), float(height)
+        side = float(max(size) if self.aspect == "pad" else min(size))
+        if pixels.crop_size is not None:
+            side = self.image_size * (side / pixels.edge if pixels.edge else 1)
+        left, top = (width - side) / 2, (height - side) / 2
+        return left, top, left + side, top + side
+
     def prepare(self, picture: Image.Image) -> Tensor:
         """Return the levels of a picture of any mode, uint8 ``(3, image_size, image_size)``; values if it has none.
 

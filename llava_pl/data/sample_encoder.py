@@ -194,21 +194,22 @@ class SampleEncoder:
         except InputError as error:
             raise InputError(f"question {question.id!r}: {error}") from error
 
-    def encode_prompt(self, turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> Sample:
-        """Return the prompt of a conversation whose last turn is to be answered.
+    def encode_turns(self, turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> Sample:
+        """Return a conversation with the pictures that are given: a prompt where a question is last.
 
         Args:
-            turns: Questions and answers in turn, a question last; image slots stand where pictures are shown.
+            turns: Questions and answers in turn; image slots stand where pictures are shown.
             pictures: One for each slot, RGB.
 
         Raises:
             InputError: There are not as many slots as pictures, or the template has no place for such a conversation.
         """
-        tokenized = self._tokenize(turns, has_images=bool(pictures), is_prompt=True)
+        is_prompt = not turns or turns[-1].role == "human"
+        tokenized = self._tokenize(turns, has_images=bool(pictures), is_prompt=is_prompt)
         grids = self._make_grids(picture.size for picture in pictures)
         sizes = [grid.num_tokens(self.num_image_tokens) for grid in grids] or [self.num_image_tokens] * len(pictures)
         encoded = fill_slots(tokenized, sizes)
-        sample = self._start("prompt", encoded.input_ids, encoded.labels)
+        sample = self._start("conversation", encoded.input_ids, encoded.labels)
         return replace(sample, pixel_values=self._transform(pictures), grids=grids)
 
     def load_picture(self, name: str) -> Image.Image:
@@ -228,6 +229,10 @@ class SampleEncoder:
         ids = torch.full((self.num_image_tokens,), IMAGE_TOKEN_INDEX)
         sample = self._start(name, ids, torch.full_like(ids, IGNORE_INDEX))
         return replace(sample, pixel_values=self._transform([self.load_picture(name)]))
+
+    def find_seen(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Return what the model sees of a picture of some width and height, as `ImageTransform.find_seen`."""
+        return (0.0, 0.0, float(size[0]), float(size[1])) if self.tiling else self.image_transform.find_seen(size)
 
     def _start(self, name: str, input_ids: Tensor, labels: Tensor) -> Sample:
         """Return a sample without pictures."""

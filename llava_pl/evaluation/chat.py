@@ -83,7 +83,7 @@ def stream_answer(
     Raises:
         InputError: The prompt cannot be encoded, or is longer than the model can read.
     """
-    prompt = encoder.encode_prompt(turns, pictures)
+    prompt = encoder.encode_turns(turns, pictures)
     length = len(prompt.input_ids) + sampling.max_new_tokens
     model.decoder.check_length(length, "begin a new conversation, or lower max_new_tokens")
     pixel_values = prompt.pixel_values

@@ -122,6 +122,17 @@ def count_image_tokens(projector: nn.Module, num_patches: int) -> int:
     return num_patches if count is None else int(count(num_patches))
 
 
+def keeps_grid(projector: nn.Module | type[nn.Module]) -> bool:
+    """Return whether image tokens lie as the patches of the picture do, row by row.
+
+    A class with a method ``count_image_tokens`` says so with ``keeps_grid = True``; others make one of each patch.
+
+    >>> keeps_grid(nn.Linear(4, 8))
+    True
+    """
+    return bool(getattr(projector, "keeps_grid", not hasattr(projector, "count_image_tokens")))
+
+
 def check_keeps_grid(kind: str) -> None:
     """Check that image tokens lie as the patches of the picture do, row by row, as pictures in tiles need it.
 
@@ -129,7 +140,7 @@ def check_keeps_grid(kind: str) -> None:
         InputError: They do not; a class says that they do with ``keeps_grid = True``.
     """
     connector = find_connector(kind)
-    if connector is not None and not getattr(connector, "keeps_grid", False):
+    if connector is not None and not keeps_grid(connector):
         raise InputError(
             "data.image_aspect: anyres puts the image tokens of tiles side by side, but those of model.projector "
             f"{kind} have no place in the picture; choose pad or square, or another projector"

@@ -88,6 +88,40 @@ def test_pad_shows_all_and_square_cuts_off():
     assert levels(ImageTransform(1, "square")(picture)) == [[list(GREEN)]]
 
 
+@pytest.mark.parametrize(
+    ("settings", "aspect", "seen"),
+    [
+        ({}, "pad", (0, -20, 60, 40)),
+        ({}, "square", (20, 0, 40, 20)),
+        ({"size": {"shortest_edge": 32}}, "square", (25, 5, 35, 15)),
+        ({"size": {"shortest_edge": 32}}, "pad", (15, -5, 45, 25)),
+        ({"do_resize": False}, "square", (22, 2, 38, 18)),
+        (
+            {"image_processor_type": "SiglipImageProcessor", "size": {"height": 16, "width": 16}},
+            "square",
+            (0, 0, 60, 20),
+        ),
+        (
+            {"image_processor_type": "SiglipImageProcessor", "size": {"height": 16, "width": 16}},
+            "pad",
+            (0, -20, 60, 40),
+        ),
+    ],
+)
+def test_what_the_encoder_sees(tmp_path, settings, aspect, seen):
+    """Each pixel of a picture with a ramp from left to right has the value of the place that it is said to show."""
+    settings = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 16}, "crop_size": 16} | settings
+    if "Siglip" in settings["image_processor_type"]:
+        del settings["crop_size"]
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    transform = ImageTransform.from_pretrained(tmp_path, aspect=aspect)
+    assert transform.find_seen((60, 20)) == seen
+    ramp = np.tile(np.arange(60, dtype=np.uint8)[None, :, None] * 4, (20, 1, 3))
+    levels = transform.prepare(Image.fromarray(ramp))[0, 8].numpy().astype(float)
+    places = seen[0] + (np.arange(16) + 0.5) * (seen[2] - seen[0]) / 16 - 0.5
+    assert np.abs(levels - 4 * places)[1:-1].max() < 4  # a pixel of the picture; bicubic bends the ramp at its ends
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (3, 9), (9, 3), (3, 3), (1, 3), (3, 1)])
 def test_one_and_three_pixels_high_or_wide(size):
     picture = Image.new("RGB", size, RED)

@@ -49,12 +49,12 @@ def test_pieces_are_the_whole_answer(random_model, encoder, picture, prompt):
 
 def test_several_turns_and_pictures(random_model, encoder, picture):
     turns = [Turn("human", "<image>\nWhat?"), Turn("gpt", "A dog."), Turn("human", "And <image> or <image>?")]
-    sample = encoder.encode_prompt(turns, [picture] * 3)
+    sample = encoder.encode_turns(turns, [picture] * 3)
     assert len(sample.pixel_values) == 3
     assert int((sample.input_ids < 0).sum()) == 3 * 4
     assert list(stream_answer(random_model, encoder, turns, [picture] * 3, Sampling(max_new_tokens=4)))
     with pytest.raises(RecordError, match="found 3 slots and 2 pictures"):
-        encoder.encode_prompt(turns, [picture] * 2)
+        encoder.encode_turns(turns, [picture] * 2)
 
 
 def test_who_stops_reading_stops_the_writing(alphabet, encoder, monkeypatch):

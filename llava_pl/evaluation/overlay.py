@@ -1,0 +1,46 @@
+"""A picture with a map drawn over it: bright where the values are high, dark where they are low.
+
+In: a picture, a map of `looking.py`, and the part of the picture that the map covers. Out: a picture to show.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+LONG_SIDE = 560
+"""Pixels of the longer side that small pictures are enlarged to, so that a map can be seen on them."""
+
+
+def draw_overlay(
+    picture: Image.Image, values: Tensor, seen: tuple[float, float, float, float], *, top: float | None = None
+) -> Image.Image:
+    """Return the picture with a map over it, RGB.
+
+    Args:
+        picture: RGB.
+        values: float ``(rows, columns)``, at least 0.
+        seen: Left, top, right and bottom of what the map covers, in the picture's pixels (`ImageTransform.find_seen`).
+            The rest of the picture becomes grey: the model has not seen it.
+        top: The value of the brightest colour; None for the highest value.
+    """
+    from matplotlib import colormaps  # not at the top: it takes a third of a second
+
+    scale = max(1.0, LONG_SIDE / max(picture.size))
+    size = (round(picture.width * scale), round(picture.height * scale))
+    left, upper, right, lower = (round(side * scale) for side in seen)
+    highest = float(values.max()) if top is None else top
+    share = (values / highest if highest > 0 else values).clamp(0, 1).numpy().astype(np.float32)
+    # Nearest first: the middle of a patch keeps its value, and edges of patches are soft.
+    # Patch by patch, as the model sees: a smooth map would show places that it does not tell apart.
+    spread = Image.fromarray(share).resize((right - left, lower - upper), Image.Resampling.NEAREST)
+    heat = Image.new("F", size, -1.0)
+    heat.paste(spread, (left, upper))
+    levels = np.asarray(heat)
+    colours = colormaps["inferno"](levels.clip(0, 1))[..., :3]
+    base = np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC), dtype=np.float64) / 255
+    grey = base.mean(axis=2, keepdims=True)
+    strength = (0.35 + 0.2 * levels.clip(0, 1))[..., None]
+    mixed = np.where(levels[..., None] < 0, 0.5 + 0.3 * (grey - 0.5), (1 - strength) * base + strength * colours)
+    return Image.fromarray((mixed * 255).round().clip(0, 255).astype(np.uint8))

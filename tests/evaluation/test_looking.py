@@ -1,0 +1,128 @@
+"""Guards maps over pictures: values at the wrong place, of the wrong word, or of something that is no picture."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from llava_pl.data.anyres import Tiling
+from llava_pl.data.image import ImageTransform
+from llava_pl.data.sample_encoder import SampleEncoder
+from llava_pl.evaluation import looking
+from llava_pl.evaluation.looking import find_looks
+from llava_pl.models.projector import build_projector
+from llava_pl.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, ImageGrid, InputError, Turn
+
+PICTURE = Image.effect_noise((20, 12), 90).convert("RGB")
+TURNS = [
+    Turn("human", "<image>\nWhat?"),
+    Turn("gpt", "A dog."),
+    Turn("human", "<image>\nAnd now?"),
+    Turn("gpt", "two cats, (B)."),
+]
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_parts, tokenizer):
+    transform = ImageTransform.from_pretrained(tiny_parts / "encoder")
+    return SampleEncoder(tokenizer, transform, Path(), num_image_tokens=4)
+
+
+def test_each_word_of_the_last_answer_has_a_map_of_each_picture(build, encoder):
+    words = find_looks(build().eval(), encoder, TURNS, [PICTURE, PICTURE])
+    assert [word.text for word in words] == ["two", "cats,", "(B)."]
+    assert {each.shape for word in words for each in word.maps} == {(2, 2)}
+    assert all(len(word.maps) == 2 and 0 < sum(float(each.sum()) for each in word.maps) < 1 for word in words)
+
+
+def test_maps_hold_the_shares_of_a_words_tokens(build, encoder, monkeypatch):
+    """Row q of the attention is worth q at every image token of the first picture, ten times that in the second."""
+    sample = encoder.encode_turns(TURNS, [PICTURE, PICTURE])
+    places = (sample.input_ids == IMAGE_TOKEN_INDEX).nonzero()[:, 0]
+
+    def read(decoder, inputs_embeds, start):
+        assert sample.labels[start] != IGNORE_INDEX
+        assert sample.labels[start - 1] == IGNORE_INDEX
+        rows = torch.zeros(2, inputs_embeds.shape[1] - start, inputs_embeds.shape[1])
+        for row in range(rows.shape[1]):
+            rows[:, row, places[:4]] = row + torch.arange(4) / 8
+            rows[:, row, places[4:]] = 10.0 * row
+        return rows
+
+    monkeypatch.setattr(looking, "read_attention", read)
+    two, cats, letter = find_looks(build().eval(), encoder, TURNS, [PICTURE, PICTURE])
+    # One token a character: "two" is tokens 1 to 3, "cats," 5 to 9, "(B)." 11 to 14; then the end mark.
+    assert two.maps[0].tolist() == [[2.0, 2.125], [2.25, 2.375]]
+    assert cats.maps[0].tolist() == [[7.0, 7.125], [7.25, 7.375]]
+    assert letter.maps[1].tolist() == [[125.0, 125.0], [125.0, 125.0]]
+
+
+def test_gradient_is_there_for_connectors_without_places(build, encoder):
+    model = build().eval()
+    words = find_looks(model, encoder, TURNS, [PICTURE, PICTURE], "gradient")
+    assert [each.shape for each in words[1].maps] == [(2, 2), (2, 2)]
+    options = {"num_heads": 2, "depth": 1, "num_queries": 3}
+    model.projector = build_projector("resampler", vision_width=16, decoder_width=32, options=options).eval()
+    three = SampleEncoder(encoder.tokenizer, encoder.image_transform, Path(), num_image_tokens=3)
+    words = find_looks(model, three, TURNS, [PICTURE, PICTURE])
+    assert [each.shape for each in words[1].maps] == [(2, 2), (2, 2)]
+    assert min(float(each.min()) for each in words[1].maps) > 0
+    with pytest.raises(
+        InputError, match="Resampler have no place in the picture, which attention would be drawn at; choose"
+    ):
+        find_looks(model, three, TURNS, [PICTURE, PICTURE], "attention")
+
+
+def test_class_token_has_no_place(tiny_parts, tokenizer, build):
+    model = build().eval()
+    model.vision_encoder.select_feature = "cls_patch"
+    transform = ImageTransform.from_pretrained(tiny_parts / "encoder")
+    encoder = SampleEncoder(tokenizer, transform, Path(), num_image_tokens=5)
+    for method in ("attention", "gradient"):
+        words = find_looks(model, encoder, TURNS[:2], [PICTURE], method)
+        assert words[0].maps[0].shape == (2, 2)
+
+
+@pytest.mark.parametrize("method", ["attention", "gradient"])
+def test_tiles_make_one_map(build, encoder, method):
+    model = build(has_newline=True).eval()
+    tiling = Tiling(16, 4, [(32, 16), (16, 32)])
+    tiled = SampleEncoder(encoder.tokenizer, encoder.image_transform, Path(), 4, tiling=tiling)
+    tall = Image.effect_noise((10, 20), 90).convert("RGB")
+    words = find_looks(model, tiled, TURNS, [PICTURE, tall], method)
+    assert [each.shape for each in words[0].maps] == [(2, 4), (4, 2)]
+
+
+def test_tiles_and_the_whole_add_up():
+    """Two tiles of 2 x 2 beside each other; the whole picture's four values are spread over eight places."""
+    whole, tiles = torch.tensor([4.0, 8, 4, 8]), torch.tensor([1.0, 2, 3, 4, 99, 5, 6, 7, 8, 99])
+    (found,) = looking._place(torch.cat([whole, tiles]), 1, [ImageGrid(1, 2, 2, 4)])
+    assert found.tolist() == [[3.0, 4.5, 6.5, 8.0], [7.0, 8.5, 10.5, 12.0]]
+    assert float(found.sum()) == 24 + 36
+
+
+def test_influence_of_tiles_is_brought_to_their_tokens():
+    """With a connector that makes one token of four patches."""
+    influence = torch.arange(2 * 16.0).view(2, 16)
+    found = looking._merge(influence, 4, [ImageGrid(1, 1, 2, 2)])
+    assert found.tolist() == [2.5, 4.5, 10.5, 12.5, 18.5, 20.5, 0, 26.5, 28.5, 0]
+
+
+def test_words_of_several_tokens_and_tokens_of_several_words():
+    class Tokenizer:
+        """Bytes, but for one token of two words."""
+
+        def decode(self, ids, skip_special_tokens):
+            pieces = {300: b" is a", 301: b""}
+            return b"".join(pieces.get(each, bytes([each % 256])) for each in ids).decode(errors="replace")
+
+    ids = [*b" It", 300, *b" caf\xc3\xa9.", 301]
+    words = [("It", slice(1, 3)), ("is a", slice(3, 4)), ("caf\u00e9.", slice(5, 11))]
+    assert looking._split_words(ids, Tokenizer()) == words
+
+
+@pytest.mark.parametrize(("turns", "pictures"), [([], [PICTURE]), (TURNS[:1], [PICTURE]), (TURNS[:2], [])])
+def test_without_picture_or_answer_there_is_nothing_to_see(build, encoder, turns, pictures):
+    with pytest.raises(InputError, match="expected a picture and an answer, found none"):
+        find_looks(build().eval(), encoder, turns, pictures)

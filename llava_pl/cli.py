@@ -12,13 +12,25 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from llava_pl import __version__
 from llava_pl.types import InputError, RecordError
 
 FIT_COMMANDS = ("fit", "validate", "test", "predict")
 CARRY_COMMANDS = ("import", "export", "certify")
-COMMANDS = (*FIT_COMMANDS, *CARRY_COMMANDS, "chat", "doctor", "eval", "plan", "data", "verify", "demo")
+APP_COMMANDS = {
+    "chat": "chat_command",
+    "web": "web_command",
+    "doctor": "doctor",
+    "eval": "eval_commands",
+    "plan": "plan",
+    "data": "data_commands",
+    "verify": "verify_commands",
+}
+"""Commands of `llava_pl/app`, each with its module, of which it runs `main`."""
+
+COMMANDS = (*FIT_COMMANDS, *CARRY_COMMANDS, *APP_COMMANDS, "demo")
 
 HELP = """usage: llava-pl COMMAND [options]
 
@@ -33,6 +45,7 @@ commands
   export     write a model as transformers, servers or the original's code read it
   certify    ask two forms of a model the same questions
   chat       talk with a model about pictures
+  web        the same on a page, which draws where the model looked for each word
   doctor     say what this machine has, what of it works, and what is missing for what
   eval       score saved answers: tables with intervals, comparisons, pages
   plan       say what a run needs: memory, disk, work and hours, without a GPU
@@ -110,34 +123,12 @@ def _explain(error: OSError) -> int:
 
 
 def _run(words: list[str]) -> int:
-    if words[0] == "data":
-        from llava_pl.app.data_commands import main as run_data
-
-        return run_data(words[1:])
-    if words[0] == "eval":
-        from llava_pl.app.eval_commands import main as run_eval
-
-        return run_eval(words[1:])
-    if words[0] == "chat":
-        from llava_pl.app.chat_command import main as run_chat
-
-        return run_chat(words[1:])
-    if words[0] == "doctor":
-        from llava_pl.app.doctor import main as run_doctor
-
-        return run_doctor(words[1:])
-    if words[0] == "verify":
-        from llava_pl.app.verify_commands import main as run_verify
-
-        return run_verify(words[1:])
+    if (module := APP_COMMANDS.get(words[0])) is not None:
+        return int(import_module(f"llava_pl.app.{module}").main(words[1:]))
     if words[0] in CARRY_COMMANDS:
         from llava_pl.app.carry_commands import main as run_carry
 
         return run_carry(words[0], words[1:])
-    if words[0] == "plan":
-        from llava_pl.app.plan import main as run_plan
-
-        return run_plan(words[1:])
     if words[0] == "demo":
         # Before torch is imported: by default its threads wait by spinning, which on two cores beside any other
         # process is twenty times slower (7 pictures a second, with this 40; on a quiet machine 137 and 113).

@@ -60,18 +60,10 @@ class Conversation:
         """
         if not text.strip():
             raise InputError("chat: expected a question, found nothing")
-        number = text.count(IMAGE_SLOT)
-        if number and number != len(self.waiting):
-            raise InputError(
-                f"chat: {number} times {IMAGE_SLOT} in the question, and {len(self.waiting)} pictures to show; show "
-                "each of them first"
-            )
-        slots = "" if number else f"{IMAGE_SLOT}\n" * len(self.waiting)
-        turns = [*self.turns, Turn("human", f"{slots}{text}")]
-        pictures = [*self.pictures, *self.waiting]
-        answer = ""
-        opened = self.opened
-        pieces = stream_answer(opened.model, opened.encoder, turns, [p for _, p in pictures], self.sampling)
+        answer, opened = "", self.opened
+        turns = [*self.turns, self._make_question(text)]
+        pictures = [picture for _, picture in (*self.pictures, *self.waiting)]
+        pieces = stream_answer(opened.model, opened.encoder, turns, pictures, self.sampling)
         try:
             for piece in pieces:
                 answer += piece
@@ -79,8 +71,26 @@ class Conversation:
         finally:
             pieces.close()
             if answer:
-                self.turns = [*turns, Turn("gpt", answer)]
-                self.pictures, self.waiting = pictures, []
+                self.take(text, answer)
+
+    def take(self, text: str, answer: str) -> None:
+        """Go on as if the model had given an answer to a question about the pictures that wait.
+
+        Raises:
+            InputError: As `ask`.
+        """
+        self.turns = [*self.turns, self._make_question(text), Turn("gpt", answer)]
+        self.pictures, self.waiting = [*self.pictures, *self.waiting], []
+
+    def _make_question(self, text: str) -> Turn:
+        number = text.count(IMAGE_SLOT)
+        if number and number != len(self.waiting):
+            raise InputError(
+                f"chat: {number} times {IMAGE_SLOT} in the question, and {len(self.waiting)} pictures to show; show "
+                "each of them first"
+            )
+        slots = "" if number else f"{IMAGE_SLOT}\n" * len(self.waiting)
+        return Turn("human", f"{slots}{text}")
 
     def reset(self) -> None:
         """Forget all that was said and shown."""

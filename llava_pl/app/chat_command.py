@@ -15,6 +15,7 @@ from llava_pl.visible import visible
 
 if TYPE_CHECKING:
     from llava_pl.app.chat import Conversation
+    from llava_pl.evaluation.chat import Sampling
 
 DESCRIPTION = """Talk with a model about pictures. Without --prompt, and where no pipe asks, the terminal does.
 
@@ -41,9 +42,8 @@ def main(words: Sequence[str]) -> int:
     """
     options = _parse(words)
     from llava_pl.app.chat import Conversation  # not at the top, and so below: its imports take seconds
-    from llava_pl.evaluation.chat import Sampling
 
-    sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, options.seed)
+    sampling = make_sampling(options)
     is_asked_here = options.prompt is None and sys.stdin.isatty()
     prompt = options.prompt if options.prompt is not None or is_asked_here else sys.stdin.read()
     if not is_asked_here and not (prompt or "").strip():
@@ -71,11 +71,27 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     add_model_options(parser)
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="picture to show; may be repeated")
     parser.add_argument("--prompt", metavar="TEXT", help="question to answer, and end")
+    add_sampling_options(parser)
+    return parser.parse_args(list(words))
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of how words are chosen."""
     parser.add_argument("--max_new_tokens", type=int, default=512, metavar="N", help="cut answers there (512)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 takes the likeliest words (0)")
     parser.add_argument("--top_p", type=float, default=1.0, metavar="P", help="draw from words of this share (1)")
     parser.add_argument("--seed", type=int, metavar="N", help="draw the same words again")
-    return parser.parse_args(list(words))
+
+
+def make_sampling(options: argparse.Namespace) -> Sampling:
+    """Return how words are chosen.
+
+    Raises:
+        InputError: A number is out of its range.
+    """
+    from llava_pl.evaluation.chat import Sampling  # not at the top: its imports take seconds
+
+    return Sampling(options.max_new_tokens, options.temperature, options.top_p, options.seed)
 
 
 def check_picture(path: str) -> None:

@@ -60,7 +60,7 @@ class Sampling:
         """Return what transformers' ``generate`` calls this."""
         if self.temperature == 0:
             return {"max_new_tokens": self.max_new_tokens, "do_sample": False}
-        drawn = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+        drawn = {"do_sample": True, "temperature": float(self.temperature), "top_p": self.top_p, "top_k": 0}
         return {"max_new_tokens": self.max_new_tokens, **drawn}
 
 

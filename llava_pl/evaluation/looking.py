@@ -10,7 +10,7 @@ tokens are attended to by every word. The gradient says where a small change wou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from math import isqrt
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -26,7 +26,7 @@ from llava_pl.models.anyres import merge_tiles
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.looking import patch_influence, read_attention
 from llava_pl.models.projector import keeps_grid
-from llava_pl.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, ImageGrid, InputError, Sample, Turn
+from llava_pl.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, ImageGrid, InputError, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,27 +36,8 @@ if TYPE_CHECKING:
 LookMethod = Literal["attention", "gradient"]
 
 
-@dataclass(frozen=True, slots=True)
-class LookedWord:
-    """A word of an answer, and where the model looked for it.
-
-    Args:
-        text: The word, without the space in front.
-        maps: float32 ``(rows, columns)`` for each picture, at least 0; of attention, its share in all of the word's.
-    """
-
-    text: str
-    maps: tuple[Tensor, ...]
-
-
-def find_looks(
-    model: LlavaModel,
-    encoder: SampleEncoder,
-    turns: Sequence[Turn],
-    pictures: Sequence[Image.Image],
-    method: LookMethod | None = None,
-) -> list[LookedWord]:
-    """Return the words of the last answer with where the model looked for each.
+class Looks:
+    """An answer that was given, word by word, and where the model looks for each of them.
 
     Not for two threads at once, as `read_attention`.
 
@@ -65,44 +46,73 @@ def find_looks(
         encoder: As the model was trained with.
         turns: Questions and answers in turn, an answer last; image slots stand where pictures are shown.
         pictures: One for each slot, RGB.
-        method: None for attention, where the image tokens of the projector have places in the picture, else gradient.
+
+    Attributes:
+        words: Of the last answer, in order, without the spaces between them.
+        methods: What `maps` can draw: attention only where the projector's image tokens have places in the picture.
 
     Raises:
-        InputError: There is no answer or no picture, the conversation cannot be encoded, or attention is asked for and
-            image tokens have no places.
+        InputError: There is no answer or no picture, or the conversation cannot be encoded.
     """
-    if not turns or turns[-1].role != "gpt" or not pictures:
-        raise InputError("where the model looks: expected a picture and an answer, found none; ask about one first")
-    if method is None:
-        method = "attention" if keeps_grid(model.projector) else "gradient"
-    if method == "attention" and not keeps_grid(model.projector):
-        raise InputError(
-            f"where the model looks: the image tokens of {type(model.projector).__name__} have no place in the "
-            "picture, which attention would be drawn at; choose gradient"
+
+    def __init__(
+        self, model: LlavaModel, encoder: SampleEncoder, turns: Sequence[Turn], pictures: Sequence[Image.Image]
+    ) -> None:
+        if not turns or turns[-1].role != "gpt" or not pictures:
+            raise InputError("where the model looks: expected a picture and an answer, found none; ask about one first")
+        self._model, self._num_pictures = model, len(pictures)
+        self._sample = encoder.encode_turns(turns, pictures)
+        self._answer = _find_answer(self._sample.labels)
+        found = _split_words(self._sample.input_ids[self._answer].tolist(), encoder.tokenizer)
+        self.words = tuple(text for text, _ in found)
+        self._tokens = [tokens for _, tokens in found]
+        self.methods: tuple[LookMethod, ...] = (
+            ("attention", "gradient") if keeps_grid(model.projector) else ("gradient",)
         )
-    sample = encoder.encode_turns(turns, pictures)
-    device = next(model.parameters()).device
-    input_ids, pixel_values = sample.input_ids[None].to(device), _find_pixels(sample).to(device)
-    answer = _find_answer(sample.labels)
-    words = _split_words(sample.input_ids[answer].tolist(), encoder.tokenizer)
-    if method == "attention":
-        inputs_embeds = model.embed(input_ids, pixel_values, sample.grids)
-        shares = read_attention(cast("CausalDecoder", model.decoder), inputs_embeds, answer.start).mean(dim=0).cpu()
-        shares = shares[:, sample.input_ids == IMAGE_TOKEN_INDEX]
-        return [LookedWord(text, _place(shares[own].mean(dim=0), len(pictures), sample.grids)) for text, own in words]
-    looked = []
-    for text, own in words:
-        tokens = slice(answer.start + own.start, answer.start + own.stop)
-        influence = patch_influence(model, input_ids, pixel_values, tokens, sample.grids).cpu()
-        if sample.grids:
-            influence = _merge(influence, model.num_image_tokens, sample.grids)
-        looked.append(LookedWord(text, _place(influence.flatten(), len(pictures), sample.grids)))
-    return looked
 
+    def maps(self, word: int, method: LookMethod | None = None) -> tuple[Tensor, ...]:
+        """Return a map over each picture, float32 ``(rows, columns)``, at least 0.
 
-def _find_pixels(sample: Sample) -> Tensor:
-    table = sample.value_of_level
-    return sample.pixel_values if table is None else look_up(sample.pixel_values, table)
+        Of attention it is the share of each place in all that the word's tokens attended to, the mean over them; the
+        encoder sees of a picture what `SampleEncoder.find_seen` says.
+
+        Args:
+            word: Which of `words`.
+            method: None for the first of `methods`.
+
+        Raises:
+            InputError: The projector's image tokens have no places that attention could be drawn at.
+        """
+        grids, tokens = self._sample.grids, self._tokens[word]
+        method = method or self.methods[0]
+        if method not in self.methods:
+            raise InputError(
+                f"where the model looks: the image tokens of {type(self._model.projector).__name__} have no place in "
+                f"the picture that {method} could be drawn at; choose gradient"
+            )
+        if method == "attention":
+            return _place(self._shares[tokens].mean(dim=0), self._num_pictures, grids)
+        place = slice(self._answer.start + tokens.start, self._answer.start + tokens.stop)
+        influence = patch_influence(self._model, *self._inputs, place, grids).cpu()
+        values = _merge(influence, self._model.num_image_tokens, grids) if grids else influence.flatten()
+        return _place(values, self._num_pictures, grids)
+
+    @cached_property
+    def _inputs(self) -> tuple[Tensor, Tensor]:
+        """Ids and pixel values on the model's device."""
+        device = next(self._model.parameters()).device
+        pixel_values, table = self._sample.pixel_values, self._sample.value_of_level
+        pixel_values = pixel_values if table is None else look_up(pixel_values, table)
+        return self._sample.input_ids[None].to(device), pixel_values.to(device)
+
+    @cached_property
+    def _shares(self) -> Tensor:
+        """What each token of the answer attended to the image tokens with, ``(tokens, M)``, the mean over layers."""
+        input_ids, pixel_values = self._inputs
+        with torch.no_grad():
+            inputs_embeds = self._model.embed(input_ids, pixel_values, self._sample.grids)
+        weights = read_attention(cast("CausalDecoder", self._model.decoder), inputs_embeds, self._answer.start)
+        return weights.mean(dim=0).cpu()[:, self._sample.input_ids == IMAGE_TOKEN_INDEX]
 
 
 def _find_answer(labels: Tensor) -> slice:

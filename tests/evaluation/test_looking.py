@@ -10,7 +10,7 @@ from llava_pl.data.anyres import Tiling
 from llava_pl.data.image import ImageTransform
 from llava_pl.data.sample_encoder import SampleEncoder
 from llava_pl.evaluation import looking
-from llava_pl.evaluation.looking import find_looks
+from llava_pl.evaluation.looking import Looks
 from llava_pl.models.projector import build_projector
 from llava_pl.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, ImageGrid, InputError, Turn
 
@@ -30,10 +30,12 @@ def encoder(tiny_parts, tokenizer):
 
 
 def test_each_word_of_the_last_answer_has_a_map_of_each_picture(build, encoder):
-    words = find_looks(build().eval(), encoder, TURNS, [PICTURE, PICTURE])
-    assert [word.text for word in words] == ["two", "cats,", "(B)."]
-    assert {each.shape for word in words for each in word.maps} == {(2, 2)}
-    assert all(len(word.maps) == 2 and 0 < sum(float(each.sum()) for each in word.maps) < 1 for word in words)
+    looks = Looks(build().eval(), encoder, TURNS, [PICTURE, PICTURE])
+    assert looks.words == ("two", "cats,", "(B).")
+    for word in range(3):
+        first, second = looks.maps(word)
+        assert first.shape == second.shape == (2, 2)
+        assert 0 < float(first.sum() + second.sum()) < 1
 
 
 def test_maps_hold_the_shares_of_a_words_tokens(build, encoder, monkeypatch):
@@ -51,27 +53,25 @@ def test_maps_hold_the_shares_of_a_words_tokens(build, encoder, monkeypatch):
         return rows
 
     monkeypatch.setattr(looking, "read_attention", read)
-    two, cats, letter = find_looks(build().eval(), encoder, TURNS, [PICTURE, PICTURE])
+    looks = Looks(build().eval(), encoder, TURNS, [PICTURE, PICTURE])
     # One token a character: "two" is tokens 1 to 3, "cats," 5 to 9, "(B)." 11 to 14; then the end mark.
-    assert two.maps[0].tolist() == [[2.0, 2.125], [2.25, 2.375]]
-    assert cats.maps[0].tolist() == [[7.0, 7.125], [7.25, 7.375]]
-    assert letter.maps[1].tolist() == [[125.0, 125.0], [125.0, 125.0]]
+    assert looks.maps(0)[0].tolist() == [[2.0, 2.125], [2.25, 2.375]]
+    assert looks.maps(1)[0].tolist() == [[7.0, 7.125], [7.25, 7.375]]
+    assert looks.maps(2)[1].tolist() == [[125.0, 125.0], [125.0, 125.0]]
 
 
 def test_gradient_is_there_for_connectors_without_places(build, encoder):
     model = build().eval()
-    words = find_looks(model, encoder, TURNS, [PICTURE, PICTURE], "gradient")
-    assert [each.shape for each in words[1].maps] == [(2, 2), (2, 2)]
+    assert [each.shape for each in Looks(model, encoder, TURNS, [PICTURE] * 2).maps(1, "gradient")] == [(2, 2), (2, 2)]
     options = {"num_heads": 2, "depth": 1, "num_queries": 3}
     model.projector = build_projector("resampler", vision_width=16, decoder_width=32, options=options).eval()
     three = SampleEncoder(encoder.tokenizer, encoder.image_transform, Path(), num_image_tokens=3)
-    words = find_looks(model, three, TURNS, [PICTURE, PICTURE])
-    assert [each.shape for each in words[1].maps] == [(2, 2), (2, 2)]
-    assert min(float(each.min()) for each in words[1].maps) > 0
-    with pytest.raises(
-        InputError, match="Resampler have no place in the picture, which attention would be drawn at; choose"
-    ):
-        find_looks(model, three, TURNS, [PICTURE, PICTURE], "attention")
+    looks = Looks(model, three, TURNS, [PICTURE, PICTURE])
+    assert looks.methods == ("gradient",)
+    assert [each.shape for each in looks.maps(1)] == [(2, 2), (2, 2)]
+    assert min(float(each.min()) for each in looks.maps(1)) > 0
+    with pytest.raises(InputError, match="Resampler have no place in the picture that attention could be drawn"):
+        looks.maps(0, "attention")
 
 
 def test_class_token_has_no_place(tiny_parts, tokenizer, build):
@@ -80,8 +80,7 @@ def test_class_token_has_no_place(tiny_parts, tokenizer, build):
     transform = ImageTransform.from_pretrained(tiny_parts / "encoder")
     encoder = SampleEncoder(tokenizer, transform, Path(), num_image_tokens=5)
     for method in ("attention", "gradient"):
-        words = find_looks(model, encoder, TURNS[:2], [PICTURE], method)
-        assert words[0].maps[0].shape == (2, 2)
+        assert Looks(model, encoder, TURNS[:2], [PICTURE]).maps(0, method)[0].shape == (2, 2)
 
 
 @pytest.mark.parametrize("method", ["attention", "gradient"])
@@ -90,8 +89,8 @@ def test_tiles_make_one_map(build, encoder, method):
     tiling = Tiling(16, 4, [(32, 16), (16, 32)])
     tiled = SampleEncoder(encoder.tokenizer, encoder.image_transform, Path(), 4, tiling=tiling)
     tall = Image.effect_noise((10, 20), 90).convert("RGB")
-    words = find_looks(model, tiled, TURNS, [PICTURE, tall], method)
-    assert [each.shape for each in words[0].maps] == [(2, 4), (4, 2)]
+    found = Looks(model, tiled, TURNS, [PICTURE, tall]).maps(0, method)
+    assert [each.shape for each in found] == [(2, 4), (4, 2)]
 
 
 def test_tiles_and_the_whole_add_up():
@@ -125,4 +124,4 @@ def test_words_of_several_tokens_and_tokens_of_several_words():
 @pytest.mark.parametrize(("turns", "pictures"), [([], [PICTURE]), (TURNS[:1], [PICTURE]), (TURNS[:2], [])])
 def test_without_picture_or_answer_there_is_nothing_to_see(build, encoder, turns, pictures):
     with pytest.raises(InputError, match="expected a picture and an answer, found none"):
-        find_looks(build().eval(), encoder, turns, pictures)
+        Looks(build().eval(), encoder, turns, pictures)

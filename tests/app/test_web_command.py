@@ -1,0 +1,89 @@
+"""Guards `llava-pl web`: one line for what cannot be served, before minutes of reading weights."""
+
+import socket
+
+import pytest
+from PIL import Image
+
+from llava_pl.app import web_command
+from llava_pl.app.web_command import PORTS, draw_example, find_port
+from llava_pl.cli import main
+from llava_pl.types import InputError
+
+
+@pytest.fixture
+def taken():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def test_ports(taken, monkeypatch):
+    assert find_port("127.0.0.1", 0) > 1023
+    with pytest.raises(
+        InputError, match=rf"--port {taken}: cannot be served \(Address already in use\); choose another"
+    ):
+        find_port("127.0.0.1", taken)
+    free = find_port("127.0.0.1", 0)
+    monkeypatch.setattr(web_command, "PORTS", range(taken, taken + 1))
+    with pytest.raises(InputError, match="is free; name another"):
+        find_port("127.0.0.1", None)
+    monkeypatch.setattr(web_command, "PORTS", [taken, free])
+    assert find_port("127.0.0.1", None) == free
+    assert PORTS[0] == 7860
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("203.0.113.7", None), ("no.such.host.invalid", 7861), ("127.0.0.1", 70000)]
+)
+def test_addresses_that_are_not_of_this_machine(host, port):
+    with pytest.raises(InputError, match="cannot be served"):
+        find_port(host, port)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{folder}/none"], "no such folder or file; expected a model"),
+        (["{folder}"], "expected a model folder"),
+        (["{folder}", "--image", "{folder}/text.png"], "text.png: expected a complete picture"),
+        (["{folder}", "--port", "{taken}"], "Address already in use"),
+        (["{folder}", "--port", "x"], "--port"),
+        ([], "MODEL"),
+    ],
+)
+def test_one_line_for_wrong_input(words, message, taken, tmp_path, capsys):
+    (tmp_path / "text.png").write_text("no picture")
+    words = [word.format(folder=tmp_path, taken=taken) for word in words]
+    try:
+        status = main(["web", *words])
+    except SystemExit as end:
+        status = end.code
+    error = capsys.readouterr().err
+    assert status == 2
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_without_the_extra(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(web_command, "find_spec", lambda name: None)
+    assert main(["web", str(tmp_path)]) == 2
+    assert "which is not installed; pip install 'llava_pl[app]'" in capsys.readouterr().err
+
+
+def test_drawn_example(tmp_path):
+    picture = Image.open(draw_example(tmp_path))
+    assert picture.size == (336, 336)
+    red, green, blue = picture.getpixel((280, 56))
+    assert red > 2 * max(green, blue)  # the square that it asks about is red
+
+
+def test_uploads_lie_in_a_folder_that_goes(monkeypatch):
+    import os
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "elsewhere")
+    with web_command._own_folder() as folder:
+        assert os.environ["GRADIO_TEMP_DIR"] == str(folder / "uploads")
+        assert folder.is_dir()
+    assert not folder.exists()

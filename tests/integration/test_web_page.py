@@ -1,0 +1,240 @@
+"""Guards the chat page as a person meets it: a real server, a real headless Chromium, and no way to another host."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+from PIL import Image
+
+from llava_pl.cli import main
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium; without it these tests are skipped, unless `LLAVA_PL_REQUIRE_BROWSER=1`, as in CI."""
+    if CHROMIUM is None:
+        reason = "no Chromium; install the system's package chromium"
+        if os.environ.get("LLAVA_PL_REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    Image.effect_noise((64, 48), 90).convert("RGB").save(folder / "noise.png")
+    Image.new("RGB", (40, 60), (200, 30, 30)).save(folder / "red.png")
+    (folder / "text.png").write_text("no picture")
+    Image.new("1", (10_000, 10_000)).save(folder / "huge.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(golden_path, tiny_parts, tmp_path_factory):
+    place = str(tmp_path_factory.mktemp("model") / "tiny")
+    source = str(golden_path / "model" / "llava-mlp2x")
+    assert main(["import", source, place, "--tokenizer", str(tiny_parts / "decoder")]) == 0
+    return place
+
+
+@pytest.fixture(scope="module")
+def server(model, pictures):
+    """Address of a page of a model with random weights, whose answers end where they are cut."""
+    words = ["web", model, "--port", "0", "--max_new_tokens", "12", "--image", str(pictures / "noise.png")]
+    # Not of this process group: Ctrl-C is sent to it alone.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llava_pl", *words], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    address = process.stdout.readline().split()[0]
+    assert address.startswith("http://127.0.0.1:")
+    yield address
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 0
+
+
+@pytest.fixture
+def page(browser, server):
+    """The page; in the end it must have asked no other host for anything, and no script may have failed."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page, asked, failed = context.new_page(), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: failed.append(str(error)))
+    page.goto(server)
+    page.get_by_role("textbox").first.wait_for()
+    yield page
+    context.close()
+    assert [url for url in asked if not url.startswith((server, "data:", "blob:"))] == []
+    assert failed == []
+
+
+def ask(page, text, *files):
+    if files:
+        with page.expect_file_chooser() as chooser:
+            page.get_by_label("Upload a file").click()
+        chooser.value.set_files(files)
+        page.get_by_role("button", name="Remove file").nth(len(files) - 1).wait_for()
+    box = page.get_by_role("textbox").first
+    box.fill(text)
+    box.press("Enter")
+
+
+def answers(page):
+    return page.locator(".bot.message")
+
+
+def wait_for_end(page, count):
+    """Wait until there are so many answers and the next question can be asked."""
+    page.wait_for_function(
+        """count => {
+            const box = document.querySelector("textarea");
+            return box.value === "" && !box.disabled && document.querySelectorAll(".bot.message").length === count;
+        }""",
+        arg=count,
+    )
+
+
+def is_answered(page):
+    return page.get_by_role("textbox").first.is_enabled()
+
+
+def choose_length(page, length):
+    number = page.get_by_label("number input for Longest answer")
+    if not number.is_visible():
+        page.get_by_role("button", name="How words are chosen").click()
+    number.fill(str(length))
+    number.press("Tab")
+
+
+def test_answer_and_where_the_model_looked(page, pictures, model, capsys):
+    ask(page, "What is it?", pictures / "noise.png")
+    wait_for_end(page, 1)
+    found = answers(page).inner_text()
+    capsys.readouterr()
+    words = ["--max_new_tokens", "12", "--image", str(pictures / "noise.png"), "--prompt", "What is it?"]
+    assert main(["chat", model, *words]) == 0
+    assert found.strip() == capsys.readouterr().out.strip()
+
+    word = page.locator("#words label").first
+    word.click()
+    drawn = page.locator("#maps img").first
+    drawn.wait_for()
+    assert "of its attention is here" in page.locator("#maps").inner_text()
+    attention = drawn.get_attribute("src")
+    page.locator("#method").get_by_text("gradient").click()
+    page.wait_for_function("old => document.querySelector('#maps img').src !== old", arg=attention)
+    ask(page, "And now?")
+    wait_for_end(page, 2)
+    assert page.locator("#maps img").count() == 0
+    assert page.locator("#words label").count() > 0
+
+
+def test_answer_comes_piece_by_piece_and_is_stopped(page, pictures):
+    choose_length(page, 900)
+    ask(page, "Tell a long story.", pictures / "red.png")
+    seen = set()
+    answers(page).wait_for()
+    while len(seen) < 4:
+        text = answers(page).inner_text()
+        seen |= {text} if not text.startswith(("processing", "queue", "Loading")) else set()
+    page.locator("button.stop-button").click()
+    wait_for_end(page, 1)
+    stopped = answers(page).inner_text()
+    assert [text for text in seen if not stopped.startswith(text)] == []
+    page.wait_for_timeout(500)
+    assert answers(page).inner_text() == stopped
+    page.locator("#words label").first.wait_for()  # of what there is of the answer
+    page.get_by_role("button", name="Retry").click()
+    page.locator("textarea:disabled").wait_for()
+    wait_for_end(page, 1)
+    whole = answers(page).inner_text()
+    assert len(whole) > len(stopped)
+    assert whole.startswith(stopped)
+
+
+def test_regenerate_and_undo(page, pictures):
+    ask(page, "What is it?", pictures / "red.png")
+    wait_for_end(page, 1)
+    first = answers(page).inner_text()
+    page.get_by_role("button", name="Retry").click()
+    page.locator("textarea:disabled").wait_for()
+    wait_for_end(page, 1)
+    assert answers(page).inner_text() == first  # greedy
+    page.get_by_role("button", name="Undo").click()
+    page.wait_for_function("document.querySelectorAll('.bot.message').length === 0")
+    assert page.get_by_role("textbox").first.input_value() == "What is it?"
+
+
+@pytest.mark.parametrize(("name", "message"), [("text.png", "cannot identify"), ("huge.png", "100000000 pixels")])
+def test_what_is_no_picture_is_said_and_forgotten(page, pictures, name, message):
+    ask(page, "What is it?", pictures / name)
+    wait_for_end(page, 1)
+    text = answers(page).inner_text()
+    assert text.startswith(f"No answer: cannot read picture {name}")
+    assert message in text
+    ask(page, "Hello?")
+    wait_for_end(page, 2)
+    assert not answers(page).last.inner_text().startswith("No answer")
+
+
+def test_two_browsers_have_two_conversations(browser, server, page, pictures):
+    other = browser.new_context().new_page()
+    other.goto(server)
+    other.get_by_role("textbox").first.wait_for()
+    for each, text in ((page, "What is it?"), (other, "Who?")):
+        ask(each, text, pictures / "red.png")
+    for each in (page, other):
+        wait_for_end(each, 1)
+    assert page.locator(".user.message").last.inner_text() == "What is it?"
+    assert other.locator(".user.message").last.inner_text() == "Who?"
+    other.context.close()
+
+
+def test_four_ask_at_once_and_the_page_answers_a_fifth(browser, server, page, pictures):
+    """One is answered at a time; the others wait in the queue, and the page goes on."""
+    contexts = [browser.new_context() for _ in range(4)]
+    pages = [context.new_page() for context in contexts]
+    for each in pages:
+        each.goto(server)
+        choose_length(each, 600)
+    for each in pages:
+        ask(each, "Tell a long story.")
+    pages[3].locator("textarea:disabled").wait_for()
+    assert not is_answered(pages[3])
+    page.reload()
+    page.get_by_text("Describe the picture.").click()
+    page.wait_for_function("document.querySelector('textarea').value === 'Describe the picture.'")
+    assert not is_answered(pages[3])
+    for each in pages:
+        wait_for_end(each, 1)
+    assert len({answers(each).inner_text() for each in pages}) == 1
+    assert len(answers(pages[0]).inner_text()) > 100
+    for context in contexts:
+        context.close()
+
+
+def test_example_fills_the_question(page):
+    page.get_by_text("Describe the picture.").click()
+    page.wait_for_function("document.querySelector('textarea').value === 'Describe the picture.'")
+    page.get_by_role("textbox").first.press("Enter")
+    wait_for_end(page, 1)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/proc/self/environ", "../../../../etc/passwd"])
+def test_no_file_of_the_machine_is_served(server, path):
+    with pytest.raises(HTTPError) as error:
+        urlopen(f"{server}/gradio_api/file={path}")
+    assert error.value.code in (403, 404)

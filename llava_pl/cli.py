@@ -22,6 +22,7 @@ CARRY_COMMANDS = ("import", "export", "certify")
 APP_COMMANDS = {
     "chat": "chat_command",
     "web": "web_command",
+    "serve": "serve_command",
     "doctor": "doctor",
     "eval": "eval_commands",
     "plan": "plan",
@@ -46,6 +47,7 @@ commands
   certify    ask two forms of a model the same questions
   chat       talk with a model about pictures
   web        the same on a page, which draws where the model looked for each word
+  serve      the same for programs, with OpenAI's interface
   doctor     say what this machine has, what of it works, and what is missing for what
   eval       score saved answers: tables with intervals, comparisons, pages
   plan       say what a run needs: memory, disk, work and hours, without a GPU

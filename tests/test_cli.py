@@ -36,7 +36,7 @@ def test_unknown_command_names_the_choices(capsys):
     assert main(["fti"]) == 2
     assert capsys.readouterr().err == (
         "llava-pl: error: unknown command 'fti'; expected one of fit, validate, test, predict, import, "
-        "export, certify, chat, web, doctor, eval, plan, data, verify, demo\n"
+        "export, certify, chat, web, serve, doctor, eval, plan, data, verify, demo\n"
     )
 
 

@@ -14,6 +14,7 @@ from llava_pl.types import InputError
 
 if TYPE_CHECKING:
     from llava_pl.data.sample_encoder import SampleEncoder
+    from llava_pl.export.pretrained import Pretrained
     from llava_pl.models.llava import LlavaModel
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -76,15 +77,24 @@ def open_model(options: argparse.Namespace) -> OpenModel:
     pretrained = load_pretrained(
         options.model, base=options.base, vision_encoder=options.vision_encoder, dtype=dtype, unsafe=options.unsafe
     )
-    if pretrained.settings.template == "plain":
-        raise InputError(
-            f"{options.model}: expected a model that answers questions, found one of stage align (template plain), "
-            "which has learned to write captions alone; give one of stage finetune"
-        )
+    check_answers(pretrained, options.model)
     encoder, decoder = pretrained.make_encoder(), pretrained.model.decoder
     model = pretrained.model.eval().to(device)
     quantize_blocks(decoder.model, options.quantization, plain=[decoder.head, decoder.embedding])  # type: ignore[attr-defined]
     return OpenModel(model, encoder, options.model.resolve().name)
+
+
+def check_answers(pretrained: Pretrained, path: Path) -> None:
+    """Check that a model has learned to answer.
+
+    Raises:
+        InputError: It has learned to write captions alone.
+    """
+    if pretrained.settings.template == "plain":
+        raise InputError(
+            f"{path}: expected a model that answers questions, found one of stage align (template plain), which has "
+            "learned to write captions alone; give one of stage finetune"
+        )
 
 
 def find_device(name: str) -> str:

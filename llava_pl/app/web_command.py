@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
+from llava_pl.app.address import add_address_options, find_port, warn_of_others
 from llava_pl.app.arguments import OneLineArguments
 from llava_pl.app.chat_command import add_sampling_options, check_picture, make_sampling
 from llava_pl.app.open_model import add_model_options, open_model
@@ -23,7 +23,7 @@ from llava_pl.types import InputError
 if TYPE_CHECKING:
     import gradio
 
-HOST, PORTS = "127.0.0.1", range(7860, 7960)
+PORTS = range(7860, 7960)
 MAX_UPLOAD = "32mb"
 QUESTION, EXAMPLE = "Describe the picture.", "What colour is the square?"
 
@@ -49,15 +49,14 @@ def main(words: Sequence[str]) -> int:
         raise InputError("web: needs Gradio, which is not installed; pip install 'llava_pl[app]'")
     for path in options.image:
         check_picture(path)  # before minutes of reading weights, as the port
-    port = find_port(options.host, options.port)
+    port = find_port(options.host, options.port, PORTS)
     with _own_folder() as folder:
         from llava_pl.app.web import make_page  # not at the top: its imports take seconds
 
         examples = [(QUESTION, Path(path).expanduser()) for path in options.image]
         page = make_page(open_model(options), make_sampling(options), examples or [(EXAMPLE, draw_example(folder))])
         launch(page, options.host, port)
-        if options.host not in (HOST, "localhost", "::1"):
-            sys.stderr.write(f"llava-pl: --host {options.host}: whoever reaches this address can ask the model\n")
+        warn_of_others(options.host)
         sys.stdout.write(f"http://{options.host}:{port}  (Ctrl-C ends it)\n")
         sys.stdout.flush()
         try:
@@ -79,33 +78,9 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     )
     add_model_options(parser)
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="example to click on; repeatable")
-    parser.add_argument("--host", default=HOST, metavar="ADDRESS", help=f"who can reach the page ({HOST})")
-    parser.add_argument("--port", type=int, metavar="N", help=f"where (the first free one from {PORTS[0]} on)")
+    add_address_options(parser, PORTS)
     add_sampling_options(parser)
     return parser.parse_args(list(words))
-
-
-def find_port(host: str, port: int | None) -> int:
-    """Return the port that is asked for, or a free one.
-
-    Raises:
-        InputError: It is taken, or there is no such address on this machine.
-    """
-    for number in PORTS if port is None else [port]:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, number))
-            except PermissionError as error:
-                raise InputError(f"--port {number}: only an administrator may; choose one above 1023") from error
-            except (OSError, OverflowError) as error:
-                reason = str(getattr(error, "strerror", None) or error)
-                if port is not None or isinstance(error, socket.gaierror) or "assign" in reason:
-                    what = f"--host {host} --port {number}"
-                    raise InputError(f"{what}: cannot be served ({reason}); choose another --port or --host") from error
-            else:
-                return int(probe.getsockname()[1])
-    raise InputError(f"--port: none of {PORTS[0]} to {PORTS[-1]} is free; name another")
 
 
 def launch(page: gradio.Blocks, host: str, port: int) -> None:

@@ -6,9 +6,8 @@ import pytest
 from PIL import Image
 
 from llava_pl.app import web_command
-from llava_pl.app.web_command import PORTS, draw_example, find_port
+from llava_pl.app.web_command import draw_example
 from llava_pl.cli import main
-from llava_pl.types import InputError
 
 
 @pytest.fixture
@@ -17,29 +16,6 @@ def taken():
         server.bind(("127.0.0.1", 0))
         server.listen()
         yield server.getsockname()[1]
-
-
-def test_ports(taken, monkeypatch):
-    assert find_port("127.0.0.1", 0) > 1023
-    with pytest.raises(
-        InputError, match=rf"--port {taken}: cannot be served \(Address already in use\); choose another"
-    ):
-        find_port("127.0.0.1", taken)
-    free = find_port("127.0.0.1", 0)
-    monkeypatch.setattr(web_command, "PORTS", range(taken, taken + 1))
-    with pytest.raises(InputError, match="is free; name another"):
-        find_port("127.0.0.1", None)
-    monkeypatch.setattr(web_command, "PORTS", [taken, free])
-    assert find_port("127.0.0.1", None) == free
-    assert PORTS[0] == 7860
-
-
-@pytest.mark.parametrize(
-    ("host", "port"), [("203.0.113.7", None), ("no.such.host.invalid", 7861), ("127.0.0.1", 70000)]
-)
-def test_addresses_that_are_not_of_this_machine(host, port):
-    with pytest.raises(InputError, match="cannot be served"):
-        find_port(host, port)
 
 
 @pytest.mark.parametrize(

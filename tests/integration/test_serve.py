@@ -1,0 +1,104 @@
+"""Guards a served model: other answers than those of `llava-pl chat`, asked by OpenAI's own client."""
+
+import base64
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from openai import APIConnectionError, OpenAI
+from PIL import Image
+
+from llava_pl.cli import main
+
+QUESTION = "What is it?"
+
+
+@pytest.fixture(scope="module")
+def model(golden_path, tiny_parts, tmp_path_factory):
+    place = str(tmp_path_factory.mktemp("model") / "tiny")
+    source = str(golden_path / "model" / "llava-mlp2x")
+    assert main(["import", source, place, "--tokenizer", str(tiny_parts / "decoder")]) == 0
+    return place
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures") / "noise.png"
+    Image.effect_noise((64, 48), 90).convert("RGB").save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def client(model):
+    """A client of a served model, and the name that it is asked for by."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llava_pl", "serve", model, "--port", "0", "--device", "cpu"],
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    address, _, name = process.stdout.readline().split()[:3]
+    client = OpenAI(base_url=address, api_key="none", max_retries=0)
+    for _ in range(240):
+        try:
+            client.models.list()
+            break
+        except APIConnectionError:
+            assert process.poll() is None
+            time.sleep(0.25)
+    yield client, name
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    assert process.wait(timeout=30) == 0
+
+
+def ask(client, messages, **options):
+    server, name = client
+    return server.chat.completions.create(model=name, messages=messages, max_tokens=12, temperature=0, **options)
+
+
+def with_picture(text, picture):
+    url = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
+    return {"role": "user", "content": parts}
+
+
+def chat(model, capsys, *words):
+    capsys.readouterr()
+    assert main(["chat", model, "--max_new_tokens", "12", *words]) == 0
+    return capsys.readouterr().out.removesuffix("\n")
+
+
+def test_text(client, model, capsys):
+    found = ask(client, [{"role": "user", "content": QUESTION}]).choices[0].message.content
+    assert found.strip() == chat(model, capsys, "--prompt", QUESTION)
+
+
+def test_picture_and_stream(client, model, picture, capsys):
+    expected = chat(model, capsys, "--prompt", QUESTION, "--image", str(picture))
+    messages = [with_picture(QUESTION, picture)]
+    assert ask(client, messages).choices[0].message.content.strip() == expected
+    pieces = [part.choices[0].delta.content or "" for part in ask(client, messages, stream=True) if part.choices]
+    assert "".join(pieces).strip() == expected
+    assert sum(map(bool, pieces)) > 1
+
+
+def test_several_turns(client, model, picture):
+    from llava_pl.app.chat import Conversation
+    from llava_pl.app.open_model import OpenModel
+    from llava_pl.evaluation.chat import Sampling
+    from llava_pl.export.layouts import load_pretrained
+
+    pretrained = load_pretrained(model)
+    conversation = Conversation(
+        OpenModel(pretrained.model.eval(), pretrained.make_encoder(), "tiny"), Sampling(max_new_tokens=12)
+    )
+    conversation.show(str(picture))
+    conversation.take(QUESTION, "A dog.")
+    expected = "".join(conversation.ask("And where?"))
+    messages = [
+        with_picture(QUESTION, picture),
+        {"role": "assistant", "content": "A dog."},
+        {"role": "user", "content": "And where?"},
+    ]
+    assert ask(client, messages).choices[0].message.content.strip() == expected

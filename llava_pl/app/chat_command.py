@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ DESCRIPTION = """Talk with a model about pictures. Without --prompt, and where n
   llava-pl chat runs/finetune_7b/TIME --image cat.jpg
   llava-pl chat llava-7b --image cat.jpg --prompt "What is it doing?"
   echo "Name three colours." | llava-pl chat llava-7b --quantization nf4"""
+
+NUM_REMEMBERED = 1000
+"""Lines that are kept for the next conversation."""
 
 COMMANDS = """/image FILE   show a picture with the next question; again for several
 /reset        begin a new conversation
@@ -54,7 +58,8 @@ def main(words: Sequence[str]) -> int:
     for path in options.image:
         conversation.show(path)
     if is_asked_here:
-        talk(conversation)
+        with _line_editing():
+            talk(conversation)
     else:
         answer(conversation, prompt)
     return 0
@@ -127,7 +132,6 @@ def talk(conversation: Conversation, read: Callable[[str], str] = input) -> None
         conversation: To go on with.
         read: Returns a line that was typed after a prompt.
     """
-    _load_line_editing()
     _print(f"{conversation.opened.name}: ask something; /help lists the commands\n")
     for path, picture in conversation.waiting:
         _say_picture(path, picture.size)
@@ -180,9 +184,23 @@ def _print(text: str) -> None:
     sys.stdout.flush()
 
 
-def _load_line_editing() -> None:
-    """Have lines edited and remembered, where Python was built with that."""
+@contextmanager
+def _line_editing() -> Iterator[None]:
+    """Have lines edited, and remembered from one conversation to the next, where Python was built with that."""
     try:
-        import readline  # noqa: F401  `input` uses it from then on
+        import readline  # `input` uses it from then on
     except ImportError:
+        yield
         return
+    from llava_pl.data.store_cache import default_cache_dir
+
+    path = default_cache_dir() / "chat_history"
+    with suppress(OSError):  # there is none yet
+        readline.read_history_file(path)
+    readline.set_history_length(NUM_REMEMBERED)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # a conversation does not fail for it
+            path.parent.mkdir(parents=True, exist_ok=True)
+            readline.write_history_file(path)

@@ -38,6 +38,8 @@ NO_ANSWER = "no answer"
 STYLE = """
 .words label {padding: 2px 8px; min-width: 0}
 .words label input {display: none}
+.words label span {margin: 0}
+.words label.selected {background: var(--primary-200); color: black}
 footer, button[aria-label="Share"] {display: none !important}
 """
 

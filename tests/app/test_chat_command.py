@@ -2,6 +2,7 @@
 
 import io
 import sys
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -138,3 +139,25 @@ def test_help_needs_no_torch(capsys):
         chat_command.main(["--help"])
     assert stop.value.code == 0
     assert "llava-pl chat MODEL" in capsys.readouterr().out
+
+
+def test_lines_are_remembered(monkeypatch, tmp_path):
+    """With a stand-in for `readline`, which keeps the lines of the process that runs the tests."""
+    lines = []
+    stand_in = SimpleNamespace(
+        read_history_file=lambda path: lines.extend(path.read_text().splitlines()),
+        write_history_file=lambda path: path.write_text("\n".join(lines)),
+        set_history_length=lambda number: None,
+    )
+    monkeypatch.setitem(sys.modules, "readline", stand_in)
+    monkeypatch.setenv("LLAVA_PL_CACHE", str(tmp_path / "new" / "cache"))
+    with chat_command._line_editing():
+        assert lines == []
+        lines.append("What is it?")
+    lines.clear()
+    with chat_command._line_editing():
+        assert lines == ["What is it?"]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LLAVA_PL_CACHE", str(tmp_path / "file"))
+    with chat_command._line_editing():
+        pass  # nowhere to keep them, and nobody is stopped by that

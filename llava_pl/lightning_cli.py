@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import traceback
-import warnings
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -40,6 +38,7 @@ from llava_pl.training.lost_rank import NameLostRank
 from llava_pl.training.meeting import MeetRanks
 from llava_pl.training.metrics_log import MetricsLog
 from llava_pl.training.module import LlavaModule
+from llava_pl.training.noise import silence_noise
 from llava_pl.training.saving import RunCheckpoint
 from llava_pl.training.seeding import SeedSteps
 from llava_pl.training.stopping import leave_queue_to_job
@@ -212,7 +211,7 @@ def run_lightning(words: list[str], cli_class: type[LlavaCLI] = LlavaCLI) -> Lla
         InputError: What the user gave is wrong.
         SystemExit: The parser refused the words (status 2), or printed help or a configuration (status 0).
     """
-    _silence()
+    silence_noise()
     end_with_launcher()
     # The words go through sys.argv, because Lightning starts the processes of other devices with what stands there.
     argv, sys.argv = sys.argv, [sys.argv[0], *words]
@@ -261,17 +260,3 @@ def _raised_in(error: Exception) -> str:
     frame = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
     package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
     return package if (last.line or "").startswith("raise ") else ""
-
-
-def _silence() -> None:
-    """Keep known noise off the terminal, so that a warning that is left means something."""
-    for message in (
-        ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning on torch 2.13
-        ".*module\\(s\\) in eval mode at the start of training.*",  # frozen parts are meant to be
-        "Total length of `list` across ranks is zero.*",  # a run without validation data
-        ".*does not have many workers.*",
-        "Be aware that when using `ckpt_path`.*",  # an evaluation saves no checkpoints
-        "You have overridden `transfer_batch_to_device` in `LightningModule`.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "litlogger" not in r.getMessage())

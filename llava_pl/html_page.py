@@ -39,6 +39,16 @@ def page(title: str, body: str, style: str = "") -> str:
     )
 
 
+def frame(html: str, height_pixels: int = 480) -> str:
+    """Return a page as a frame in another one, such as a notebook, whose own rules of CSS then stay as they are.
+
+    Args:
+        html: What `page` returns.
+        height_pixels: What is longer is scrolled.
+    """
+    return f'<iframe srcdoc="{escape(html)}" style="width: 100%; height: {height_pixels}px; border: 0"></iframe>'
+
+
 def show(text: str) -> str:
     """Return plain text as HTML, control characters written out."""
     return escape(visible(text))

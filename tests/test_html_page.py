@@ -2,10 +2,11 @@
 
 import base64
 import io
+from html import unescape
 
 from PIL import Image
 
-from llava_pl.html_page import page, picture_tag, show
+from llava_pl.html_page import frame, page, picture_tag, show
 
 
 def test_page_is_complete_and_names_its_language():
@@ -16,6 +17,15 @@ def test_page_is_complete_and_names_its_language():
     assert ".a { color: red; }</style>" in text
     assert "<script" not in text
     assert "http" not in text
+
+
+def test_frame_holds_the_page_and_its_rules_stay_inside():
+    html = page('A "b"', "<p>x &amp; y</p>")
+    tag = frame(html, 300)
+    inside = tag.removeprefix('<iframe srcdoc="').partition('"')[0]
+    assert unescape(inside) == html
+    assert tag.count("<") == 2
+    assert "height: 300px" in tag
 
 
 def test_text_is_escaped_and_control_characters_are_written_out():

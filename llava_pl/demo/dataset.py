@@ -7,6 +7,7 @@ commands read them as they would read LLaVA's own.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rich.progress import track
 from llava_pl.demo.questions import (
     TOPICS,
     ShapeQuestion,
+    Topic,
     ask,
     converse,
     converse_about_words,
@@ -38,7 +40,14 @@ _TRAINING_STREAM = 0
 _SPLITS = {"train": (1, 0.25, False), "val": (2, 0.25, True), "test": (3, 1.0, True)}
 
 
-def write_dataset(folder: Path, *, num_pictures: int = 16_000, num_held_out: int = 250, seed: int = 0) -> None:
+def write_dataset(
+    folder: Path,
+    *,
+    num_pictures: int = 16_000,
+    num_held_out: int = 250,
+    topics: Sequence[Topic] = TOPICS,
+    seed: int = 0,
+) -> None:
     """Write the data of the demo, unless the same arguments have written it already.
 
     ``images/`` holds the training pictures, ``instructions.json`` LLaVA records about them,
@@ -52,16 +61,24 @@ def write_dataset(folder: Path, *, num_pictures: int = 16_000, num_held_out: int
         folder: Where to write; made if needed.
         num_pictures: Training pictures, each with one record in every JSON file.
         num_held_out: Pictures of the test split, two questions each; a quarter as many in ``val`` and ``train``.
+        topics: What the questions ask for.
         seed: Of everything that is drawn.
     """
     manifest = folder / "manifest.json"
-    arguments = {"version": _VERSION, "num_pictures": num_pictures, "num_held_out": num_held_out, "seed": seed}
+    arguments: dict[str, Any] = {
+        "version": _VERSION,
+        "num_pictures": num_pictures,
+        "num_held_out": num_held_out,
+        "seed": seed,
+    }
+    if tuple(topics) != TOPICS:
+        arguments["topics"] = list(topics)
     if manifest.is_file() and json.loads(manifest.read_text()) == arguments:
         return
     manifest.unlink(missing_ok=True)
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    _write_training(folder, num_pictures, seed)
-    _write_scienceqa(folder / "scienceqa", num_held_out, seed)
+    _write_training(folder, num_pictures, topics, seed)
+    _write_scienceqa(folder / "scienceqa", num_held_out, topics, seed)
     # Last, so that a folder left half-written is written again.
     manifest.write_text(json.dumps(arguments))
 
@@ -91,7 +108,7 @@ def sample_picture(
     return scene, draw(scene, rng), rng
 
 
-def _write_training(folder: Path, num_pictures: int, seed: int) -> None:
+def _write_training(folder: Path, num_pictures: int, topics: Sequence[Topic], seed: int) -> None:
     files: dict[str, list[dict[str, Any]]] = {"instructions": [], "reading": []}
     presence = np.zeros((num_pictures, len(LABELS)), dtype=np.bool_)
     console = Console(stderr=True)
@@ -101,8 +118,8 @@ def _write_training(folder: Path, num_pictures: int, seed: int) -> None:
         presence[i] = [label in held for label in LABELS]
         name = _picture_name(i)
         _save(picture, folder / "images" / name)
-        instructions = to_turns(converse(scene, rng), has_picture=True)
-        reading = to_turns(converse_about_words(scene, rng), has_picture=False)
+        instructions = to_turns(converse(scene, rng, topics), has_picture=True)
+        reading = to_turns(converse_about_words(scene, rng, topics), has_picture=False)
         files["instructions"].append({"id": f"instruction-{i}", "image": name, "conversations": instructions})
         files["reading"].append({"id": f"reading-{i}", "conversations": reading})
     for stem, records in files.items():
@@ -110,7 +127,7 @@ def _write_training(folder: Path, num_pictures: int, seed: int) -> None:
     np.save(folder / "presence.npy", presence)
 
 
-def _write_scienceqa(folder: Path, num_held_out: int, seed: int) -> None:
+def _write_scienceqa(folder: Path, num_held_out: int, topics: Sequence[Topic], seed: int) -> None:
     problems: dict[str, dict[str, Any]] = {}
     splits: dict[str, list[str]] = {}
     for split, (stream, share, held_out) in _SPLITS.items():
@@ -120,7 +137,7 @@ def _write_scienceqa(folder: Path, num_held_out: int, seed: int) -> None:
         for i in range(round(share * num_held_out)):
             scene, picture, rng = sample_picture(seed, stream, i, held_out=held_out)
             for j in range(_QUESTIONS_PER_PICTURE):
-                question = ask(scene, TOPICS[(_QUESTIONS_PER_PICTURE * i + j) % len(TOPICS)], rng)
+                question = ask(scene, topics[(_QUESTIONS_PER_PICTURE * i + j) % len(topics)], rng)
                 name = str(len(problems) + 1)
                 problems[name] = _problem(question, split)
                 rounds[j].append(name)

@@ -18,6 +18,8 @@ from llava_pl.types import IMAGE_SLOT
 Topic = Literal["colour", "count", "existence", "position"]
 TOPICS: tuple[Topic, ...] = get_args(Topic)
 
+_ABOUT_ONE_SHAPE: tuple[Topic, ...] = ("colour", "position")
+_ABOUT_ALL: tuple[Topic, ...] = ("count", "existence")
 _NUM_POSITION_CHOICES = 3
 _MULTIPLE_CHOICE_SHARE = 0.6
 
@@ -121,15 +123,21 @@ def describe(shapes: Sequence[Shape]) -> str:
     return f"{', '.join(first)} and {last}." if first else f"{last}."
 
 
-def converse(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Four questions in random order, most of them lettered, with their answers.
+def converse(scene: Scene, rng: np.random.Generator, topics: Sequence[Topic] = TOPICS) -> list[tuple[str, str]]:
+    """Questions in random order, most of them lettered, with their answers: four, if all topics are asked for.
 
     Three of them are about one shape among others, which is learned last: it must be found by its kind first.
+
+    Args:
+        scene: What the picture shows.
+        rng: Source of chance; advanced.
+        topics: What may be asked for; fewer topics are learned sooner, and make fewer questions.
     """
+    about_one, about_all = ([topic for topic in group if topic in topics] for group in (_ABOUT_ONE_SHAPE, _ABOUT_ALL))
+    drawn = [*about_one, *(rng.choice(group) for group in (about_one, about_all) if group)]
     pairs = []
-    topics = ["colour", "position", rng.choice(["colour", "position"]), rng.choice(["count", "existence"])]
-    for i in rng.permutation(len(topics)):
-        question = ask(scene, topics[i], rng)
+    for i in rng.permutation(len(drawn)):
+        question = ask(scene, drawn[i], rng)
         if rng.random() < _MULTIPLE_CHOICE_SHARE:
             pairs.append((question.lettered_prompt, question.lettered_answer))
         else:
@@ -137,12 +145,15 @@ def converse(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
     return pairs
 
 
-def converse_about_words(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
+def converse_about_words(
+    scene: Scene, rng: np.random.Generator, topics: Sequence[Topic] = TOPICS
+) -> list[tuple[str, str]]:
     """A conversation about a scene that is described in words, in the place where the picture will stand.
 
-    What the decoder learns before it meets a picture: to find an answer in what it has read.
+    What the decoder learns before it meets a picture: to find an answer in what it has read. Arguments as for
+    `converse`.
     """
-    (question, answer), *rest = converse(scene, rng)
+    (question, answer), *rest = converse(scene, rng, topics)
     description = describe([scene.shapes[i] for i in rng.permutation(len(scene.shapes))])
     return [(f"{description}\n{question}", answer), *rest]
 

@@ -75,6 +75,20 @@ def test_scienceqa_layout_is_the_official_one(folder):
     )
 
 
+def test_topics_are_those_asked_for(tmp_path):
+    write_dataset(tmp_path, num_pictures=8, num_held_out=8, topics=["colour", "existence"], seed=0)
+    topics = [problem.topic for problem in read_scienceqa(tmp_path / "scienceqa", "test").values()]
+    assert {topic: topics.count(topic) for topic in topics} == {"colour": 8, "existence": 8}
+    for name in ("instructions.json", "reading.json"):
+        for record in json.loads((tmp_path / name).read_text()):
+            questions = [turn["value"] for turn in record["conversations"] if turn["from"] == "human"]
+            assert sorted("Is there" in question for question in questions) == [False, False, True]
+            assert all("What colour" in question or "Is there" in question for question in questions)
+    before = (tmp_path / "instructions.json").read_text()
+    write_dataset(tmp_path, num_pictures=8, num_held_out=8, seed=0)
+    assert (tmp_path / "instructions.json").read_text() != before
+
+
 def test_next_question_has_another_picture(folder):
     problems = read_scienceqa(folder / "scienceqa", "test").values()
     pictures = [(folder / "scienceqa" / problem.image_path).read_bytes() for problem in problems]

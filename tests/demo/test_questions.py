@@ -133,6 +133,17 @@ def test_conversations_ask_most_about_single_shapes_and_hold_only_right_answers(
     assert abs(lettered - 240) < 40
 
 
+def test_fewer_topics_leave_the_others_out():
+    rng = np.random.default_rng(0)
+    for topics, first_words in (
+        (["count"], [["How"]]),
+        (["position"], [["Where", "Where"]]),
+        (["colour", "existence"], [["Is", "What", "What"]]),
+    ):
+        pairs = converse(SCENE, rng, topics)
+        assert sorted(prompt.split()[0] for prompt, _ in pairs) in first_words
+
+
 def test_words_stand_where_the_picture_will():
     orders = set()
     for seed in range(60):

@@ -22,6 +22,9 @@ figure { display: inline-block; margin: .5rem .5rem 0 0; }
 .warning { color: #8b0000; font-weight: bold; }
 """
 
+FRAME_STYLE = "body { font-size: 13px; margin: .5rem; } h1 { font-size: 1.3em; } h2 { font-size: 1.1em; }"
+"""Of a page in a frame: the cell of a notebook is narrower than a window."""
+
 
 def page(title: str, body: str, style: str = "") -> str:
     """Return a whole page.
@@ -46,7 +49,9 @@ def frame(html: str, height_pixels: int = 480) -> str:
         html: What `page` returns.
         height_pixels: What is longer is scrolled.
     """
-    return f'<iframe srcdoc="{escape(html)}" style="width: 100%; height: {height_pixels}px; border: 0"></iframe>'
+    inside = html.replace("</head>", f"<style>{FRAME_STYLE}</style>\n</head>", 1)
+    # The line's end, because IPython warns of what is a frame and nothing else.
+    return f'<iframe srcdoc="{escape(inside)}" style="width: 100%; height: {height_pixels}px; border: 0"></iframe>\n'
 
 
 def show(text: str) -> str:

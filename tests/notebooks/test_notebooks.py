@@ -125,13 +125,13 @@ def test_evaluation_tells_looking_from_guessing(run):
 
 
 def test_inside_the_answer_forms_layer_by_layer(run):
-    shown = run(5, "text", "lens.of_targets[:, 0].tolist()", "[word.text for word in words]", "list(nearest.shape)")
+    shown = run(5, "text", "lens.of_targets[:, 0].tolist()", "looks.words", "list(nearest.shape)")
     assert shown.num_pictures == 6
     first, *_, last = shown.values["lens.of_targets[:, 0].tolist()"]
     assert first < 0.1
     # The model chose this word, so that at its last layer nothing else is likelier.
     assert last > 0.25
-    assert shown.values["[word.text for word in words]"][0] == shown.values["text"].split(" (")[0]
+    assert shown.values["looks.words"][0] == shown.values["text"].split(" (")[0]
     assert shown.values["list(nearest.shape)"] == [3, 3]
     assert "random directions: 0.2" in shown.text
 

@@ -5,7 +5,6 @@ In: the folders that the commands have left. Out: ``learning_curves.png``, ``sam
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from llava_pl.curves.metrics import Metrics, read_metrics
+from llava_pl.curves.panels import make_panels
+from llava_pl.curves.png import draw_panel
 from llava_pl.demo.questions import TOPICS
 from llava_pl.evaluation.answers import read_answers
 from llava_pl.evaluation.intervals import mean_interval
@@ -58,9 +60,9 @@ def draw_learning_curves(folder: Path, scores: Scores) -> None:
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     axes = figure.subplots(1, 3)
     for axis, stage, title in zip(axes, ("align", "finetune"), ("stage align", "stage finetune"), strict=False):
-        steps, losses = _read_losses(folder / stage / "metrics.csv")
-        axis.plot(steps, losses, color="#3b6ea5", linewidth=1)
-        axis.set(title=title, xlabel="step", ylabel="loss per supervised token", ylim=(0, None))
+        losses = read_metrics(folder / stage / "metrics.csv").points["train/loss"]
+        draw_panel(axis, make_panels({"": Metrics({"train/loss": losses})})[0])
+        axis.set(title=title, ylabel="loss per supervised token")
     names = list(STAGES.values())
     for source, colour in zip(SOURCES, ("#2a9d5c", "#d98c2b", "#8a8a8a", "#c0c0c0"), strict=True):
         values = [scores[f"{name}, {source} image"]["all"] for name in names]
@@ -113,12 +115,6 @@ def make_table(scores: Scores, num_questions: int) -> Table:
         cells = (f"{values['all']:.1f} ({low:.1f} to {high:.1f})", *(f"{values[name]:.1f}" for name in TOPICS))
         table.add_row(row.removesuffix(" image"), *cells, end_section=number % len(SOURCES) == 0)
     return table
-
-
-def _read_losses(path: Path) -> tuple[list[int], list[float]]:
-    with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("train/loss")]
-    return [int(row["step"]) for row in rows], [float(row["train/loss"]) for row in rows]
 
 
 def _answers_path(folder: Path, stage: str, ending: str) -> Path:

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from llava_pl.demo.report import draw_samples, make_table, read_scores
+from llava_pl.demo.report import draw_learning_curves, draw_samples, make_table, read_scores
 from llava_pl.evaluation.answers import write_answers
 
 TOPICS = ("colour", "count", "existence", "position")
@@ -62,3 +62,12 @@ def test_sample_sheet_shows_every_question(folder):
     draw_samples(folder, rows=1, columns=2)
     with Image.open(folder / "samples.png") as sheet:
         assert sheet.width > 2 * 300
+
+
+def test_curves_are_those_of_both_stages(folder):
+    for stage in ("align", "finetune"):
+        (folder / stage).mkdir()
+        (folder / stage / "metrics.csv").write_text("step,train/loss\n9,2.0\n19,1.0\n")
+    draw_learning_curves(folder, read_scores(folder))
+    with Image.open(folder / "learning_curves.png") as picture:
+        assert picture.size == (1300, 468)

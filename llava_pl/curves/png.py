@@ -1,0 +1,90 @@
+"""Panels as a picture for papers and notes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llava_pl.curves.panels import Line, Panel
+from llava_pl.curves.ticks import show_number, ticks
+from llava_pl.visible import visible
+from llava_pl.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = ("#3b6ea5", "#c8553d", "#2a9d5c", "#8e5ea2", "#d98c2b", "#5f6b73")
+DASHES = ("-", "--", ":", "-.")
+LEGEND_SIZE = 8
+MOST_MARKED = 30
+"""Points up to which each is marked."""
+
+
+def write_png(panels: Sequence[Panel], title: str, path: Path) -> None:
+    """Write a picture.
+
+    Args:
+        panels: At least one.
+        title: Above all of them.
+        path: Where to.
+    """
+    from matplotlib.figure import Figure  # not pyplot, which keeps figures and asks for a display
+
+    columns = min(3, len(panels)) if len(panels) != 4 else 2
+    rows = ceil(len(panels) / columns)
+    figure = Figure(figsize=(max(4.2 * columns, 5.6), 2.9 * rows + 0.5), layout="constrained")
+    figure.suptitle(_plain(title), fontsize=11)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis, panel in zip(axes, panels, strict=False):
+        draw_panel(axis, panel)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    with whole_file(path) as part:
+        figure.savefig(part, format="png", dpi=150)
+
+
+def draw_panel(axis: Axes, panel: Panel) -> None:
+    """Draw a panel onto axes of matplotlib."""
+    from matplotlib.ticker import FixedLocator
+
+    for line in panel.lines:
+        _draw_line(axis, line)
+    if panel.is_log:
+        axis.set_yscale("log")
+    else:
+        axis.yaxis.set_major_locator(FixedLocator(ticks(*panel.limits)))
+        axis.yaxis.set_major_formatter(lambda value, _: show_number(value))
+    axis.set_ylim(*panel.limits)
+    axis.set_title(panel.title, fontsize=10)
+    axis.set_xlabel("step", fontsize=9)
+    axis.set_ylabel(panel.unit, fontsize=9)
+    axis.locator_params(axis="x", integer=True, nbins=6)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axis.tick_params(labelsize=8, which="both")
+    axis.grid(visible=True, color="#e4e4e4", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    if len(panel.lines) > 1:
+        axis.legend(loc="best", fontsize=LEGEND_SIZE, frameon=True, framealpha=0.8, edgecolor="none")
+    if panel.notes:
+        text = "\n".join(_plain(note) for note in panel.notes[:3])
+        axis.text(0.02, 0.02, text, transform=axis.transAxes, fontsize=6.5, color="#8b0000", wrap=True)
+
+
+def _draw_line(axis: Axes, line: Line) -> None:
+    colour, label = COLOURS[line.colour % len(COLOURS)], _plain(line.label)
+    look: dict[str, Any] = {"color": colour, "linestyle": DASHES[line.dash % len(DASHES)]}
+    if line.smooth is not None:
+        axis.plot(line.steps, line.values, color=colour, linewidth=0.7, alpha=0.28)
+        axis.plot(line.steps, line.smooth, linewidth=1.5, label=label, **look)
+        return
+    marker = "o" if len(line.steps) <= MOST_MARKED else None
+    axis.plot(line.steps, line.values, linewidth=1.5, marker=marker, markersize=3, label=label, **look)
+
+
+def _plain(text: str) -> str:
+    """Return text that matplotlib takes for no formula, and that hides no legend by its first letter."""
+    shown = visible(text).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown

@@ -1,0 +1,45 @@
+"""Guards: a picture without its axes, units or legend, or one that a strange name breaks."""
+
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from llava_pl.curves.metrics import Metrics
+from llava_pl.curves.panels import make_panels
+from llava_pl.curves.png import draw_panel, write_png
+
+NOISY = [(step, 2.0 + step % 2) for step in range(40)]
+
+
+def draw(runs):
+    axis = Figure().subplots()
+    draw_panel(axis, make_panels(runs)[0])
+    return axis
+
+
+def test_a_line_is_smoothed_over_its_faint_rows():
+    axis = draw({"": Metrics({"train/loss": NOISY, "val/loss": [(10, 2.0), (39, 1.0)]})})
+    raw, smooth, val = axis.lines
+    assert [tuple(raw.get_xdata()), tuple(raw.get_ydata())] == [tuple(range(40)), tuple(y for _, y in NOISY)]
+    assert raw.get_alpha() < 0.5
+    assert 2.3 < min(smooth.get_ydata()[1:-1]) <= max(smooth.get_ydata()[1:-1]) < 2.7
+    assert tuple(val.get_ydata()) == (2.0, 1.0)
+    assert (axis.get_title(), axis.get_xlabel(), axis.get_ylabel()) == ("loss", "step", "per supervised token")
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["train/loss", "val/loss"]
+
+
+def test_scale_and_notes():
+    axis = draw({"": Metrics({"train/loss": [(step, 10.0 / 2**step) for step in range(9)]})})
+    assert axis.get_yscale() == "log"
+    axis = draw({"": Metrics({"train/loss": [(0, 1.0), (1, float("nan")), (2, 1.0)]})})
+    assert [text.get_text() for text in axis.texts] == ["train/loss: no finite number in 1 row, first at step 1"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_names_are_no_formulas(tmp_path, count):
+    runs = {f"_a$b{chr(7)}{number}": Metrics({"train/loss": NOISY}) for number in range(2)}
+    panels = make_panels(runs) * count
+    write_png(panels, "$x^{_", tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert (picture.format, picture.width >= 800) == ("PNG", True)
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]

@@ -21,14 +21,15 @@ from llava_pl.option_parser import OneLineParser
 from llava_pl.planning.auto_recompute import ChooseRecompute
 from llava_pl.run_config import SaveRunConfig, check_settings
 from llava_pl.run_folder import (
+    choose_log,
     choose_run_dir,
     continued_run,
     find_checkpoint,
     find_or_begin,
     keep_old_logs,
     refuse_old_checkpoints,
-    resume_command,
 )
+from llava_pl.run_state import resume_command
 from llava_pl.training.background import BackgroundCheckpointIO
 from llava_pl.training.callbacks import LossLine, PlanTable
 from llava_pl.training.checkpoint_io import DurableCheckpointIO
@@ -36,9 +37,10 @@ from llava_pl.training.data_count import DataCount
 from llava_pl.training.ledger import Ledger
 from llava_pl.training.lost_rank import NameLostRank
 from llava_pl.training.meeting import MeetRanks
-from llava_pl.training.metrics_log import MetricsLog
 from llava_pl.training.module import LlavaModule
 from llava_pl.training.noise import silence_noise
+from llava_pl.training.run_loggers import complete_loggers
+from llava_pl.training.run_record import RunRecord
 from llava_pl.training.saving import RunCheckpoint
 from llava_pl.training.seeding import SeedSteps
 from llava_pl.training.stopping import leave_queue_to_job
@@ -159,16 +161,17 @@ class LlavaCLI(LightningCLI):
         run = self.config_init[self.config_init.subcommand]
         self.model.expects_checkpoint = bool(run.get("ckpt_path"))
         config, is_fit = run.trainer, self.subcommand == "fit"
-        has_metrics_log = config.logger in (None, True)
-        if not self.is_continued and (is_fit or has_metrics_log):
-            keep_old_logs(self.run_dir, with_ledger=is_fit)
-        if has_metrics_log:
-            kwargs["logger"] = MetricsLog(self.run_dir)
-        elif config.logger and is_fit and not config.fast_dev_run:
-            loggers = config.logger if isinstance(config.logger, list) else [config.logger]
-            continue_wandb_runs(loggers, self.run_dir, is_continued=self.is_continued)
+        log = choose_log(self.run_dir, str(self.subcommand))
+        if not self.is_continued and (is_fit or config.logger is not False):
+            keep_old_logs(self.run_dir, with_ledger=is_fit, log=log)
+        kwargs["logger"] = complete_loggers(config.logger, self.run_dir, log)
+        if kwargs["logger"] and is_fit and not config.fast_dev_run:
+            continue_wandb_runs(kwargs["logger"], self.run_dir, is_continued=self.is_continued)
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
-        callbacks: list[Callback] = [callback for callback in given if callback is not None]
+        self.record = RunRecord(
+            self.run_dir, str(self.subcommand), sys.argv[1:], run.model.stage, is_continued=self.is_continued
+        )
+        callbacks: list[Callback] = [self.record, *(callback for callback in given if callback is not None)]
         callbacks += [PlanTable(), LossLine(), DataCount(self.run_dir)]
         callbacks += [MeetRanks(run.get("ckpt_path")), NameLostRank()]
         if is_fit:
@@ -198,6 +201,11 @@ class LlavaCLI(LightningCLI):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # nothing else was configured
             trainer.strategy.checkpoint_io = writer
         return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the command, and write down that it does and how it ends."""
+        with self.record.keep(self.trainer):
+            super()._run_subcommand(subcommand)
 
 
 def run_lightning(words: list[str], cli_class: type[LlavaCLI] = LlavaCLI) -> LlavaCLI:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
@@ -17,6 +19,7 @@ from llava_pl.run_folder import continued_run
 from llava_pl.training.environment import describe_environment
 from llava_pl.training.metrics_log import free_name
 from llava_pl.training.rehearsal import FROZEN_DTYPES
+from llava_pl.training.wandb_record import log_settings, wandb_loggers
 from llava_pl.types import InputError
 
 LEAST = {
@@ -63,7 +66,11 @@ class SaveRunConfig(SaveConfigCallback):
         """Write ``config.yaml``, or ``config-1.yaml`` and so on."""
         path = Path(trainer.default_root_dir) / "config.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._save_environment(path.parent)
+        environment = describe_environment()
+        self._save_environment(path.parent, environment)
+        if wandb_loggers(trainer):
+            settings = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+            log_settings(trainer, {**settings, "environment": environment})
         config = self.config.clone()
         config.run_dir = None  # the next run from this file gets a folder of its own
         is_continued = config.ckpt_path and continued_run(config.ckpt_path, str(path.parent), is_last=False)
@@ -76,9 +83,9 @@ class SaveRunConfig(SaveConfigCallback):
         self.parser.save(config, str(path), skip_unset=False, overwrite=True, multifile=False)
 
     @staticmethod
-    def _save_environment(run_dir: Path) -> None:
+    def _save_environment(run_dir: Path, environment: dict[str, Any]) -> None:
         """Write ``environment.json``; a run that goes on with other versions has them beside it."""
-        content = json.dumps(describe_environment(), indent=2) + "\n"
+        content = json.dumps(environment, indent=2) + "\n"
         if not any(old.read_text(encoding="utf-8") == content for old in run_dir.glob("environment*.json")):
             path = run_dir / "environment.json"
             (free_name(path) if path.exists() else path).write_text(content, encoding="utf-8")

@@ -6,11 +6,9 @@ In: what the command line and the configuration say. Out: paths that `lightning_
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import time
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 from llava_pl.export.shards import check_no_shard
@@ -176,28 +174,6 @@ def continued_run(ckpt_path: str, run_dir: str | None, *, is_last: bool) -> Path
     return Path(ckpt_path).parent.parent if is_last else None
 
 
-def resume_command(words: Sequence[str], run_dir: Path) -> str:
-    """Return what a user types to go on with a run.
-
-    Args:
-        words: What the run was started with.
-        run_dir: Its folder.
-
-    >>> resume_command(["fit", "--config", "a.yaml", "--ckpt_path=x.ckpt"], Path("runs/run/now"))
-    'llava-pl fit --config a.yaml --run_dir runs/run/now --ckpt_path last'
-    """
-    kept, is_value = [], False
-    for word in words:
-        option, equals, _ = word.partition("=")
-        if option in ("--ckpt_path", "--run_dir"):
-            is_value = not equals
-        elif is_value:
-            is_value = False
-        else:
-            kept.append(word)
-    return shlex.join(["llava-pl", *kept, "--run_dir", str(run_dir), "--ckpt_path", "last"])
-
-
 def check_checkpoint(path: Path, option: str) -> None:
     """Check that a checkpoint is there and what was written, before anything expensive is loaded.
 
@@ -213,11 +189,16 @@ def check_checkpoint(path: Path, option: str) -> None:
         raise InputError(f"{option}: {path}: expected a checkpoint, {damage}; use an older")
 
 
-def keep_old_logs(run_dir: Path, *, with_ledger: bool) -> None:
+def choose_log(run_dir: Path, command: str) -> str:
+    """Return the name of a run's log: an evaluation in the folder of a run that trained leaves that one's alone."""
+    return f"metrics-{command}.csv" if command != "fit" and (run_dir / "ledger").exists() else "metrics.csv"
+
+
+def keep_old_logs(run_dir: Path, *, with_ledger: bool, log: str = "metrics.csv") -> None:
     """Move aside what an earlier run logged in a folder that another one starts in."""
     if not is_first_process():
         return
-    for name in ("metrics.csv", "ledger", "data.json") if with_ledger else ("metrics.csv",):
+    for name in (log, "ledger", "data.json") if with_ledger else (log,):
         if (run_dir / name).exists():
             (run_dir / name).rename(free_name(run_dir / name))
 

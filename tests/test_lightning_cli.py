@@ -275,6 +275,46 @@ def test_wandb_offline(config, tmp_path, monkeypatch):
     )
     assert main(["fit", "--config", str(config), "--config", "wandb.yaml", "--run_dir", "run"]) == 0
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert {"metrics.csv", "curves.png", "curves.html"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    import wandb
+
+    found = wandb.run.config
+    assert (found["trainer"]["max_epochs"], found["model"]["stage"], found["data"]["init_args"]["batch_size"]) == (
+        1, "finetune", 2
+    )  # fmt: skip
+    assert found["data_content"] == json.loads((tmp_path / "run" / "data.json").read_text())["content"]
+    assert found["environment"]["packages"]["torch"]
+    wandb.finish()
+
+
+def test_a_run_says_how_it_stands_and_leaves_curves_and_events(config, tmp_path, capsys):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    overlay = Path(__file__).parents[1] / "configs" / "logger" / "tensorboard.yaml"
+    words = ["fit", "--config", str(config), "--config", str(overlay), "--run_dir", "run"]
+    assert main(words) == 0
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    assert [each.value for each in events.Scalars("train/loss")] == pytest.approx(
+        [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    )
+    assert (tmp_path / "run" / "curves.png").is_file()
+    capsys.readouterr()
+    assert main(["runs", "run", "--json"]) == 0
+    (run,) = json.loads(capsys.readouterr().out)
+    assert (run["command"], run["stage"], run["state"], run["step"], run["total_steps"], run["resume"]) == (
+        "fit", "finetune", "finished", 2, 2, None
+    )  # fmt: skip
+    assert json.loads((tmp_path / "run" / "state.json").read_text())["words"] == words
+
+
+def test_an_evaluation_in_the_folder_of_its_run_leaves_the_runs_log(config, tmp_path):
+    assert main(["fit", "--config", str(config), "--run_dir", "run"]) == 0
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in ("metrics.csv", "state.json")}
+    words = ["validate", "--config", str(config), "--run_dir", "run", "--ckpt_path", "last"]
+    assert main(words) == 0
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before
+    assert "val/loss" in (tmp_path / "run" / "metrics-validate.csv").read_text()
 
 
 def test_a_continued_run_is_one_run_of_wandb(config, tmp_path):

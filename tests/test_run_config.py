@@ -24,7 +24,7 @@ class Parser:
 def save(tmp_path):
     def call(rate, ckpt_path=None, stage="fit"):
         config = Namespace(rate=rate, ckpt_path=ckpt_path, run_dir=str(tmp_path))
-        trainer = SimpleNamespace(default_root_dir=str(tmp_path))
+        trainer = SimpleNamespace(default_root_dir=str(tmp_path), loggers=[])
         SaveRunConfig(Parser(), config).save_config(trainer, None, stage)
         return {path.name: path.read_bytes() for path in tmp_path.glob("config*.yaml")}
 

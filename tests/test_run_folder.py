@@ -9,12 +9,12 @@ import torch
 from llava_pl.run_folder import (
     RUN_DIR_VARIABLE,
     check_checkpoint,
+    choose_log,
     choose_run_dir,
     continued_run,
     find_checkpoint,
     find_or_begin,
     keep_old_logs,
-    resume_command,
 )
 from llava_pl.training.processes import RANK_VARIABLES
 from llava_pl.types import InputError
@@ -188,16 +188,13 @@ def test_what_continues_a_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words",
-    [
-        ["fit", "--config", "a b.yaml"],
-        ["fit", "--run_dir", "old", "--config", "a b.yaml", "--ckpt_path", "last"],
-        ["fit", "--run_dir=old", "--ckpt_path=x", "--config", "a b.yaml"],
-    ],
+    ("command", "trained", "expected"),
+    [("fit", True, "metrics.csv"), ("test", False, "metrics.csv"), ("test", True, "metrics-test.csv")],
 )
-def test_command_that_resumes(words, tmp_path):
-    command = resume_command(words, tmp_path / "run")
-    assert command == f"llava-pl fit --config 'a b.yaml' --run_dir {tmp_path}/run --ckpt_path last"
+def test_an_evaluation_has_a_log_of_its_own(tmp_path, command, trained, expected):
+    if trained:
+        (tmp_path / "ledger").mkdir()
+    assert choose_log(tmp_path, command) == expected
 
 
 def test_old_logs_are_moved_aside(tmp_path):

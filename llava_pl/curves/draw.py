@@ -8,15 +8,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from llava_pl.curves.metrics import Metrics, read_metrics
+from llava_pl.curves.metrics import LOG, Metrics, read_metrics
 from llava_pl.curves.page import curves_page
 from llava_pl.curves.panels import Panel, make_panels
 from llava_pl.curves.png import write_png
 from llava_pl.types import InputError
 from llava_pl.whole_file import whole_file
 
-LOG = "metrics.csv"
 NAME = "curves"
+
+
+def name_run(run_dir: Path, stage: str | None) -> str:
+    """Return what a run is called above its curves.
+
+    >>> name_run(Path("runs/align_7b/2026-05-01_10-00-00"), "align")
+    'align_7b/2026-05-01_10-00-00, stage align'
+    """
+    path = "/".join(run_dir.absolute().parts[-2:])
+    return f"{path}, stage {stage}" if stage else path
 
 
 def draw_run(run_dir: Path, title: str) -> list[Path]:

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from llava_pl.types import InputError
 
+LOG = "metrics.csv"
+"""Name of the file in the folder of a run."""
+
 STEP = "step"
 NO_SCORES = ("count", "unparsed", "checkpoint_step")
 """What an evaluation logs of a task beside its scores."""

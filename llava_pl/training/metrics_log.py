@@ -21,11 +21,13 @@ class MetricsLog(CSVLogger):
     """A CSV log that is continued, not deleted, when the file is there.
 
     Args:
-        run_dir: Folder of ``metrics.csv``.
+        run_dir: Folder of the file.
+        file_name: Its name.
     """
 
-    def __init__(self, run_dir: str | Path) -> None:
+    def __init__(self, run_dir: str | Path, file_name: str = "metrics.csv") -> None:
         super().__init__(save_dir=run_dir, name="", version="")
+        self._file_name = file_name
 
     @property
     def experiment(self) -> Any:  # noqa: ANN401  a dummy on other ranks than the first
@@ -36,7 +38,7 @@ class MetricsLog(CSVLogger):
 
     @rank_zero_only
     def _open(self) -> None:
-        self._experiment = _MetricsFile(self.log_dir)
+        self._experiment = _MetricsFile(self.log_dir, self._file_name)
 
     @property
     def num_rows(self) -> int:
@@ -74,9 +76,9 @@ class MetricsLog(CSVLogger):
 class _MetricsFile(ExperimentWriter):
     """A file that rows are appended to; a new column rewrites it."""
 
-    def __init__(self, log_dir: str) -> None:
+    def __init__(self, log_dir: str, file_name: str) -> None:
         super().__init__(log_dir=log_dir)
-        self._path = Path(self.metrics_file_path)
+        self._path = Path(log_dir) / file_name
         self.ahead: tuple[int, set[str]] | None = None
         self.num_rows = 0
         rows = self._read_or_set_aside()

@@ -283,7 +283,8 @@ def write(tmp_path, monkeypatch):
 def test_the_files_that_are_tested():
     assert sorted(ORIGINAL) == EXPERIMENTS
     assert OVERLAYS == [
-        "debug/fast_dev_run.yaml", "debug/overfit_batch.yaml", "debug/profile.yaml", "logger/wandb.yaml",
+        "debug/fast_dev_run.yaml", "debug/overfit_batch.yaml", "debug/profile.yaml",
+        "logger/tensorboard.yaml", "logger/wandb.yaml",
         "strategy/ddp.yaml", "strategy/fsdp.yaml", "strategy/fsdp2.yaml", "strategy/single.yaml",
         "strategy/zero2.yaml", "strategy/zero3.yaml", "strategy/zero3_offload.yaml",
     ]  # fmt: skip

@@ -26,6 +26,7 @@ APP_COMMANDS = {
     "doctor": "doctor",
     "eval": "eval_commands",
     "plan": "plan",
+    "runs": "runs_command",
     "data": "data_commands",
     "verify": "verify_commands",
 }
@@ -51,6 +52,7 @@ commands
   doctor     say what this machine has, what of it works, and what is missing for what
   eval       score saved answers: tables with intervals, comparisons, pages
   plan       say what a run needs: memory, disk, work and hours, without a GPU
+  runs       list runs: state, steps, last losses, how to go on; draw their curves
   data       look at a record as training sees it, check all of them, prove what a run has seen
   verify     prove that a run's numbers do not depend on ranks or accumulation
   demo       the whole recipe in small: draw data, train both stages, evaluate, show pictures
@@ -61,6 +63,7 @@ examples
   llava-pl test --config configs/experiment/scienceqa_7b.yaml --config configs/strategy/single.yaml --ckpt_path FILE
   llava-pl fit --config configs/experiment/finetune_7b.yaml --print_config
   llava-pl chat runs/finetune_7b/TIME --image cat.jpg
+  llava-pl runs runs/finetune_7b/TIME --curves
   llava-pl export runs/finetune_7b/TIME/checkpoints/last.ckpt llava-7b-hf --format hf --dtype bfloat16
 
 options

@@ -36,7 +36,7 @@ def test_unknown_command_names_the_choices(capsys):
     assert main(["fti"]) == 2
     assert capsys.readouterr().err == (
         "llava-pl: error: unknown command 'fti'; expected one of fit, validate, test, predict, import, "
-        "export, certify, chat, web, serve, doctor, eval, plan, data, verify, demo\n"
+        "export, certify, chat, web, serve, doctor, eval, plan, runs, data, verify, demo\n"
     )
 
 
@@ -50,6 +50,8 @@ def test_unknown_command_names_the_choices(capsys):
         ("data view --help", "usage: llava-pl data"),
         ("data check -h", "usage: llava-pl data"),
         ("data scienceqa --help", "usage: llava-pl data scienceqa"),
+        ("runs --help", "usage: llava-pl runs"),
+        ("runs", "no runs in runs"),
         ("verify --help", "usage: llava-pl verify invariance"),
         ("verify invariance --help", "usage: llava-pl verify invariance"),
     ],

@@ -48,6 +48,7 @@ FEATURES = (
     Feature("fused kernels (liger)", "liger_kernel", "liger", needs_cuda=True),
     Feature("products in 8 bits (float8)", "torchao", "float8", needs_cuda=True),
     Feature("Weights & Biases", "wandb", None),
+    Feature("TensorBoard", "tensorboard", "tensorboard"),
     Feature("eval judge with an endpoint", "openai", "teacher"),
     Feature("MMBench's workbook", "openpyxl", "submit"),
 )

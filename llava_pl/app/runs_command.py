@@ -1,0 +1,165 @@
+"""`llava-pl runs`: how runs stand, and their curves; words in, exit status out."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from llava_pl.app.arguments import OneLineArguments, check_place
+from llava_pl.app.run_list import Run, describe_run, find_runs, is_run
+from llava_pl.curves.ticks import show_number
+from llava_pl.types import InputError
+from llava_pl.visible import visible
+
+DESCRIPTION = """List runs, the newest first: their state, steps, last losses and scores, and how to go on with those
+that were stopped; or draw the curves of one or several. Status 1 if a file of a run could not be read."""
+
+DEFAULT = Path("runs")
+HERE = "-"
+"""Stands for the run's own folder as the place of its curves."""
+
+
+def main(words: Sequence[str]) -> int:
+    """List runs or draw their curves, and return the exit status.
+
+    Args:
+        words: What follows ``llava-pl runs``.
+
+    Raises:
+        InputError: A folder is not there, or there is nothing to draw.
+    """
+    parser = OneLineArguments(prog="llava-pl runs", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help="of runs, or of a run; default: runs")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.add_argument(
+        "--curves", nargs="?", const=HERE, metavar="FILE",
+        help="draw curves.png and curves.html in the folder of each run; with FILE (.html, .png) all over each other",
+    )  # fmt: skip
+    options = parser.parse_args(list(words))
+    folders = options.folders or [DEFAULT]
+    if options.folders or options.curves is not None:
+        _check_folders(folders)
+    if options.curves is not None:
+        return _draw(folders, options.curves)
+    runs = [run for folder in folders for run in find_runs(folder)]
+    if options.json:
+        sys.stdout.write(json.dumps([_as_json(run) for run in runs], indent=2) + "\n")
+    else:
+        _print(runs, folders)
+    return 1 if any(run.damage for run in runs) else 0
+
+
+def _check_folders(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        if not folder.is_dir():
+            found = "a file" if folder.exists() else "nothing"
+            raise InputError(f"runs: {folder}: expected a folder of runs, found {found}; check the path")
+
+
+def _draw(folders: Sequence[Path], place: str) -> int:
+    from llava_pl.curves.draw import draw_run, draw_together, name_run
+
+    for folder in folders:
+        if not is_run(folder):
+            raise InputError(f"runs: {folder}: --curves: expected the folder of a run, runs/NAME/TIME; give one")
+    if place != HERE:
+        path = Path(place)
+        check_place(path, "--curves")
+        draw_together(_short_names(folders), "Curves of " + ", ".join(map(str, folders)), path)
+        sys.stdout.write(f"wrote {path}\n")
+        return 0
+    for folder in folders:
+        written = draw_run(folder, name_run(folder, describe_run(folder).stage))
+        if not written:
+            raise InputError(
+                f"runs: {folder}: --curves: expected a metric with two points, found none; try again later"
+            )
+        sys.stdout.write("".join(f"wrote {path}\n" for path in written))
+    return 0
+
+
+def _short_names(folders: Sequence[Path]) -> dict[str, Path]:
+    """Return folders by as much of the end of their paths as tells them apart."""
+    whole = [folder.absolute().parts for folder in folders]
+    for length in range(1, max(map(len, whole)) + 1):
+        names = ["/".join(parts[-length:]) for parts in whole]
+        if len(set(names)) == len(folders):
+            break
+    return dict(zip(names, folders, strict=True))
+
+
+def _as_json(run: Run) -> dict[str, Any]:
+    def plain(value: float) -> float | None:
+        return value if abs(value) < float("inf") else None  # JSON has no NaN
+
+    metrics = {name: plain(value) for name, value in run.metrics.items()}
+    return {**asdict(run), "folder": str(run.folder), "metrics": metrics}
+
+
+def _print(runs: Sequence[Run], folders: Sequence[Path]) -> None:
+    place = ", ".join(map(str, folders))
+    if not runs:
+        sys.stdout.write(f"no runs in {place}; `llava-pl fit` makes them in runs/NAME/TIME\n")
+        return
+    from llava_pl.evaluation.report import Report, ReportTable
+    from llava_pl.evaluation.report_terminal import print_report
+
+    columns = ("run", "what", "state", "step", "train loss", "val loss", "scores", "written", "size")
+    title = f"{len(runs):,} run{'s'[: len(runs) != 1]} in {place}"
+    table = ReportTable(title, columns, tuple(map(_row, runs)), has_numbers=False)
+    print_report(Report("Runs", (), (table,)))
+    # Not by rich, which would break the lines that are to be copied.
+    for run in runs:
+        if run.reason or run.resume or run.damage:
+            sys.stdout.write(f"{visible(str(run.folder))}: {run.state}{f' ({run.reason})' if run.reason else ''}\n")
+        for line in run.damage:
+            sys.stdout.write(f"  {visible(line)}\n")
+        if run.resume:
+            sys.stdout.write(f"  resume: {visible(run.resume)}\n")
+
+
+def _row(run: Run) -> tuple[str, ...]:
+    what = " ".join(filter(None, (run.command, run.stage))) or "?"
+    is_lost = run.command == "fit" and run.state not in ("running", "finished") and not run.has_checkpoint
+    steps = "" if run.step is None else f"{run.step:,}" + (f" of {run.total_steps:,}" if run.total_steps else "")
+    losses = (show_number(run.metrics[name]) if name in run.metrics else "" for name in ("train/loss", "val/loss"))
+    scores = [f"{name.partition('/')[2]} {value:.1f}" for name, value in run.metrics.items() if "/loss" not in name]
+    return (
+        str(run.folder),
+        what,
+        run.state + (" before its first checkpoint" if is_lost else ""),
+        steps,
+        *losses,
+        ", ".join(scores[:3]) + (f" and {len(scores) - 3} more" if len(scores) > 3 else ""),
+        f"{show_age(time.time() - run.written)} ago",
+        show_size(run.num_bytes),
+    )
+
+
+def show_age(seconds: float) -> str:
+    """Return a time in one unit.
+
+    >>> show_age(12.3), show_age(150), show_age(3 * 3600), show_age(90 * 3600)
+    ('12 s', '2 min', '3 h', '3 d')
+    """
+    for unit, size, least in (("d", 86400, 172800), ("h", 3600, 7200), ("min", 60, 120)):
+        if seconds >= least:
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
+def show_size(num_bytes: int) -> str:
+    """Return a number of bytes in one unit.
+
+    >>> show_size(12), show_size(5_000_000), show_size(14 * 2**30)
+    ('12 B', '4.8 MiB', '14.0 GiB')
+    """
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{num_bytes} B"

@@ -161,6 +161,8 @@ class LlavaCLI(LightningCLI):
         run = self.config_init[self.config_init.subcommand]
         self.model.expects_checkpoint = bool(run.get("ckpt_path"))
         config, is_fit = run.trainer, self.subcommand == "fit"
+        if config.enable_progress_bar is None and not sys.stdout.isatty():
+            config.enable_progress_bar = False  # a file would keep each of its states; `llava-pl runs` shows the last
         log = choose_log(self.run_dir, str(self.subcommand))
         if not self.is_continued and (is_fit or config.logger is not False):
             keep_old_logs(self.run_dir, with_ledger=is_fit, log=log)

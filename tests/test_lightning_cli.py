@@ -308,6 +308,17 @@ def test_a_run_says_how_it_stands_and_leaves_curves_and_events(config, tmp_path,
     assert json.loads((tmp_path / "run" / "state.json").read_text())["words"] == words
 
 
+@pytest.mark.parametrize(("given", "is_terminal", "has_bar"), [
+    ("null", False, False), ("null", True, True), ("true", False, True), ("false", True, False),
+])  # fmt: skip
+def test_a_bar_is_for_terminals(config, monkeypatch, capsys, given, is_terminal, has_bar):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal, raising=False)
+    words = ["--trainer.enable_progress_bar", given, "--trainer.max_steps", "1", "--data.val_records", "null"]
+    assert main(["fit", "--config", str(config), *words, "--run_dir", "run"]) == 0
+    said = capsys.readouterr()
+    assert ("Epoch 0" in said.out + said.err) == has_bar
+
+
 def test_an_evaluation_in_the_folder_of_its_run_leaves_the_runs_log(config, tmp_path):
     assert main(["fit", "--config", str(config), "--run_dir", "run"]) == 0
     before = {name: (tmp_path / "run" / name).read_bytes() for name in ("metrics.csv", "state.json")}

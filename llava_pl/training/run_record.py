@@ -59,7 +59,7 @@ class RunRecord(Callback):
         is_others = not is_fit and ((before and before.command == "fit") or (self._run_dir / "ledger").exists())
         self._is_kept = is_first_process() and not is_others and not getattr(trainer, "fast_dev_run", False)
         if self._is_continued and before is not None:
-            self._state = replace(self._state, num_starts=before.num_starts + 1)
+            self._state = replace(self._state, num_starts=before.num_starts + 1, total_steps=before.total_steps)
         self._write(self._state)
         error: BaseException | None = None
         try:
@@ -70,7 +70,10 @@ class RunRecord(Callback):
         finally:
             status, reason = describe_end(error)
             step = trainer.global_step if is_fit else None
-            self._write(replace(self._state, status=status, reason=reason, ended=time.time(), step=step))
+            after = replace(self._state, status=status, reason=reason, ended=time.time(), step=step)
+            if self._is_continued and before is not None and before.status == status == "finished":
+                after = before if before.step == step else after  # there was nothing left to do
+            self._write(after)
             if self._is_kept and is_fit:
                 self._show(trainer)
 

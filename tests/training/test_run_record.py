@@ -57,8 +57,18 @@ def test_however_it_ends(tmp_path, trainer, error, expected):
 
 def test_starts_are_counted(tmp_path, trainer):
     for is_continued, expected in ((False, 1), (True, 2), (True, 3), (False, 1)):
+        trainer.global_step += 1
         with record(tmp_path, is_continued=is_continued).keep(trainer):
             assert read_state(tmp_path).num_starts == expected
+
+
+def test_a_finished_run_that_is_started_again_stays_as_it_is(tmp_path, trainer):
+    with record(tmp_path).keep(trainer):
+        pass
+    before = (tmp_path / "state.json").read_bytes()
+    with record(tmp_path, is_continued=True).keep(trainer):
+        assert read_state(tmp_path).num_starts == 2
+    assert (tmp_path / "state.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("is_old", [False, True])

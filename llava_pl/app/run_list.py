@@ -102,7 +102,7 @@ def describe_run(folder: Path) -> Run:
         command=state.command if state else "fit" if trains else None,
         stage=state.stage if state else config.get("stage"),
         state=word,
-        reason=state.reason if state else None,
+        reason=_reason(state, word),
         started=state.started if state else min(times),
         written=max(times),
         step=step,
@@ -151,6 +151,12 @@ def _guess_state(step: int | None, total: int | None, metrics: dict[str, float])
     if step is None:
         return "finished" if metrics else "unknown"
     return "finished" if total is not None and step >= total else "unknown"
+
+
+def _reason(state: RunState | None, word: State) -> str | None:
+    if state is not None and word == "unknown":
+        return f"it runs or was killed on {state.host}, where this can be told"
+    return state.reason if state else None
 
 
 def _resume(folder: Path, state: RunState | None) -> str:

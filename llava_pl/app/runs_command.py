@@ -109,36 +109,44 @@ def _print(runs: Sequence[Run], folders: Sequence[Path]) -> None:
     from llava_pl.evaluation.report import Report, ReportTable
     from llava_pl.evaluation.report_terminal import print_report
 
-    columns = ("run", "what", "state", "step", "train loss", "val loss", "scores", "written", "size")
+    base = folders[0] if len(folders) == 1 else None
+    rows = [_row(run, base) for run in runs]
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
     title = f"{len(runs):,} run{'s'[: len(runs) != 1]} in {place}"
-    table = ReportTable(title, columns, tuple(map(_row, runs)), has_numbers=False)
-    print_report(Report("Runs", (), (table,)))
+    cells = tuple(tuple(row[name] for name in columns) for row in rows)
+    print_report(Report("Runs", (), (ReportTable(title, tuple(columns), cells, has_numbers=False),)))
     # Not by rich, which would break the lines that are to be copied.
     for run in runs:
-        if run.reason or run.resume or run.damage:
-            sys.stdout.write(f"{visible(str(run.folder))}: {run.state}{f' ({run.reason})' if run.reason else ''}\n")
+        is_lost = run.command == "fit" and run.state not in ("running", "finished") and not run.has_checkpoint
+        if run.reason or run.resume or run.damage or is_lost:
+            end = run.state + (" before its first checkpoint" if is_lost else "")
+            why = f" ({visible(run.reason)})" if run.reason else ""
+            sys.stdout.write(f"{visible(str(run.folder))}: {end}{why}\n")
         for line in run.damage:
             sys.stdout.write(f"  {visible(line)}\n")
         if run.resume:
             sys.stdout.write(f"  resume: {visible(run.resume)}\n")
 
 
-def _row(run: Run) -> tuple[str, ...]:
-    what = " ".join(filter(None, (run.command, run.stage))) or "?"
-    is_lost = run.command == "fit" and run.state not in ("running", "finished") and not run.has_checkpoint
+def _row(run: Run, base: Path | None) -> dict[str, str]:
+    """Return the cells of a run by their heads; some may be empty in all rows."""
     steps = "" if run.step is None else f"{run.step:,}" + (f" of {run.total_steps:,}" if run.total_steps else "")
-    losses = (show_number(run.metrics[name]) if name in run.metrics else "" for name in ("train/loss", "val/loss"))
     scores = [f"{name.partition('/')[2]} {value:.1f}" for name, value in run.metrics.items() if "/loss" not in name]
-    return (
-        str(run.folder),
-        what,
-        run.state + (" before its first checkpoint" if is_lost else ""),
-        steps,
-        *losses,
-        ", ".join(scores[:3]) + (f" and {len(scores) - 3} more" if len(scores) > 3 else ""),
-        f"{show_age(time.time() - run.written)} ago",
-        show_size(run.num_bytes),
-    )
+    return {
+        "run": str(run.folder.relative_to(base) if base is not None and run.folder != base else run.folder),
+        "what": " ".join(filter(None, (run.command, run.stage))) or "?",
+        "state": run.state,
+        "step": steps,
+        "loss": _number(run, "train/loss"),
+        "val loss": _number(run, "val/loss"),
+        "scores": ", ".join(scores[:3]) + (f" and {len(scores) - 3} more" if len(scores) > 3 else ""),
+        "age": show_age(time.time() - run.written),
+        "size": show_size(run.num_bytes),
+    }
+
+
+def _number(run: Run, metric: str) -> str:
+    return show_number(run.metrics[metric]) if metric in run.metrics else ""
 
 
 def show_age(seconds: float) -> str:
@@ -157,9 +165,9 @@ def show_size(num_bytes: int) -> str:
     """Return a number of bytes in one unit.
 
     >>> show_size(12), show_size(5_000_000), show_size(14 * 2**30)
-    ('12 B', '4.8 MiB', '14.0 GiB')
+    ('12 B', '4.8 MiB', '14 GiB')
     """
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if num_bytes >= size:
-            return f"{num_bytes / size:.1f} {unit}"
+            return f"{num_bytes / size:.{0 if num_bytes >= 10 * size else 1}f} {unit}"
     return f"{num_bytes} B"

@@ -59,6 +59,11 @@ def test_a_run_that_can_go_on_says_how(make, tmp_path, changes, state):
     )
 
 
+def test_a_run_on_another_machine_names_it(make):
+    run = describe_run(make("1", host="elsewhere"))
+    assert (run.state, run.reason) == ("unknown", "it runs or was killed on elsewhere, where this can be told")
+
+
 def test_a_folder_that_was_moved_is_named_where_it_is(make, tmp_path):
     make("1", "failed", saved=10).rename("moved")
     words = shlex.split(describe_run(Path("moved")).resume)

@@ -32,9 +32,8 @@ def test_the_list(folder, capsys):
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert lines[:3] == ["Runs", "", "1 run in runs"]
     head, _, row = (line.split() for line in lines[4:7])
-    assert head == ["run", "what", "state", "step", "train", "loss", "val", "loss", "scores", "written", "size"]
-    assert row[:9] == ["runs/a/1", "fit", "align", "interrupted", "40", "of", "100", "1.5", "pope/f1"]
-    assert row[9] == "80.0"
+    assert head == ["run", "what", "state", "step", "loss", "scores", "age", "size"]
+    assert row[:10] == ["a/1", "fit", "align", "interrupted", "40", "of", "100", "1.5", "pope/f1", "80.0"]
     assert lines[-2:] == [
         "runs/a/1: interrupted (SIGTERM)",
         "  resume: llava-pl fit --config a.yaml --run_dir runs/a/1 --ckpt_path last",

@@ -12,7 +12,7 @@ from typing import Any
 
 from llava_pl.app.arguments import OneLineArguments, check_place
 from llava_pl.app.run_list import Run, describe_run, find_runs, is_run
-from llava_pl.curves.ticks import show_number
+from llava_pl.curves.panels import show_number
 from llava_pl.types import InputError
 from llava_pl.visible import visible
 

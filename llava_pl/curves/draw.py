@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from llava_pl.curves.figure import make_figure
 from llava_pl.curves.metrics import LOG, Metrics, read_metrics
 from llava_pl.curves.page import curves_page
 from llava_pl.curves.panels import Panel, make_panels
-from llava_pl.curves.png import write_png
 from llava_pl.types import InputError
 from llava_pl.whole_file import whole_file
 
@@ -73,7 +73,8 @@ def draw_together(runs: Mapping[str, Path], title: str, path: Path) -> None:
 
 def _write(path: Path, panels: list[Panel], title: str, metrics: Mapping[str, Metrics]) -> None:
     if path.suffix == ".png":
-        write_png(panels, title, path)
+        with whole_file(path) as part:
+            make_figure(panels, title).savefig(part, format="png", dpi=150)
         return
     notes = [
         f"{name + ': ' if name else ''}damaged rows of {LOG} that were left out: {each.num_damaged:,}"

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from llava_pl.curves.metrics import Metrics, Point, is_score
-from llava_pl.curves.ticks import show_number
 
 SMOOTHED_SHARE = 30
 """A smoothed point is the mean of one in so many rows around it."""
@@ -193,3 +192,12 @@ def _limits(drawn: Sequence[float], *, is_log: bool, starts_at_zero: bool) -> tu
 
 def _at(ordered: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
+
+
+def show_number(value: float) -> str:
+    """Return a number in four digits.
+
+    >>> show_number(0.034561), show_number(11040.7), show_number(3.4e-07), show_number(0.0)
+    ('0.03456', '11,041', '3.4e-07', '0')
+    """
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"

@@ -13,9 +13,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from llava_pl.curves.figure import draw_panel
 from llava_pl.curves.metrics import Metrics, read_metrics
 from llava_pl.curves.panels import make_panels
-from llava_pl.curves.png import draw_panel
 from llava_pl.demo.questions import TOPICS
 from llava_pl.evaluation.answers import read_answers
 from llava_pl.evaluation.intervals import mean_interval

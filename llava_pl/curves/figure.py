@@ -1,19 +1,21 @@
-"""Panels as a picture for papers and notes."""
+"""Panels as a drawing: for papers and notes, and for pages.
+
+In: panels. Out: a figure of matplotlib's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import StringIO
 from math import ceil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_pl.curves.panels import Line, Panel
-from llava_pl.curves.ticks import show_number, ticks
+from llava_pl.curves.panels import Line, Panel, show_number
 from llava_pl.visible import visible
-from llava_pl.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = ("#3b6ea5", "#c8553d", "#2a9d5c", "#8e5ea2", "#d98c2b", "#5f6b73")
 DASHES = ("-", "--", ":", "-.")
@@ -22,39 +24,46 @@ MOST_MARKED = 30
 """Points up to which each is marked."""
 
 
-def write_png(panels: Sequence[Panel], title: str, path: Path) -> None:
-    """Write a picture.
+def make_figure(panels: Sequence[Panel], title: str = "") -> Figure:
+    """Return a drawing.
 
     Args:
         panels: At least one.
         title: Above all of them.
-        path: Where to.
     """
     from matplotlib.figure import Figure  # not pyplot, which keeps figures and asks for a display
 
     columns = min(3, len(panels)) if len(panels) != 4 else 2
     rows = ceil(len(panels) / columns)
     figure = Figure(figsize=(max(4.2 * columns, 5.6), 2.9 * rows + 0.5), layout="constrained")
-    figure.suptitle(_plain(title), fontsize=11)
+    if title:
+        figure.suptitle(_plain(title), fontsize=11)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, panel in zip(axes, panels, strict=False):
         draw_panel(axis, panel)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    with whole_file(path) as part:
-        figure.savefig(part, format="png", dpi=150)
+    return figure
+
+
+def as_svg(figure: Figure) -> str:
+    """Return a drawing as a part of a page: letters stay letters, and the same drawing is the same text."""
+    from matplotlib import rc_context
+
+    file = StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "curves"}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]
 
 
 def draw_panel(axis: Axes, panel: Panel) -> None:
     """Draw a panel onto axes of matplotlib."""
-    from matplotlib.ticker import FixedLocator
-
     for line in panel.lines:
         _draw_line(axis, line)
     if panel.is_log:
         axis.set_yscale("log")
     else:
-        axis.yaxis.set_major_locator(FixedLocator(ticks(*panel.limits)))
         axis.yaxis.set_major_formatter(lambda value, _: show_number(value))
     axis.set_ylim(*panel.limits)
     axis.set_title(panel.title, fontsize=10)

@@ -1,4 +1,4 @@
-"""`llava-pl data view`, `check`, `scienceqa` and `ledger`: words in, exit status out.
+"""`llava-pl data view`, `check`, `csv`, `scienceqa` and `ledger`: words in, exit status out.
 
 Help pages are answered without torch; what needs it is imported when a command runs.
 """
@@ -22,12 +22,14 @@ option of `llava-pl fit`, with the same meaning; no model is loaded.
 commands
   view       show one record as training sees it: which tokens are read, which are learned, where its pictures are
   check      decode every picture and encode every record; report all that training would stumble over
+  csv        make records of a table: picture, question, answer
   scienceqa  write ScienceQA as the original's training script reads it
   ledger     prove that a run saw every sample exactly once per epoch, also across kills
 
 examples
   llava-pl data view --config configs/experiment/finetune_7b.yaml --index 7 --html view.html
   llava-pl data check --config configs/experiment/finetune_7b.yaml --quarantine bad.json --html check.html
+  llava-pl data csv pictures.csv --image-folder pictures --output records.json
   llava-pl data scienceqa playground/data/scienceqa converted --split train --prompt_format QCM-LEA
   llava-pl data ledger runs/finetune_7b/TIME
   llava-pl fit --config configs/experiment/finetune_7b.yaml --data.bad_records quarantine --data.quarantine bad.json
@@ -51,9 +53,10 @@ def main(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         sys.stdout.write(HELP)
         return 0 if words else 2
+    from llava_pl.app.csv_command import main as read_table
     from llava_pl.app.scienceqa_command import main as convert
 
-    commands = {"view": _view, "check": _check, "scienceqa": convert, "ledger": prove}
+    commands = {"view": _view, "check": _check, "csv": read_table, "scienceqa": convert, "ledger": prove}
     if words[0] not in commands:
         raise InputError(f"data: unknown command {words[0]!r}; expected one of {', '.join(commands)}")
     return commands[words[0]](words[1:])

@@ -22,7 +22,7 @@ def test_help(capsys, words, status):
 def test_unknown_command(capsys):
     assert (
         error_of(capsys, ["inspect"])
-        == "llava-pl: error: data: unknown command 'inspect'; expected one of view, check, scienceqa, ledger"
+        == "llava-pl: error: data: unknown command 'inspect'; expected one of view, check, csv, scienceqa, ledger"
     )
 
 

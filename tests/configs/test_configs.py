@@ -357,19 +357,11 @@ def test_command_in_head_parses(name, key, no_run, monkeypatch):
 
 
 SHOWN_COMMAND = r"^ *(?:srun )?(llava-pl (?:fit|validate|test|predict) .+)$"
-SHOWN = {
-    f"{name}-{number}": line
-    for name, text in (
-        ("readme", (REPOSITORY / "README.md").read_text()),
-        ("configs", (CONFIGS / "README.md").read_text()),
-        ("help", HELP),
-    )
-    for number, line in enumerate(re.findall(SHOWN_COMMAND, text, re.MULTILINE))
-}
+SHOWN = {f"help-{number}": line for number, line in enumerate(re.findall(SHOWN_COMMAND, HELP, re.MULTILINE))}
 
 
 @pytest.mark.parametrize("line", SHOWN.values(), ids=SHOWN)
-def test_command_in_documentation_parses(line, no_run, monkeypatch, capsys):
+def test_command_in_help_parses(line, no_run, monkeypatch, capsys):
     monkeypatch.chdir(REPOSITORY)
     no_run.clear()
     words = shlex.split(line)[1:]
@@ -384,14 +376,13 @@ def test_command_in_documentation_parses(line, no_run, monkeypatch, capsys):
 
 DATA_COMMANDS = {
     line
-    for text in ((REPOSITORY / "README.md").read_text(), DATA_HELP)
-    for line in re.findall(r"^ *(llava-pl data (?:view|check) .+)$", text, re.MULTILINE)
+    for line in re.findall(r"^ *(llava-pl data (?:view|check) .+)$", DATA_HELP, re.MULTILINE)
     if " COMMAND " not in line
 }
 
 
 @pytest.mark.parametrize("line", sorted(DATA_COMMANDS))
-def test_data_command_in_documentation_parses(line, monkeypatch, capsys):
+def test_data_command_in_help_parses(line, monkeypatch, capsys):
     """As far as the data module, whose files are not here."""
 
     def stop(cli):
@@ -403,15 +394,11 @@ def test_data_command_in_documentation_parses(line, monkeypatch, capsys):
     assert capsys.readouterr().err == "llava-pl: error: parsed playground/data/llava_v1_5_mix665k.json\n"
 
 
-VERIFY_COMMANDS = [
-    line
-    for text in ((CONFIGS / "README.md").read_text(), VERIFY_HELP)
-    for line in re.findall(r"^ *(llava-pl verify invariance --config .+)$", text, re.MULTILINE)
-]
+VERIFY_COMMANDS = re.findall(r"^ *(llava-pl verify invariance --config .+)$", VERIFY_HELP, re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", VERIFY_COMMANDS)
-def test_verify_command_in_documentation_parses(line, monkeypatch, capsys):
+def test_verify_command_in_help_parses(line, monkeypatch, capsys):
     """As far as the data module, whose files are not here."""
 
     def stop(cli):
@@ -423,9 +410,10 @@ def test_verify_command_in_documentation_parses(line, monkeypatch, capsys):
     assert capsys.readouterr().err == "llava-pl: error: parsed 8 devices\n"
 
 
-def test_commands_of_the_readme_are_found():
-    assert len(SHOWN) >= 12
-    assert len(VERIFY_COMMANDS) == 3
+def test_commands_of_the_help_are_found():
+    """Those of the pages are in test_documentation.py."""
+    assert len(SHOWN) >= 4
+    assert len(VERIFY_COMMANDS) == 2
     assert len(DATA_COMMANDS) == 2
 
 

@@ -14,7 +14,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-.PHONY: install demo test test-slow test-deepspeed test-gpu bench bench-full lint clean
+.PHONY: install demo test test-slow test-deepspeed test-gpu bench bench-full docs docs-serve lint clean
 
 # Without compiled kernels; those that the tests use are compiled when they are first used, in about a minute.
 $(DEEPSPEED_STAMP): $(STAMP) requirements-deepspeed.lock
@@ -49,6 +49,15 @@ bench: $(STAMP)  ## beside the peers at hand, in small: minutes
 bench-full: $(STAMP)  ## beside all peers, at the sizes of the targets: hours; writes benchmarks/README.md
 	$(BIN)/python benchmarks/run.py --full $(BENCH_PEERS) --output benchmarks/results --readme benchmarks/README.md
 
+# A note about another generator of sites is left out of the output.
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+
+docs: $(STAMP)  ## the site, into site/; a link that leads nowhere is an error
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(STAMP)  ## the site at localhost:8000, made anew when a page changes
+	$(BIN)/mkdocs serve
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,4 +66,4 @@ lint: $(STAMP)
 	$(BIN)/codespell
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

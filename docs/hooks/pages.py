@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import settings
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from settings import write_settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -53,7 +53,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
                 files.append(File.generated(config, f"{Path(page).stem}/{name}", content=picture.read_bytes()))
                 text = text.replace(f"]({name})", f"]({Path(page).stem}/{name})")
         files.append(File.generated(config, page, content=text.replace("](docs/", "](")))
-    files.append(File.generated(config, "settings.md", content=write_settings()))
+    files.append(File.generated(config, "settings.md", content=settings.write_settings()))
     return files
 
 

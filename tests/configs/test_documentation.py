@@ -207,3 +207,29 @@ def test_what_the_pages_name_is_there():
         if not (REPOSITORY / path).exists()
     }
     assert not missing
+
+
+QUOTED = (
+    "nothing_supervised",
+    "supervises nothing",
+    "expected one mark for each",
+    "image tokens in input_ids, but",
+    "another rank has ended or does not answer, ",
+    "its own message stands above, unless it was killed; go on with --ckpt_path last",
+    "training stops before it can spoil ",
+    "from all ranks together",
+    "is empty, shape ",
+    "as if it had not been trained; nothing was kept",
+    ": cannot be used here: ",
+    "expected a model folder or hub name, but ",
+)
+"""What docs/troubleshooting.md says is printed, as far as it is the same each time."""
+
+
+@pytest.mark.parametrize("words", QUOTED)
+def test_troubleshooting_quotes_what_is_printed(words):
+    assert words.rstrip() in PAGES["docs/troubleshooting.md"]
+    sources = (path.read_text() for path in (REPOSITORY / "llava_pl").rglob("*.py"))
+    # A text of several lines stands in several literals.
+    joined = (re.sub(r'"\n\s+f?"', "", text) for text in sources)
+    assert any(words in text for text in joined)

@@ -3,7 +3,9 @@
 import re
 import sys
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,21 +19,20 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def hooks():
-    """The modules of docs/hooks, as mkdocs finds them."""
+    """The modules of docs/hooks, as mkdocs finds them: pages, and settings, which it imports."""
     sys.path.insert(0, str(REPOSITORY / "docs" / "hooks"))
     try:
-        import settings
-
-        yield settings
+        yield import_module("pages")
     finally:
         sys.path.pop(0)
-        sys.modules.pop("settings", None)
+        for name in ("pages", "settings"):
+            sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")
 def sections(hooks):
     """The settings by section."""
-    return {title: settings for title, _, settings in hooks.collect_settings()}
+    return {title: found for title, _, found in hooks.settings.collect_settings()}
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +60,13 @@ def test_every_setting_has_its_words(sections):
 
 def test_every_setting_of_the_parser_is_there(hooks, sections):
     listed = {each.name for settings in sections.values() for each in settings}
-    parsed = {each.name for each in hooks._of_parser(hooks._fit_parser())}
+    parsed = {each.name for each in hooks.settings._of_parser(hooks.settings._fit_parser())}
     elsewhere = {name for name in parsed if name.startswith("trainer") or name in ("data", "weights_only")}
     assert parsed - elsewhere <= listed
     # What the parser looks into only when it is named, by the classes themselves.
     for group, kind in (("model.trainable", TrainablePlan), ("model.lora", LoraConfig)):
         assert {f"{group}.{field.name}" for field in fields(kind)} <= listed
-    assert not {name for name in listed if name in hooks.LINKED}
+    assert not {name for name in listed if name in hooks.settings.LINKED}
 
 
 @pytest.mark.parametrize(
@@ -113,3 +114,12 @@ def test_doctests_are_code(site):
     page = (site / "api" / "data.html").read_text()
     assert "<blockquote>" not in page
     assert "Examples:" in page
+
+
+def test_an_optional_page_has_its_place_once_it_is_there(hooks, tmp_path):
+    nav = [{"Home": "index.md"}, {"Carry models": "carrying.md"}]
+    config = SimpleNamespace(nav=list(nav), docs_dir=str(tmp_path))
+    assert hooks.on_config(config).nav == nav
+    (tmp_path / "serving.md").write_text("# Serve")
+    for _ in range(2):
+        assert hooks.on_config(config).nav == [nav[0], {"Talk and serve": "serving.md"}, nav[1]]

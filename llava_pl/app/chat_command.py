@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_pl.app.arguments import OneLineArguments, check_place
-from llava_pl.app.open_model import add_model_options, open_model
+from llava_pl.app.open_model import add_model_options, check_exists, open_model
 from llava_pl.types import InputError
 from llava_pl.visible import visible
 
@@ -47,6 +47,7 @@ def main(words: Sequence[str]) -> int:
     options = _parse(words)
     from llava_pl.app.chat import Conversation  # not at the top, and so below: its imports take seconds
 
+    check_exists(options.model)
     sampling = make_sampling(options)
     is_asked_here = options.prompt is None and sys.stdin.isatty()
     prompt = options.prompt if options.prompt is not None or is_asked_here else sys.stdin.read()

@@ -32,29 +32,37 @@ class Feature:
         name: What it is.
         module: What is imported for it.
         extra: Of this package, which brings it.
+        prefix: What stands before `pip install`.
+        suffix: What stands behind it.
         needs_cuda: Whether it runs on CUDA alone.
     """
 
     name: str
     module: str
     extra: str | None
+    prefix: str = ""
+    suffix: str = ""
     needs_cuda: bool = False
 
 
 FEATURES = (
     Feature("decoder in 4 or 8 bits", "bitsandbytes", "qlora"),
-    Feature("ZeRO-2 and ZeRO-3", "deepspeed", "deepspeed"),
-    Feature("attention flash_attention_2", "flash_attn", "flash", needs_cuda=True),
+    Feature("ZeRO-2 and ZeRO-3", "deepspeed", "deepspeed", prefix="DS_BUILD_OPS=0 "),
+    Feature("attention flash_attention_2", "flash_attn", "flash", suffix=" --no-build-isolation", needs_cuda=True),
     Feature("fused kernels (liger)", "liger_kernel", "liger", needs_cuda=True),
     Feature("products in 8 bits (float8)", "torchao", "float8", needs_cuda=True),
+    Feature("chat page (web)", "gradio", "app"),
+    Feature("server (serve)", "uvicorn", "serve"),
     Feature("Weights & Biases", "wandb", None),
     Feature("TensorBoard", "tensorboard", "tensorboard"),
+    Feature("notebooks", "ipykernel", "notebooks"),
     Feature("eval judge with an endpoint", "openai", "teacher"),
     Feature("MMBench's workbook", "openpyxl", "submit"),
 )
 
-DESCRIPTION = """Show what this machine has for llava_pl: versions, devices, attention that was tried on each, room on
-disks and in memory, and which packages are missing for what. Status 1 if what every run needs does not work."""
+DESCRIPTION = """Show what this machine has for llava_pl: versions, devices, attention that was tried on each, what reads
+pictures, room in memory and on disks, and which packages are missing for what. Status 1 if what every run needs does
+not work."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -86,6 +94,7 @@ def examine() -> dict[str, Any]:
         "environment": environment,
         "devices": devices,
         "attention": {device["name"]: _try_attention(device["name"]) for device in devices},
+        "pictures": _find_picture_backends(),
         "room": [_room(Path("runs"), "runs"), _room(default_cache_dir(), "cache of records and features")],
         "features": {feature.name: _find_feature(feature, has_cuda=has_cuda) for feature in FEATURES},
     }
@@ -106,18 +115,20 @@ def make_report(found: Mapping[str, Any]) -> Report:
         ReportTable("Versions", ("", ""), (*versions, *environment["packages"].items()), has_numbers=False),
         ReportTable(
             "Devices, and attention that was tried on them",
-            ("device", "what", "memory", *ATTENTIONS),
+            ("device", "what", "memory", "free", *ATTENTIONS),
             tuple(
                 (
                     device["name"],
                     device["what"],
                     f"{device['memory_gib']:.1f} GiB",
+                    f"{device['free_gib']:.1f} GiB",
                     *(found["attention"][device["name"]][name] for name in ATTENTIONS),
                 )
                 for device in found["devices"]
             ),
             has_numbers=False,
         ),
+        ReportTable("Pictures", ("what", "by"), tuple(found["pictures"].items()), has_numbers=False),
         ReportTable(
             "Room",
             ("for", "folder", "free"),
@@ -131,17 +142,19 @@ def make_report(found: Mapping[str, Any]) -> Report:
 
 
 def _find_devices() -> list[dict[str, Any]]:
+    import psutil
     import torch
 
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    memory = psutil.virtual_memory()
+    host = {"memory_gib": memory.total / GIB, "free_gib": memory.available / GIB}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    devices = [{"name": "cpu", "what": f"{cores} cores, {torch.get_num_threads()} threads", "memory_gib": memory}]
+    devices = [{"name": "cpu", "what": f"{cores} cores, {torch.get_num_threads()} threads", **host}]
     for number in range(torch.cuda.device_count()):
-        about = torch.cuda.get_device_properties(number)
-        size = about.total_memory / GIB
-        devices.append({"name": f"cuda:{number}", "what": about.name, "memory_gib": size})
+        free, total = torch.cuda.mem_get_info(number)
+        name = torch.cuda.get_device_name(number)
+        devices.append({"name": f"cuda:{number}", "what": name, "memory_gib": total / GIB, "free_gib": free / GIB})
     if torch.backends.mps.is_available():
-        devices.append({"name": "mps", "what": "Apple's GPU", "memory_gib": memory})
+        devices.append({"name": "mps", "what": "Apple's GPU", **host})
     return devices
 
 
@@ -168,6 +181,21 @@ def _run_decoder(device: str, attention: str) -> str:
     return WORKS if is_finite else "gives no numbers"
 
 
+def _find_picture_backends() -> dict[str, str]:
+    """Return what decodes and resizes pictures, here and in stock transformers, which asks an exported model."""
+    from PIL import __version__, features
+
+    codecs = [f"{name} {features.version(name)}" for name in ("libjpeg_turbo", "webp", "avif") if features.check(name)]
+    pillow = f"Pillow {__version__}"
+    has_torchvision = find_spec("torchvision") is not None
+    theirs = "torchvision, whose values differ by up to 1/255" if has_torchvision else "Pillow, with the same values"
+    return {
+        "decoding": f"{pillow} ({', '.join(codecs)})",
+        "resizing, here": pillow,
+        "resizing, stock transformers with an export": theirs,
+    }
+
+
 def _room(folder: Path, what: str) -> dict[str, Any]:
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     return {"what": what, "folder": str(folder), "free_gib": shutil.disk_usage(there).free / GIB}
@@ -176,5 +204,6 @@ def _room(folder: Path, what: str) -> dict[str, Any]:
 def _find_feature(feature: Feature, *, has_cuda: bool) -> str:
     if find_spec(feature.module) is None:
         package = feature.module if feature.extra is None else f"'llava_pl[{feature.extra}]'"
-        return f"missing; pip install {package}" + (", on a machine with CUDA" if feature.needs_cuda else "")
+        command = f"{feature.prefix}pip install {package}{feature.suffix}"
+        return f"missing; {command}" + (", on a machine with CUDA" if feature.needs_cuda else "")
     return "there, and waits for a device with CUDA" if feature.needs_cuda and not has_cuda else "there"

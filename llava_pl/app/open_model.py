@@ -67,8 +67,7 @@ def open_model(options: argparse.Namespace) -> OpenModel:
     from llava_pl.export.model_config import DTYPES as TORCH_DTYPES
     from llava_pl.models.quantization import quantize_blocks, require_bitsandbytes
 
-    if not options.model.exists():
-        raise InputError(f"{options.model}: no such folder or file; expected a model")
+    check_exists(options.model)
     if options.quantization != "none":
         require_bitsandbytes(f"--quantization {options.quantization}")
     device = find_device(options.device)
@@ -82,6 +81,16 @@ def open_model(options: argparse.Namespace) -> OpenModel:
     model = pretrained.model.eval().to(device)
     quantize_blocks(decoder.model, options.quantization, plain=[decoder.head, decoder.embedding])  # type: ignore[attr-defined]
     return OpenModel(model, encoder, options.model.resolve().name)
+
+
+def check_exists(path: Path) -> None:
+    """Check that there is something at a path, before anything is asked or read.
+
+    Raises:
+        InputError: There is nothing.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such folder or file; expected a model")
 
 
 def check_answers(pretrained: Pretrained, path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from llava_pl.app.address import add_address_options, find_port, warn_of_others
 from llava_pl.app.arguments import OneLineArguments
 from llava_pl.app.carry_commands import orderly_end
-from llava_pl.app.open_model import DEVICES, DTYPES, add_reading_options, check_answers
+from llava_pl.app.open_model import DEVICES, DTYPES, add_reading_options, check_answers, check_exists
 from llava_pl.types import InputError
 
 PORTS = range(8000, 8100)
@@ -91,8 +91,7 @@ def _hf_form(options: argparse.Namespace) -> Iterator[Path]:
     from llava_pl.export.carry import carry, check_target, open_source
     from llava_pl.export.hf import is_hf
 
-    if not options.model.exists():
-        raise InputError(f"{options.model}: no such folder or file; expected a model")
+    check_exists(options.model)
     if is_hf(options.model):
         if options.hf is not None:
             raise InputError(f"--hf {options.hf}: {options.model} has llava-hf's form already; leave --hf out")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from llava_pl.app.address import add_address_options, find_port, warn_of_others
 from llava_pl.app.arguments import OneLineArguments
 from llava_pl.app.chat_command import add_sampling_options, check_picture, make_sampling
-from llava_pl.app.open_model import add_model_options, open_model
+from llava_pl.app.open_model import add_model_options, check_exists, open_model
 from llava_pl.types import InputError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def main(words: Sequence[str]) -> int:
         InputError: An option is wrong, Gradio is missing, the port is taken, or the model cannot be read.
     """
     options = _parse(words)
+    check_exists(options.model)
     if find_spec("gradio") is None:
         raise InputError("web: needs Gradio, which is not installed; pip install 'llava_pl[app]'")
     for path in options.image:

@@ -4,6 +4,7 @@ import json
 import tomllib
 from pathlib import Path
 
+import PIL
 import pytest
 import torch
 
@@ -20,11 +21,19 @@ def test_what_is_here(found):
     assert found["environment"]["packages"]["torch"] == torch.__version__
     cpu = found["devices"][0]
     assert cpu["name"] == "cpu"
-    assert cpu["memory_gib"] > 0.5
+    assert cpu["memory_gib"] > cpu["free_gib"] > 0.1
     assert found["attention"]["cpu"] == {"sdpa": "works", "eager": "works", "flash_attention_2": "for CUDA alone"}
     assert all(room["free_gib"] >= 0 for room in found["room"])
     assert found["features"].keys() == {feature.name for feature in FEATURES}
+    assert found["pictures"]["decoding"].startswith(f"Pillow {PIL.__version__} (libjpeg_turbo ")
     assert is_well(found)
+
+
+@pytest.mark.parametrize(("has_torchvision", "words"), [(True, "torchvision, whose values differ"), (False, "Pillow")])
+def test_what_resizes_pictures_of_an_export(monkeypatch, has_torchvision, words):
+    """As transformers decides it: its processors are backed by torchvision where that is installed."""
+    monkeypatch.setattr(doctor, "find_spec", lambda name: name if has_torchvision else None)
+    assert doctor._find_picture_backends()["resizing, stock transformers with an export"].startswith(words)
 
 
 def test_missing_packages_are_told_with_how_to_get_them():
@@ -35,6 +44,8 @@ def test_missing_packages_are_told_with_how_to_get_them():
     assert doctor._find_feature(Feature("x", "no_such_module", None), has_cuda=True) == (
         "missing; pip install no_such_module"
     )
+    with_words = Feature("x", "no_such_module", "deepspeed", prefix="A=0 ", suffix=" --b")
+    assert doctor._find_feature(with_words, has_cuda=False) == "missing; A=0 pip install 'llava_pl[deepspeed]' --b"
     there = Feature("x", "json", None, needs_cuda=True)
     assert doctor._find_feature(there, has_cuda=False) == "there, and waits for a device with CUDA"
     assert doctor._find_feature(there, has_cuda=True) == "there"

@@ -60,9 +60,9 @@ FEATURES = (
     Feature("MMBench's workbook", "openpyxl", "submit"),
 )
 
-DESCRIPTION = """Show what this machine has for llava_pl: versions, devices, attention that was tried on each, what reads
-pictures, room in memory and on disks, and which packages are missing for what. Status 1 if what every run needs does
-not work."""
+DESCRIPTION = """Show what this machine has for llava_pl: versions, devices, attention that was tried on each, what
+reads pictures, room in memory and on disks, and which packages are missing for what. Status 1 if what every run needs
+does not work."""
 
 
 def main(words: Sequence[str]) -> int:

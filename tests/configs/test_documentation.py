@@ -32,8 +32,10 @@ BLOCK = re.compile(
     r"(?:<!-- not (?:run|parsed): (?P<reason>[^>]+) -->\n\n)?^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-RUN_ELSEWHERE = ("README.md", "docs/carrying.md", "docs/tasks.md", "docs/tutorial.md", "docs/connectors.md")
-"""Pages whose Python has a test of its own: see above, and tests/integration/test_connectors.py."""
+RUN_ELSEWHERE = (
+    "README.md", "docs/carrying.md", "docs/tasks.md", "docs/tutorial.md", "docs/connectors.md", "docs/serving.md"
+)  # fmt: skip
+"""Pages whose Python has a test of its own: see above, tests/integration/test_connectors.py and test_serve.py."""
 
 FIT = ("fit", "validate", "test", "predict")
 

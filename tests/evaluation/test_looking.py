@@ -1,6 +1,8 @@
 """Guards maps over pictures: values at the wrong place, of the wrong word, or of something that is no picture."""
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,3 +127,13 @@ def test_words_of_several_tokens_and_tokens_of_several_words():
 def test_without_picture_or_answer_there_is_nothing_to_see(build, encoder, turns, pictures):
     with pytest.raises(InputError, match="expected a picture and an answer, found none"):
         Looks(build().eval(), encoder, turns, pictures)
+
+
+def test_the_pages_own_lines(build, encoder, tmp_path, monkeypatch):
+    """`docs/serving.md`, with a model, a conversation and a picture."""
+    page = Path(__file__).parents[2] / "docs" / "serving.md"
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL) if "Looks" in code]
+    monkeypatch.chdir(tmp_path)
+    llava = SimpleNamespace(model=build().eval(), make_encoder=lambda: encoder)
+    exec(compile(code, page.name, "exec"), {"llava": llava, "turns": TURNS[:2], "picture": PICTURE})
+    assert [path.name for path in tmp_path.iterdir()] == ["A.png"]

@@ -2,10 +2,12 @@
 
 import base64
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from openai import APIConnectionError, OpenAI
@@ -14,6 +16,7 @@ from PIL import Image
 from llava_pl.cli import main
 
 QUESTION = "What is it?"
+PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,19 @@ def client(model):
 def ask(client, messages, **options):
     server, name = client
     return server.chat.completions.create(model=name, messages=messages, max_tokens=12, temperature=0, **options)
+
+
+def test_the_pages_own_lines(client, model, picture, capsys, monkeypatch):
+    """`docs/serving.md`, with the address, the name and the picture that are here."""
+    server, name = client
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "OpenAI" in code]
+    monkeypatch.chdir(picture.parent)
+    code = code.replace("http://127.0.0.1:8000/v1", str(server.base_url)).replace("llava-7b-hf", name)
+    code = code.replace("cat.png", picture.name).replace("max_tokens=64", "max_tokens=12")
+    capsys.readouterr()
+    exec(compile(code, PAGE.name, "exec"), {})
+    shown = capsys.readouterr().out.strip()
+    assert shown == chat(model, capsys, "--prompt", "What is it doing?", "--image", str(picture))
 
 
 def with_picture(text, picture):

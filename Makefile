@@ -14,7 +14,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-.PHONY: install demo test test-slow test-deepspeed test-gpu bench bench-full docs docs-serve lint clean
+.PHONY: install demo test test-app test-slow test-deepspeed test-gpu bench bench-full docs docs-serve lint clean
 
 # Without compiled kernels; those that the tests use are compiled when they are first used, in about a minute.
 $(DEEPSPEED_STAMP): $(STAMP) requirements-deepspeed.lock
@@ -28,6 +28,9 @@ demo: $(STAMP)  ## the whole recipe in small, about five minutes
 
 test: $(STAMP)  ## the default tier, under eight minutes on two cores
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
+
+test-app: $(STAMP)  ## two minutes on two cores: the page in Chromium, the server, notebooks, a closed network
+	$(BIN)/python -m pytest -m app --numprocesses 2 --dist loadscope
 
 test-slow: $(STAMP)  ## half an hour on two cores: the demo over several seeds, two nodes, faults of ranks
 	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadscope

@@ -56,11 +56,11 @@ def main(words: Sequence[str]) -> int:
 
         examples = [(QUESTION, Path(path).expanduser()) for path in options.image]
         page = make_page(open_model(options), make_sampling(options), examples or [(EXAMPLE, draw_example(folder))])
-        launch(page, options.host, port)
-        warn_of_others(options.host)
-        sys.stdout.write(f"http://{options.host}:{port}  (Ctrl-C ends it)\n")
-        sys.stdout.flush()
         try:
+            launch(page, options.host, port)
+            warn_of_others(options.host)
+            sys.stdout.write(f"http://{options.host}:{port}  (Ctrl-C ends it)\n")
+            sys.stdout.flush()
             Event().wait()
         except KeyboardInterrupt:
             sys.stdout.write("\n")

@@ -15,6 +15,8 @@ import pytest
 import yaml
 from PIL import Image
 
+pytestmark = pytest.mark.app
+
 CLOSED = Path(__file__).parents[1] / "support" / "closed"
 
 

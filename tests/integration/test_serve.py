@@ -15,6 +15,8 @@ from PIL import Image
 
 from llava_pl.cli import main
 
+pytestmark = pytest.mark.app
+
 QUESTION = "What is it?"
 PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 

@@ -1,5 +1,6 @@
 """Guards the chat page as a person meets it: a real server, a real headless Chromium, and no way to another host."""
 
+import base64
 import os
 import shutil
 import signal
@@ -245,6 +246,24 @@ def test_four_ask_at_once_and_the_page_answers_a_fifth(browser, server, page, pi
     assert len(answers(pages[0]).inner_text()) > 100
     for context in contexts:
         context.close()
+
+
+def test_pasted_picture(page, pictures):
+    content = base64.b64encode((pictures / "red.png").read_bytes()).decode()
+    page.evaluate(
+        """content => {
+            const bytes = Uint8Array.from(atob(content), each => each.charCodeAt(0));
+            const data = new DataTransfer();
+            data.items.add(new File([bytes], "pasted.png", {type: "image/png"}));
+            const paste = new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true});
+            document.querySelector("textarea").dispatchEvent(paste);
+        }""",
+        content,
+    )
+    page.get_by_role("button", name="Remove file").wait_for()
+    ask(page, "What is it?")
+    wait_for_end(page, 1)
+    page.locator("#words label").first.wait_for()  # only where there is a picture
 
 
 def test_example_fills_the_question(page):

@@ -15,63 +15,32 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from llava_pl import __version__
+from llava_pl.app.commands import APP_COMMANDS, CARRY_COMMANDS, COMMANDS, SUMMARIES
+from llava_pl.app.fit_page import find_help, fit_page
 from llava_pl.types import InputError, RecordError
 
-FIT_COMMANDS = ("fit", "validate", "test", "predict")
-CARRY_COMMANDS = ("import", "export", "certify")
-APP_COMMANDS = {
-    "chat": "chat_command",
-    "web": "web_command",
-    "serve": "serve_command",
-    "doctor": "doctor",
-    "eval": "eval_commands",
-    "plan": "plan",
-    "runs": "runs_command",
-    "data": "data_commands",
-    "verify": "verify_commands",
-}
-"""Commands of `llava_pl/app`, each with its module, of which it runs `main`."""
+_COMMANDS = "\n".join(f"  {name:<10} {summary}" for name, summary in SUMMARIES.items())
 
-COMMANDS = (*FIT_COMMANDS, *CARRY_COMMANDS, *APP_COMMANDS, "demo")
-
-HELP = """usage: llava-pl COMMAND [options]
+HELP = f"""usage: llava-pl COMMAND [options]
 
 LLaVA as a PyTorch Lightning research codebase.
 
 commands
-  fit        train stage align or finetune
-  validate   measure the loss on records, answer questions of ScienceQA's validation and of other tasks
-  test       answer questions of ScienceQA's test and of other tasks
-  predict    write answers without scoring them
-  import     make any form of a model one folder: the original's, llava-hf's, a checkpoint of a run
-  export     write a model as transformers, servers or the original's code read it
-  certify    ask two forms of a model the same questions
-  chat       talk with a model about pictures
-  web        the same on a page, which draws where the model looked for each word
-  serve      the same for programs, with OpenAI's interface
-  doctor     say what this machine has, what of it works, and what is missing for what
-  eval       score saved answers: tables with intervals, comparisons, pages
-  plan       say what a run needs: memory, disk, work and hours, without a GPU
-  runs       list runs: state, steps, last losses, how to go on; draw their curves
-  data       look at a record as training sees it, check all of them, prove what a run has seen
-  verify     prove that a run's numbers do not depend on ranks or accumulation
-  demo       the whole recipe in small: draw data, train both stages, evaluate, show pictures
+{_COMMANDS}
 
 examples
   llava-pl fit --config configs/experiment/align_7b.yaml
-  llava-pl fit --config configs/experiment/finetune_7b.yaml --model.init_from runs/align_7b/TIME/checkpoints/last.ckpt
-  llava-pl test --config configs/experiment/scienceqa_7b.yaml --config configs/strategy/single.yaml --ckpt_path FILE
-  llava-pl fit --config configs/experiment/finetune_7b.yaml --print_config
+  llava-pl fit --config configs/experiment/finetune_7b.yaml --model.init_from FILE
+  llava-pl test --config configs/experiment/scienceqa_7b.yaml --ckpt_path FILE
   llava-pl chat runs/finetune_7b/TIME --image cat.jpg
   llava-pl runs runs/finetune_7b/TIME --curves
-  llava-pl export runs/finetune_7b/TIME/checkpoints/last.ckpt llava-7b-hf --format hf --dtype bfloat16
+  llava-pl export runs/finetune_7b/TIME/checkpoints/last.ckpt llava-7b-hf --format hf
 
 options
-  -h, --help     show this page; COMMAND --help lists every option of a command
+  -h, --help     show this page; COMMAND --help shows the options of a command
   --version      show the version
 
-Later files and options win over earlier ones. Every run gets a folder of its own, runs/NAME/TIME.
-fit --ckpt_path last goes on with the newest run; fit --run_dir FOLDER --ckpt_path auto begins a run or goes on.
+Status: 0 good, 1 problems were found, 2 wrong usage or input, 130 interrupted.
 """
 
 
@@ -128,19 +97,21 @@ def _explain(error: OSError) -> int:
 
 
 def _run(words: list[str]) -> int:
+    if words[0] == "demo":
+        # Before torch is imported: by default its threads wait by spinning, which on two cores beside any other
+        # process is twenty times slower (7 pictures a second, with this 40; on a quiet machine 137 and 113).
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     if (module := APP_COMMANDS.get(words[0])) is not None:
         return int(import_module(f"llava_pl.app.{module}").main(words[1:]))
     if words[0] in CARRY_COMMANDS:
         from llava_pl.app.carry_commands import main as run_carry
 
         return run_carry(words[0], words[1:])
-    if words[0] == "demo":
-        # Before torch is imported: by default its threads wait by spinning, which on two cores beside any other
-        # process is twenty times slower (7 pictures a second, with this 40; on a quiet machine 137 and 113).
-        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-        from llava_pl.demo.run import main as run_demo
-
-        return run_demo(words[1:])
+    if (asked := find_help(words[1:])) == "page":
+        sys.stdout.write(fit_page(words[0]))
+        return 0
+    if asked == "all":
+        words = [words[0], "--help"]
     if "torch" not in sys.modules:  # else a notebook's own objects would be frozen
         _import_lightning()
     from llava_pl.lightning_cli import run_lightning

@@ -1,21 +1,45 @@
-"""The options of commands that are not Lightning's: errors of one line, and files that can be written."""
+"""The options of commands that are not Lightning's: pages that fit a screen, errors of one line, files to write."""
 
 from __future__ import annotations
 
 import argparse
+import re
+import shutil
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from llava_pl.types import InputError
 
+MAX_WIDTH = 100
+
+
+class HelpPage(argparse.HelpFormatter):
+    """Fills paragraphs up to the terminal's width; those with indented lines, such as examples, stay as they are."""
+
+    def __init__(self, prog: str, **settings: Any) -> None:  # noqa: ANN401  the base class's own arguments
+        width = min(shutil.get_terminal_size().columns, MAX_WIDTH) - 2
+        super().__init__(prog, **{"width": width, "max_help_position": 30, **settings})
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.strip("\n").split("\n\n")
+        fill = super()._fill_text
+        return "\n\n".join(
+            each if re.search("^ ", each, re.MULTILINE) else fill(each, width, indent) for each in paragraphs
+        )
+
 
 class OneLineArguments(argparse.ArgumentParser):
-    """A parser of a command's own options; its errors are one line, as those of the others are."""
+    """A parser of a command's own options, none of which it guesses; its errors are one line with a next step."""
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401  the base class's own arguments
+        super().__init__(**{"allow_abbrev": False, "formatter_class": HelpPage, **settings})
 
     def error(self, message: str) -> NoReturn:
         """Print the message on one line and exit with status 2."""
-        sys.stderr.write(f"llava-pl: error: {message}\n")
+        says_what_to_do = "found" in message or "choose from" in message
+        hint = "" if says_what_to_do else f"; `{self.prog} --help` lists the options"
+        sys.stderr.write(f"llava-pl: error: {message}{hint}\n")
         sys.exit(2)
 
 

@@ -23,11 +23,18 @@ FORMS = """forms that are read, told apart by their files and never by their nam
   a folder that `import` or `export` wrote
   llava-hf's folders, with the tensor names of transformers 4 or 5
   the original LLaVA's folders: a whole model; its stage 1 or its LoRA, which need --base
-  a checkpoint of `llava-pl fit`, whose base models are where its configuration says, or --base and --vision-encoder
+  a checkpoint of `llava-pl fit`, whose base models are where its configuration says, or --base
+  and --vision-encoder
 
 What is written is read back and asked fixed questions with no, one and two pictures before it appears under its name.
 If its answers are not those of the model that it was made from, nothing is left behind.
 """
+
+EXAMPLES = {
+    "import": "llava-pl import liuhaotian/llava-v1.5-7b llava-7b",
+    "export": "llava-pl export runs/finetune_7b/TIME/checkpoints/last.ckpt llava-7b-hf --format hf",
+    "certify": "llava-pl certify runs/finetune_7b/TIME/checkpoints/last.ckpt llava-7b-hf",
+}
 
 
 def main(command: str, words: Sequence[str]) -> int:
@@ -40,18 +47,28 @@ def main(command: str, words: Sequence[str]) -> int:
     Raises:
         InputError: A path or an option is wrong, or what was written is not what was to be carried.
     """
-    return {"import": _import, "export": _export, "certify": _certify}[command](words)
+    options = make_parser(command).parse_args(words)
+    if command == "certify":
+        return _certify(options)
+    if command == "import":
+        return _carry(options, "artifact", merge_lora=True)
+    return _carry(options, options.format, merge_lora=options.merge_lora)
 
 
-def _import(words: Sequence[str]) -> int:
+def make_parser(command: str) -> argparse.ArgumentParser:
+    """Return the options of a command, without torch."""
+    return {"import": _import_parser, "export": _export_parser, "certify": _certify_parser}[command]()
+
+
+def _import_parser() -> argparse.ArgumentParser:
     parser = _parser("import", "SRC DST", "Make any form of a model a folder with all that belongs to it, merged.")
     parser.add_argument("source", type=Path, metavar="SRC", help="folder or file to read")
     parser.add_argument("target", type=Path, metavar="DST", help="folder to make")
     _add_writing(parser)
-    return _carry(parser.parse_args(words), "artifact", merge_lora=True)
+    return parser
 
 
-def _export(words: Sequence[str]) -> int:
+def _export_parser() -> argparse.ArgumentParser:
     parser = _parser("export", "CKPT DST --format FORMAT", "Write a model as other programs read it.")
     parser.add_argument("source", type=Path, metavar="CKPT", help="checkpoint of a run, or any other form")
     parser.add_argument("target", type=Path, metavar="DST", help="folder to make")
@@ -63,11 +80,10 @@ def _export(words: Sequence[str]) -> int:
     )
     parser.add_argument("--merge-lora", action="store_true", help="make a LoRA part of the weights (hf and llava)")
     _add_writing(parser)
-    options = parser.parse_args(words)
-    return _carry(options, options.format, merge_lora=options.merge_lora)
+    return parser
 
 
-def _certify(words: Sequence[str]) -> int:
+def _certify_parser() -> argparse.ArgumentParser:
     parser = _parser(
         "certify",
         "A B",
@@ -76,8 +92,10 @@ def _certify(words: Sequence[str]) -> int:
     parser.add_argument("a", type=Path, metavar="A", help="folder or file")
     parser.add_argument("b", type=Path, metavar="B", help="folder or file")
     add_reading_options(parser)
-    options = parser.parse_args(words)
+    return parser
 
+
+def _certify(options: argparse.Namespace) -> int:
     from llava_pl.export.carry import certify
 
     findings, is_same = certify(
@@ -134,9 +152,7 @@ def _parser(command: str, places: str, description: str) -> argparse.ArgumentPar
         prog=f"llava-pl {command}",
         usage=f"llava-pl {command} {places} [options]",
         description=description,
-        epilog=FORMS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        epilog=f"{FORMS}\nexample\n  {EXAMPLES[command]}",
     )
 
 

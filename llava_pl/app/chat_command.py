@@ -44,7 +44,7 @@ def main(words: Sequence[str]) -> int:
     Raises:
         InputError: An option is wrong, or a picture or the model cannot be read.
     """
-    options = _parse(words)
+    options = make_parser().parse_args(list(words))
     from llava_pl.app.chat import Conversation  # not at the top, and so below: its imports take seconds
 
     check_exists(options.model)
@@ -66,19 +66,18 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _parse(words: Sequence[str]) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the options, without torch."""
     parser = OneLineArguments(
         prog="llava-pl chat",
         usage="llava-pl chat MODEL [--image FILE] [--prompt TEXT] [options]",
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add_model_options(parser)
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="picture to show; may be repeated")
     parser.add_argument("--prompt", metavar="TEXT", help="question to answer, and end")
     add_sampling_options(parser)
-    return parser.parse_args(list(words))
+    return parser
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:

@@ -27,29 +27,7 @@ def main(words: Sequence[str]) -> int:
     Raises:
         InputError: The table, a picture's name or the place of the result is wrong.
     """
-    parser = OneLineArguments(
-        prog="llava-pl data csv",
-        usage="llava-pl data csv CSV --image-folder FOLDER --output FILE [options]",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("csv", metavar="CSV", type=Path, help="file to read")
-    parser.add_argument(
-        "--image-folder",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="folder that the names of pictures start from",
-    )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="new file of records (.json)")
-    parser.add_argument(
-        "--turns", action="store_true", help="make one conversation of all rows of a picture, in their order"
-    )
-    parser.add_argument(
-        "--delimiter", type=_delimiter, default=",", metavar="CHAR", help="between two cells, or the word tab (,)"
-    )
-    options = parser.parse_args(list(words))
+    options = make_parser().parse_args(list(words))
     check_place(options.output, "--output")
     if options.output.exists():
         raise InputError(f"--output: {options.output}: expected a new file, found one; choose another name")
@@ -67,6 +45,31 @@ def main(words: Sequence[str]) -> int:
     num_pictures = len({record["image"] for record in records if "image" in record})
     sys.stdout.write(f"wrote {options.output}: {len(records):,} records, {num_pictures:,} pictures\n")
     return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the options, without torch."""
+    parser = OneLineArguments(
+        prog="llava-pl data csv",
+        usage="llava-pl data csv CSV --image-folder FOLDER --output FILE [options]",
+        description=DESCRIPTION,
+    )
+    parser.add_argument("csv", metavar="CSV", type=Path, help="file to read")
+    parser.add_argument(
+        "--image-folder",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder that the names of pictures start from",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="new file of records (.json)")
+    parser.add_argument(
+        "--turns", action="store_true", help="make one conversation of all rows of a picture, in their order"
+    )
+    parser.add_argument(
+        "--delimiter", type=_delimiter, default=",", metavar="CHAR", help="between two cells, or the word tab (,)"
+    )
+    return parser
 
 
 def _delimiter(text: str) -> str:

@@ -16,28 +16,29 @@ from llava_pl.types import InputError
 
 HELP = """usage: llava-pl data COMMAND [options]
 
-Look at the data of a run before it costs anything, and at what a run has seen. `view` and `check` understand every
-option of `llava-pl fit`, with the same meaning; no model is loaded.
+Look at the data of a run before it costs anything, and at what a run has seen. `view` and `check`
+understand every option of `llava-pl fit`, with the same meaning; no model is loaded.
 
 commands
-  view       show one record as training sees it: which tokens are read, which are learned, where its pictures are
-  check      decode every picture and encode every record; report all that training would stumble over
+  view       show one record as training sees it: tokens read, tokens learned, places of pictures
+  check      decode every picture, encode every record; list all that training would stumble over
   csv        make records of a table: picture, question, answer
   scienceqa  write ScienceQA as the original's training script reads it
   ledger     prove that a run saw every sample exactly once per epoch, also across kills
 
 examples
   llava-pl data view --config configs/experiment/finetune_7b.yaml --index 7 --html view.html
-  llava-pl data check --config configs/experiment/finetune_7b.yaml --quarantine bad.json --html check.html
+  llava-pl data check --config configs/experiment/finetune_7b.yaml --quarantine bad.json
   llava-pl data csv pictures.csv --image-folder pictures --output records.json
   llava-pl data scienceqa playground/data/scienceqa converted --split train --prompt_format QCM-LEA
   llava-pl data ledger runs/finetune_7b/TIME
-  llava-pl fit --config configs/experiment/finetune_7b.yaml --data.bad_records quarantine --data.quarantine bad.json
+  llava-pl fit --config FILE --data.bad_records quarantine --data.quarantine bad.json
 
 options
   -h, --help     show this page; COMMAND --help lists the options of a command
 
-`check` and `ledger` end with status 0 when all is good, 1 when something is wrong, 2 for wrong usage.
+`check` and `ledger` end with status 0 when all is good, 1 when something is wrong, 2 for wrong
+usage.
 """
 
 
@@ -63,9 +64,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _view(words: Sequence[str]) -> int:
-    parser = _parser("view", "Show one record as training sees it.")
-    parser.add_argument("--index", type=int, default=0, help="place of the record in its source (%(default)s)")
-    parser.add_argument("--source", metavar="NAME", help="name of the source, by default the first")
+    parser = make_parser("view")
     options, rest = parser.parse_known_args(words)
     _check_page_place(options.html)
 
@@ -82,9 +81,7 @@ def _view(words: Sequence[str]) -> int:
 
 
 def _check(words: Sequence[str]) -> int:
-    parser = _parser("check", "Decode every picture and encode every record of data.records and data.val_records.")
-    parser.add_argument("--quarantine", type=Path, metavar="FILE", help="write the bad records here, as JSON")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that work in parallel (data.num_workers)")
+    parser = make_parser("check")
     options, rest = parser.parse_known_args(words)
     if options.workers is not None and options.workers < 0:
         raise InputError(f"--workers: expected at least 0, found {options.workers}")
@@ -114,13 +111,27 @@ def _check(words: Sequence[str]) -> int:
     return 1 if report.bad else 0
 
 
-def _parser(command: str, description: str) -> argparse.ArgumentParser:
+def make_parser(command: str) -> argparse.ArgumentParser:
+    """Return the own options of `view` or `check`, without torch; those of `fit` are understood, too."""
+    if command == "view":
+        parser = _parser(command, "Show one record as training sees it.", "--index 7 --html view.html")
+        parser.add_argument("--index", type=int, default=0, help="place of the record in its source (%(default)s)")
+        parser.add_argument("--source", metavar="NAME", help="name of the source, by default the first")
+        return parser
+    what = "Decode every picture and encode every record of data.records and data.val_records."
+    parser = _parser(command, what, "--quarantine bad.json")
+    parser.add_argument("--quarantine", type=Path, metavar="FILE", help="write the bad records here, as JSON")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that work in parallel (data.num_workers)")
+    return parser
+
+
+def _parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
     parser = OneLineArguments(
         prog=f"llava-pl data {command}",
         usage=f"llava-pl data {command} --config FILE [options]",
         description=description,
-        epilog="Every option of `llava-pl fit` is understood, above all --config; `llava-pl fit --help` lists them.",
-        allow_abbrev=False,
+        epilog="Every option of `llava-pl fit` is understood, above all --config; `llava-pl fit --help` shows them.\n\n"
+        f"example\n  llava-pl data {command} --config configs/experiment/finetune_7b.yaml {example}",
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page for the browser here")
     return parser

@@ -5,6 +5,7 @@ In: this machine. Out: a `Report` for the terminal, or the same as JSON.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -62,7 +63,10 @@ FEATURES = (
 
 DESCRIPTION = """Show what this machine has for llava_pl: versions, devices, attention that was tried on each, what
 reads pictures, room in memory and on disks, and which packages are missing for what. Status 1 if what every run needs
-does not work."""
+does not work.
+
+  llava-pl doctor
+  llava-pl doctor --json"""
 
 
 def main(words: Sequence[str]) -> int:
@@ -71,15 +75,20 @@ def main(words: Sequence[str]) -> int:
     Args:
         words: What follows ``llava-pl doctor``.
     """
-    parser = OneLineArguments(prog="llava-pl doctor", description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("--json", action="store_true", help="print it as JSON")
-    options = parser.parse_args(list(words))
+    options = make_parser().parse_args(list(words))
     found = examine()
     if options.json:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
     else:
         print_report(make_report(found))
     return 0 if is_well(found) else 1
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the options, without torch."""
+    parser = OneLineArguments(prog="llava-pl doctor", description=DESCRIPTION)
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    return parser
 
 
 def examine() -> dict[str, Any]:

@@ -6,6 +6,7 @@ as Markdown, as a page and as JSON.
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from argparse import ArgumentError
@@ -22,20 +23,21 @@ from llava_pl.types import InputError
 
 HELP = f"""usage: llava-pl eval TASK --answers FILE [--answers FILE ...] [options]
 
-Score saved answers: files of this project, of the original's scripts, and result files of ScienceQA's kind (.json).
-Every score has its 95 % interval; of several files the first is compared with each of the others, question by question.
+Score saved answers: files of this project, of the original's scripts, and result files of
+ScienceQA's kind (.json). Every score has its 95 % interval; of several files the first is compared
+with each of the others, question by question.
 
 tasks
   {", ".join(TASKS)},
   or the import path of a Task of your own
 
 further commands
-  diff           what tells two runs apart: settings, versions, order of the data, answers, scores beside seed noise
-  judge          ScienceQA answered together with a teacher that reads no pictures, as in the LLaVA paper
+  diff           what tells two runs apart: settings, versions, order of the data, answers, scores
+  judge          ScienceQA answered together with a teacher that reads no pictures, as in the paper
 
 examples
-  llava-pl eval scienceqa --root data/scienceqa --answers runs/sqa/TIME/predictions/scienceqa-test-step0.jsonl
-  llava-pl eval scienceqa --root ScienceQA/data/scienceqa --answers mine.jsonl --answers theirs.json --html report.html
+  llava-pl eval scienceqa --root data/scienceqa --answers predictions.jsonl
+  llava-pl eval mm-vet --questions FILE --answers mine.jsonl --answers theirs.jsonl
 
 options
   -h, --help     show this page; TASK --help lists the options of a task
@@ -63,7 +65,7 @@ def main(words: Sequence[str]) -> int:
 
         return diff(words[1:])
     task_class = find_task(words[0])
-    parser, names = _make_parser(words[0], task_class)
+    parser, names = make_parser(words[0], task_class)
     options = parser.parse_args(list(words[1:]))
     given = {name: options[name] for name in names}
     read = [str(value) for value in given.values() if isinstance(value, str | Path) and Path(value).exists()]
@@ -79,10 +81,15 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _make_parser(name: str, task_class: type[Task]) -> tuple[TaskParser, list[str]]:
+def make_parser(name: str, task_class: type[Task]) -> tuple[TaskParser, list[str]]:
     """Return the options of a task, and the names of its own."""
     summary = (task_class.__doc__ or "").strip().partition("\n")[0]
-    parser = TaskParser(prog=f"llava-pl eval {name}", description=summary, allow_abbrev=False)
+    parser = TaskParser(
+        prog=f"llava-pl eval {name}",
+        usage=f"llava-pl eval {name} --answers FILE [--answers FILE ...] [options]",
+        description=summary,
+        epilog=f"example\n  llava-pl eval {name} {_required(task_class)}--answers mine.jsonl",
+    )
     parser.add_argument(
         "--answers",
         action="append",
@@ -98,6 +105,13 @@ def _make_parser(name: str, task_class: type[Task]) -> tuple[TaskParser, list[st
         return parser, parser.add_class_arguments(task_class)
     except ArgumentError as error:
         raise InputError(f"eval {name}: {error}; choose another name for this parameter of the task") from error
+
+
+def _required(task_class: type[Task]) -> str:
+    """Return what a task cannot do without, as words of an example."""
+    parameters = inspect.signature(task_class).parameters.values()
+    names = [each.name for each in parameters if each.default is each.empty and each.kind is not each.VAR_KEYWORD]
+    return "".join(f"--{name} PATH " for name in names)
 
 
 def score_files(task: Task, files: Sequence[str]) -> list[Answered]:

@@ -25,6 +25,9 @@ Without --endpoint both files of the teacher are read as they are, so that a ste
 With one, what they lack is asked for and added to them at once: a run that is stopped goes on, and nothing is paid for
 twice. The key is taken from OPENAI_API_KEY."""
 
+EXAMPLE = """example
+  llava-pl eval judge --root data/scienceqa --answers mine.jsonl --teacher t.jsonl --judge j.jsonl"""
+
 
 def main(words: Sequence[str]) -> int:
     """Score both ensembles, and return the exit status.
@@ -35,7 +38,7 @@ def main(words: Sequence[str]) -> int:
     Raises:
         InputError: A file is wrong, or the endpoint refuses.
     """
-    parser, names = _make_parser()
+    parser, names = make_parser()
     options = parser.parse_args(list(words))
     files = [options.answers, options.teacher, options.judge]
     if len({Path(file).resolve() for file in files}) < len(files):
@@ -77,9 +80,14 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _make_parser() -> tuple[TaskParser, list[str]]:
+def make_parser() -> tuple[TaskParser, list[str]]:
     """Return the options, and the names of those of the task."""
-    parser = TaskParser(prog="llava-pl eval judge", description=DESCRIPTION, allow_abbrev=False)
+    parser = TaskParser(
+        prog="llava-pl eval judge",
+        usage="llava-pl eval judge --root FOLDER --answers FILE --teacher FILE --judge FILE [options]",
+        description=DESCRIPTION,
+        epilog=EXAMPLE,
+    )
     parser.add_argument("--answers", required=True, metavar="FILE", help="Answers of the model.")
     parser.add_argument(
         "--teacher", required=True, metavar="FILE", help="Answers of the teacher to the questions alone."

@@ -20,7 +20,7 @@ model itself without numbers.
 
 examples
   llava-pl plan --config configs/experiment/finetune_7b.yaml --config configs/strategy/fsdp2.yaml
-  llava-pl plan --config configs/experiment/finetune_lora_7b.yaml --device_memory_gib 40 --num_samples 665298 --json -
+  llava-pl plan --config configs/experiment/finetune_lora_7b.yaml --device_memory_gib 40 --json -
 
 Status 1 if something does not go together, 2 for wrong usage.
 """
@@ -35,7 +35,7 @@ def main(words: Sequence[str]) -> int:
     Raises:
         InputError: An option or the configuration is wrong.
     """
-    parser = _parser()
+    parser = make_parser()
     if not words:
         parser.print_help()
         return 2
@@ -77,14 +77,13 @@ def _check_plan_place(path: Path | None) -> None:
         )
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the own options, without torch; those of `fit` are understood, too."""
     parser = OneLineArguments(
         prog="llava-pl plan",
         usage="llava-pl plan --config FILE [--config FILE ...] [options]",
         description="Say what a run needs before it costs anything: parameters, memory, disk, work, steps and hours.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     numbers = parser.add_argument
     numbers("--device_memory_gib", type=float, default=80.0, metavar="GIB", help="of a device (%(default)s)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -17,7 +18,11 @@ from llava_pl.types import InputError
 from llava_pl.visible import visible
 
 DESCRIPTION = """List runs, the newest first: their state, steps, last losses and scores, and how to go on with those
-that were stopped; or draw the curves of one or several. Status 1 if a file of a run could not be read."""
+that were stopped; or draw the curves of one or several. Status 1 if a file of a run could not be read.
+
+  llava-pl runs
+  llava-pl runs runs/finetune_7b/TIME --curves
+  llava-pl runs runs/finetune_7b/TIME runs/finetune_13b/TIME --curves both.html"""
 
 DEFAULT = Path("runs")
 HERE = "-"
@@ -33,14 +38,7 @@ def main(words: Sequence[str]) -> int:
     Raises:
         InputError: A folder is not there, or there is nothing to draw.
     """
-    parser = OneLineArguments(prog="llava-pl runs", description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help="of runs, or of a run; default: runs")
-    parser.add_argument("--json", action="store_true", help="print it as JSON")
-    parser.add_argument(
-        "--curves", nargs="?", const=HERE, metavar="FILE",
-        help="draw curves.png and curves.html in the folder of each run; with FILE (.html, .png) all over each other",
-    )  # fmt: skip
-    options = parser.parse_args(list(words))
+    options = make_parser().parse_args(list(words))
     folders = options.folders or [DEFAULT]
     if options.folders or options.curves is not None:
         _check_folders(folders)
@@ -52,6 +50,18 @@ def main(words: Sequence[str]) -> int:
     else:
         _print(runs, folders)
     return 1 if any(run.damage for run in runs) else 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the options, without torch."""
+    parser = OneLineArguments(prog="llava-pl runs", description=DESCRIPTION)
+    parser.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help="of runs, or of a run; default: runs")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.add_argument(
+        "--curves", nargs="?", const=HERE, metavar="FILE",
+        help="draw curves.png and curves.html in the folder of each run; with FILE (.html, .png) all over each other",
+    )  # fmt: skip
+    return parser
 
 
 def _check_folders(folders: Sequence[Path]) -> None:

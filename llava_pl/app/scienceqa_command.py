@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,9 @@ DESCRIPTION = """Write ScienceQA as the original's training script reads it: lla
 prompt format, byte-equal to what its converter writes. `fit` with ScienceQADataModule needs none of them.
 
 SRC is the official folder (problems.json, pid_splits.json, images/), or one of Hugging Face's parquet files, of which
-the official layout is written first."""
+the official layout is written first.
+
+  llava-pl data scienceqa playground/data/scienceqa converted --split train --prompt_format QCM-LEA"""
 
 
 def main(words: Sequence[str]) -> int:
@@ -27,18 +30,7 @@ def main(words: Sequence[str]) -> int:
     Raises:
         InputError: A folder, a split or a format is wrong.
     """
-    parser = OneLineArguments(
-        prog="llava-pl data scienceqa", usage="llava-pl data scienceqa SRC DST [options]", description=DESCRIPTION
-    )
-    parser.add_argument("src", metavar="SRC", type=Path, help="folder to read")
-    parser.add_argument("dst", metavar="DST", type=Path, help="folder to write; made if need be")
-    parser.add_argument(
-        "--split", action="append", metavar="NAME", help="key of pid_splits.json, by default all; may be repeated"
-    )
-    parser.add_argument(
-        "--prompt_format", action="append", metavar="FORMAT", help="such as QCM-LEA, the default; may be repeated"
-    )
-    options = parser.parse_args(list(words))
+    options = make_parser().parse_args(list(words))
     root = options.src
     if not root.is_dir():
         raise InputError(f"{root}: expected a folder, found {'a file' if root.exists() else 'nothing'}")
@@ -51,3 +43,19 @@ def main(words: Sequence[str]) -> int:
         for prompt_format in options.prompt_format or ["QCM-LEA"]:
             sys.stdout.write(f"wrote {write_llava_json(root, split, prompt_format, options.dst)}\n")
     return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the options, without torch."""
+    parser = OneLineArguments(
+        prog="llava-pl data scienceqa", usage="llava-pl data scienceqa SRC DST [options]", description=DESCRIPTION
+    )
+    parser.add_argument("src", metavar="SRC", type=Path, help="folder to read")
+    parser.add_argument("dst", metavar="DST", type=Path, help="folder to write; made if need be")
+    parser.add_argument(
+        "--split", action="append", metavar="NAME", help="key of pid_splits.json, by default all; may be repeated"
+    )
+    parser.add_argument(
+        "--prompt_format", action="append", metavar="FORMAT", help="such as QCM-LEA, the default; may be repeated"
+    )
+    return parser

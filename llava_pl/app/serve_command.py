@@ -43,7 +43,7 @@ def main(words: Sequence[str]) -> int:
         InputError: An option is wrong, a package is missing, the port is taken, or the model cannot be read.
     """
     own, more = _split(words)
-    options = _parse(own)
+    options = make_parser().parse_args(own)
     if missing := [package for package in PACKAGES if find_spec(package) is None]:
         raise InputError(f"serve: needs {', '.join(missing)}, not installed; pip install 'llava_pl[serve]'")
     port = find_port(options.host, options.port, PORTS)
@@ -64,13 +64,12 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(words[:place]), list(words[place + 1 :])
 
 
-def _parse(words: Sequence[str]) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the options, without torch."""
     parser = OneLineArguments(
         prog="llava-pl serve",
         usage="llava-pl serve MODEL [--port N] [--hf FOLDER] [options] [-- options of transformers serve]",
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="folder or checkpoint; every form that import reads")
     parser.add_argument("--hf", type=Path, metavar="FOLDER", help="keep the llava-hf form that is made there")
@@ -78,7 +77,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     add_address_options(parser, PORTS)
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU if there is one")
     parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="auto: as the weights are")
-    return parser.parse_args(words)
+    return parser
 
 
 @contextmanager

@@ -22,9 +22,13 @@ HELP = """usage: llava-pl verify invariance --config FILE [options]
 Prove a property of your own configuration on the machine at hand, by running it.
 
 commands
-  invariance   the numbers of a run do not depend on how many ranks it has, or on what it accumulates
+  invariance   the numbers of a run do not depend on its number of ranks, or on what it accumulates
 
-`llava-pl verify invariance --help` lists the options. Status 0 when it holds, 1 when it does not, 2 for wrong usage.
+example
+  llava-pl verify invariance --config configs/experiment/align_7b.yaml --ranks 2 4
+
+`llava-pl verify invariance --help` lists the options. Status 0 when it holds, 1 when it does not, 2
+for wrong usage.
 """
 
 DESCRIPTION = """\
@@ -41,7 +45,7 @@ anew by each rank (the dropout of LoRA and of the qformer) is off, and said.
 
 examples
   llava-pl verify invariance --config configs/experiment/finetune_7b.yaml --model.init_from FILE
-  llava-pl verify invariance --config configs/experiment/align_7b.yaml --config configs/strategy/ddp.yaml --ranks 2 4
+  llava-pl verify invariance --config configs/experiment/align_7b.yaml --ranks 2 4
 
 Status 0: invariant; 1: a difference is larger than the tolerance, with what differs first; 2: wrong usage.
 """
@@ -65,7 +69,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _invariance(words: Sequence[str]) -> int:
-    options, rest = _parser().parse_known_args(words)
+    options, rest = make_parser().parse_known_args(words)
     workspace: Path = options.out or Path("runs") / "verify" / time.strftime("%Y-%m-%d_%H-%M-%S")
     if workspace.exists() and (not workspace.is_dir() or any(workspace.iterdir())):
         raise InputError(f"--out: {workspace}: expected a new or empty folder, found another; choose a new name")
@@ -116,14 +120,13 @@ def _drop_checkpoints(run_dir: Path) -> None:
     shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the own options, without torch; those of `fit` are understood, too."""
     parser = OneLineArguments(
         prog="llava-pl verify invariance",
         usage="llava-pl verify invariance --config FILE [options]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--ranks",

@@ -44,7 +44,7 @@ def main(words: Sequence[str]) -> int:
     Raises:
         InputError: An option is wrong, Gradio is missing, the port is taken, or the model cannot be read.
     """
-    options = _parse(words)
+    options = make_parser().parse_args(list(words))
     check_exists(options.model)
     if find_spec("gradio") is None:
         raise InputError("web: needs Gradio, which is not installed; pip install 'llava_pl[app]'")
@@ -69,19 +69,18 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _parse(words: Sequence[str]) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the options, without torch."""
     parser = OneLineArguments(
         prog="llava-pl web",
         usage="llava-pl web MODEL [--image FILE] [--port N] [options]",
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add_model_options(parser)
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="example to click on; repeatable")
     add_address_options(parser, PORTS)
     add_sampling_options(parser)
-    return parser.parse_args(list(words))
+    return parser
 
 
 def launch(page: gradio.Blocks, host: str, port: int) -> None:

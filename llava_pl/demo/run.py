@@ -6,7 +6,6 @@ Draws the data, makes the two pre-trained parts, then runs the commands that a u
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import time
 from collections.abc import Sequence
@@ -17,34 +16,8 @@ from rich.console import Console
 from llava_pl.demo.dataset import write_dataset
 from llava_pl.demo.parents import make_parents
 from llava_pl.demo.report import write_report
-from llava_pl.types import InputError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "demo"
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the demo and return its exit status.
-
-    Args:
-        argv: Options after ``llava-pl demo``.
-
-    Raises:
-        InputError: The configuration files of the repository are not at hand.
-    """
-    parser = argparse.ArgumentParser(
-        prog="llava-pl demo", description="Train and evaluate a small LLaVA on drawn pictures, in about five minutes."
-    )
-    parser.add_argument("--folder", type=Path, default=Path("runs/demo"), help="where everything goes (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of data, parts and training (%(default)s)")
-    options = parser.parse_args(argv)
-    if options.seed < 0:
-        raise InputError(f"--seed: expected at least 0, found {options.seed}")
-    if options.folder.exists() and not options.folder.is_dir():
-        raise InputError(f"--folder: {options.folder}: expected a folder or a new name, found a file")
-    if not CONFIGS.is_dir():
-        raise InputError(f"{CONFIGS}: no such folder; run the demo from a checkout of the repository")
-    run_demo(options.folder, options.seed)
-    return 0
 
 
 def run_demo(folder: Path, seed: int) -> dict[str, dict[str, float]]:

@@ -22,7 +22,7 @@ LINE_START = b'{"question_id": '
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a teacher answers; its key is in the environment (`OPENAI_API_KEY`), never in a file or on a command line.
+    """Where a teacher answers; its key is in `OPENAI_API_KEY` alone, never in a file or an option.
 
     Args:
         url: As OpenAI's clients take it, such as http://localhost:8000/v1.

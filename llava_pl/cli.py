@@ -32,6 +32,7 @@ examples
   llava-pl fit --config configs/experiment/align_7b.yaml
   llava-pl fit --config configs/experiment/finetune_7b.yaml --model.init_from FILE
   llava-pl test --config configs/experiment/scienceqa_7b.yaml --ckpt_path FILE
+  llava-pl fit --config configs/experiment/finetune_7b.yaml --print_config
   llava-pl chat runs/finetune_7b/TIME --image cat.jpg
   llava-pl runs runs/finetune_7b/TIME --curves
   llava-pl export runs/finetune_7b/TIME/checkpoints/last.ckpt llava-7b-hf --format hf

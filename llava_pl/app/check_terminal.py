@@ -21,12 +21,13 @@ SECONDS_PER_REFRESH = 0.1
 
 @contextmanager
 def progress_bar(num_records: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on the error stream and yield what moves it on by some records.
+    """Show a bar on the error stream, if that is a terminal, and yield what moves it on by some records.
 
     It is drawn by this thread alone: a drawing thread could hold a lock at the moment when workers are forked.
     """
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal) as progress:
         task, drawn = progress.add_task("records", total=num_records), 0.0
 
         def advance(count: int) -> None:

@@ -1,7 +1,9 @@
 """Guards: a report that hides how many records are bad, or does not say which."""
 
 import io
+import sys
 
+import pytest
 from rich.console import Console
 
 from llava_pl.app.check import CheckReport
@@ -39,10 +41,13 @@ def test_good_data_is_one_line():
     assert shown(CheckReport({"x": 1234})) == ["all 1,234 records are good"]
 
 
-def test_progress_goes_to_the_error_stream(capsys):
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_goes_to_the_error_stream_if_that_is_a_terminal(capsys, monkeypatch, is_terminal):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     with progress_bar(3) as advance:
         advance(2)
         advance(1)
-    output = capsys.readouterr()
-    assert "3/3" in output.err
-    assert output.out == ""
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert ("3/3" in shown.err and "0:00:00" in shown.err) if is_terminal else shown.err == ""

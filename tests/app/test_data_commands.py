@@ -68,7 +68,10 @@ def test_number_of_workers_is_checked(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["view", "--index", "x"], "argument --index: invalid int value: 'x'; `llava-pl data view --help` lists the options"),
+        (
+            ["view", "--index", "x"],
+            "argument --index: invalid int value: 'x'; `llava-pl data view --help` lists the options",
+        ),
         (["view", "--place", "1"], "--place: no such option; --help lists all options"),
         (
             ["check", "--data.records", '[{"path": "a.json", "repeats": "abc"}]'],

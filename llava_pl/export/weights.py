@@ -26,6 +26,7 @@ from torch import Tensor
 
 from llava_pl.data.json_files import read_json
 from llava_pl.export.numpy_values import numpy_is_taken, settle
+from llava_pl.progress import show_progress
 from llava_pl.types import InputError
 
 WEIGHT_FILES = (
@@ -55,7 +56,7 @@ def read_weights(path: str | Path, *, prefix: str = "", is_mapped: bool = False)
         return _read_file(path, prefix, is_mapped)
     files, names = _find_weights(path)
     weights: dict[str, Tensor] = {}
-    for file in files:
+    for file in show_progress(files, f"reading {path.name}"):
         weights |= _read_file(file, prefix, is_mapped)
     if missing := sorted(name for name in names if name.startswith(prefix) and name not in weights):
         raise InputError(f"{path}: {len(missing)} tensors of its index are in no shard, such as {missing[0]!r}")
@@ -134,7 +135,7 @@ def write_weights(weights: Mapping[str, Tensor], folder: Path, *, max_shard_byte
     """
     check_weights(weights, folder)
     shards = split_torch_state_dict_into_shards(dict(weights), max_shard_size=max_shard_bytes)
-    for name, members in shards.filename_to_tensors.items():
+    for name, members in show_progress(shards.filename_to_tensors.items(), f"writing {folder.name}"):
         save_file({member: weights[member].contiguous() for member in members}, folder / name, {"format": "pt"})
         # safetensors lets the owner alone read it, whatever the umask.
         (folder / name).chmod(folder.stat().st_mode & 0o666)

@@ -1,0 +1,17 @@
+"""Guards: minutes without a word in a terminal, or bars in a log file."""
+
+import sys
+
+import pytest
+
+from llava_pl.progress import show_progress
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_bar_with_the_time_that_is_left_in_a_terminal_alone(capsys, monkeypatch, is_terminal):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    assert list(show_progress(range(3), "reading files")) == [0, 1, 2]
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert ("reading files" in shown.err and "0:00:00" in shown.err) if is_terminal else shown.err == ""

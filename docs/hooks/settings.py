@@ -17,7 +17,7 @@ HEAD = """# All settings
 
 What a configuration file may say, as `llava-pl fit` reads it: this page is made from the signatures and docstrings of
 the code when the site is built. A setting `a.b.c` is `c:` under `b:` under `a:` in a file, and `--a.b.c VALUE` on the
-command line. `llava-pl fit --help` lists the same in a terminal, and `llava-pl fit --data.help LlavaDataModule` the
+command line. `llava-pl fit --help all` lists the same in a terminal, and `llava-pl fit --data.help LlavaDataModule` the
 settings of one class. How files compose: `configs/README.md`.
 
 Six arguments are never written, because the program takes them from elsewhere: `data.init_args.tokenizer` and
@@ -33,8 +33,8 @@ LINKED = {
 
 TRAINER = """## `trainer`
 
-Lightning's own `Trainer`; its settings are in Lightning's documentation and in `llava-pl fit --help`. Those that the
-experiments set: `max_epochs`, `max_steps`, `precision`, `accelerator`, `devices`, `num_nodes`, `strategy`,
+Lightning's own `Trainer`; its settings are in Lightning's documentation and in `llava-pl fit --help all`. Those that
+the experiments set: `max_epochs`, `max_steps`, `precision`, `accelerator`, `devices`, `num_nodes`, `strategy`,
 `accumulate_grad_batches`, `gradient_clip_val`, `log_every_n_steps`, `val_check_interval`, `callbacks`, `logger`.
 """
 

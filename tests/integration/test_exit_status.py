@@ -17,6 +17,9 @@ from PIL import Image
 from llava_pl.app.commands import COMMANDS
 
 # Ctrl-C comes when a file of a certain name is opened: a signal to the process itself, while it works.
+
+pytestmark = pytest.mark.app
+
 RUN_EACH = """
 import json, os, signal, sys
 import llava_pl.lightning_cli, llava_pl.export.carry, llava_pl.app.chat, llava_pl.planning.planner

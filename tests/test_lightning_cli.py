@@ -158,7 +158,7 @@ def test_auto_where_it_means_nothing(config, capsys, words, message):
 @pytest.mark.parametrize("command", ["fit", "validate"])
 def test_help_says_what_ckpt_path_means_here(capsys, command):
     with pytest.raises(SystemExit, match="0"):
-        main([command, "--help"])
+        main([command, "--help", "all"])
     text = " ".join(capsys.readouterr().out.split())
     assert "'auto', for fit: go on with the run of --run_dir if it has a checkpoint, else begin it" in text
     assert "hpc" not in text
@@ -566,7 +566,7 @@ def test_what_a_callback_keeps_comes_back_or_asks_first(config, tmp_path, monkey
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
 def test_one_flag_says_that_pickles_may_run(capsys, command):
     with pytest.raises(SystemExit):
-        main([command, "--help"])
+        main([command, "--help", "all"])
     shown = capsys.readouterr().out
     assert "--unsafe " in shown
     assert "run what code they bring along" in " ".join(shown.split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -118,12 +119,14 @@ def _say(line: str) -> None:
 
 
 def _run(words: Sequence[str], folder: Path) -> int:
-    """Run the server until it ends, and return its exit status; Ctrl-C reaches it as well, and is a good end."""
-    command = [sys.executable, "-m", "transformers.cli.transformers", *words]
+    """Run the server until it ends, and return its exit status; Ctrl-C is a good end."""
+    # -P: Python would import what lies in the folder above the model.
+    command = [sys.executable, "-P", "-m", "transformers.cli.transformers", *words]
     with subprocess.Popen(command, cwd=folder, env={**os.environ, **QUIET}) as server:
         try:
             return server.wait()
         except KeyboardInterrupt:
+            server.send_signal(signal.SIGINT)  # of a terminal it has it already
             server.wait()
             return 0
         except SystemExit:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from llava_pl.app.address import add_address_options, find_port, warn_of_others
 from llava_pl.app.arguments import OneLineArguments
+from llava_pl.app.carry_commands import orderly_end
 from llava_pl.app.chat_command import add_sampling_options, check_picture, make_sampling
 from llava_pl.app.open_model import add_model_options, check_exists, open_model
 from llava_pl.types import InputError
@@ -51,7 +52,7 @@ def main(words: Sequence[str]) -> int:
     for path in options.image:
         check_picture(path)  # before minutes of reading weights, as the port
     port = find_port(options.host, options.port, PORTS)
-    with _own_folder() as folder:
+    with orderly_end(), _own_folder() as folder:
         from llava_pl.app.web import make_page  # not at the top: its imports take seconds
 
         examples = [(QUESTION, Path(path).expanduser()) for path in options.image]

@@ -79,7 +79,9 @@ class Conversation:
         Raises:
             InputError: As `ask`.
         """
-        self.turns = [*self.turns, self._make_question(text), Turn("gpt", answer)]
+        # What the model wrote shows no picture: there is none for it.
+        said = Turn("gpt", answer.replace(IMAGE_SLOT, "< image >"))
+        self.turns = [*self.turns, self._make_question(text), said]
         self.pictures, self.waiting = [*self.pictures, *self.waiting], []
 
     def _make_question(self, text: str) -> Turn:

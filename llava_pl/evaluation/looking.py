@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, interpolate
+from torch.nn.functional import adaptive_avg_pool2d
 
 from llava_pl.data.clip_pixels import look_up
 from llava_pl.data.sample_encoder import SampleEncoder
@@ -81,8 +81,13 @@ class Looks:
             method: None for the first of `methods`.
 
         Raises:
-            InputError: The projector's image tokens have no places that attention could be drawn at.
+            InputError: There is no such word, or the projector's image tokens have no places that attention could be
+                drawn at.
         """
+        if not 0 <= word < len(self.words):
+            raise InputError(
+                f"where the model looks: expected a word of the {len(self.words)} of the answer, found {word}"
+            )
         grids, tokens = self._sample.grids, self._tokens[word]
         method = method or self.methods[0]
         if method not in self.methods:
@@ -166,7 +171,9 @@ def _place(values: Tensor, num_pictures: int, grids: Sequence[ImageGrid]) -> tup
     for grid, each in zip(grids, torch.split(values, [num_of_whole + number for number in num_of_tiles]), strict=True):
         side = isqrt(num_of_whole)
         size = (grid.height, grid.width)
-        whole = interpolate(each[: side**2].view(1, 1, side, side), size, mode="bilinear")[0, 0]
+        # Means over areas, of which each value of the whole picture is in one at least; then the sum that it had.
+        whole = adaptive_avg_pool2d(each[: side**2].view(1, 1, side, side), size)[0, 0]
+        whole = whole * (each[: side**2].sum() / whole.sum().clamp(min=torch.finfo(whole.dtype).tiny))
         tiles = each[side**2 :].view(grid.height, grid.width + 1)[:, :-1]  # the last of each row is the newline
-        maps.append(tiles + whole * (side**2 / whole.numel()))
+        maps.append(tiles + whole)
     return tuple(maps)

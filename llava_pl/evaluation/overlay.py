@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-LONG_SIDE = 560
-"""Pixels of the longer side that small pictures are enlarged to, so that a map can be seen on them."""
+LONG_SIDE = (560, 1600)
+"""Pixels of the longer side: smaller pictures are enlarged, so that a map can be seen on them, larger ones shrunk."""
 
 
 def draw_overlay(
@@ -27,14 +27,15 @@ def draw_overlay(
     """
     from matplotlib import colormaps  # not at the top: it takes a third of a second
 
-    scale = max(1.0, LONG_SIDE / max(picture.size))
-    size = (round(picture.width * scale), round(picture.height * scale))
+    long = max(picture.size)
+    scale = min(max(long, LONG_SIDE[0]), LONG_SIDE[1]) / long
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     left, upper, right, lower = (round(side * scale) for side in seen)
     highest = float(values.max()) if top is None else top
     share = (values / highest if highest > 0 else values).clamp(0, 1).numpy().astype(np.float32)
     # Nearest first: the middle of a patch keeps its value, and edges of patches are soft.
     # Patch by patch, as the model sees: a smooth map would show places that it does not tell apart.
-    spread = Image.fromarray(share).resize((right - left, lower - upper), Image.Resampling.NEAREST)
+    spread = Image.fromarray(share).resize((max(1, right - left), max(1, lower - upper)), Image.Resampling.NEAREST)
     heat = Image.new("F", size, -1.0)
     heat.paste(spread, (left, upper))
     levels = np.asarray(heat)

@@ -92,3 +92,9 @@ def test_no_picture(conversation, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(RecordError, match="expected a complete picture"):
         conversation.show(str(tmp_path / "text.png"))
+
+
+def test_an_answer_that_spells_an_image_slot_shows_no_picture(conversation):
+    conversation.take("What?", "a <image> b")
+    conversation.take("And?", "c")
+    assert [turn.text for turn in conversation.turns] == ["What?", "a < image > b", "And?", "c"]

@@ -99,8 +99,25 @@ def test_tiles_and_the_whole_add_up():
     """Two tiles of 2 x 2 beside each other; the whole picture's four values are spread over eight places."""
     whole, tiles = torch.tensor([4.0, 8, 4, 8]), torch.tensor([1.0, 2, 3, 4, 99, 5, 6, 7, 8, 99])
     (found,) = looking._place(torch.cat([whole, tiles]), 1, [ImageGrid(1, 2, 2, 4)])
-    assert found.tolist() == [[3.0, 4.5, 6.5, 8.0], [7.0, 8.5, 10.5, 12.0]]
+    assert found.tolist() == [[3.0, 4.0, 7.0, 8.0], [7.0, 8.0, 11.0, 12.0]]
     assert float(found.sum()) == 24 + 36
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 12), (7, 3), (5, 5), (4, 8)])
+def test_no_share_is_lost_in_elongated_pictures(height, width):
+    """Each of the 16 places of the whole picture in turn holds all of it."""
+    for place in range(16):
+        values = torch.zeros(16 + height * (width + 1))
+        values[place] = 1
+        (found,) = looking._place(values, 1, [ImageGrid(1, 1, height, width)])
+        torch.testing.assert_close(found.sum(), torch.tensor(1.0))
+
+
+def test_a_word_that_is_not_there(build, encoder):
+    looks = Looks(build().eval(), encoder, TURNS, [PICTURE, PICTURE])
+    for word in (-1, 3):
+        with pytest.raises(InputError, match=rf"expected a word of the 3 of the answer, found {word}"):
+            looks.maps(word)
 
 
 def test_influence_of_tiles_is_brought_to_their_tokens():

@@ -21,8 +21,12 @@ def test_the_bright_patch_is_where_the_value_is():
     assert levels[:290].max() == levels[:, :290].max() < 10
 
 
-def test_small_pictures_are_enlarged():
-    assert draw_overlay(Image.new("RGB", (48, 24)), torch.ones(3, 3), (0, -12, 48, 36)).size == (560, 280)
+@pytest.mark.parametrize(
+    ("size", "drawn"),
+    [((48, 24), (560, 280)), ((700, 900), (700, 900)), ((4000, 3000), (1600, 1200)), ((9000, 1), (1600, 1))],
+)
+def test_pictures_are_drawn_at_a_size_that_can_be_seen(size, drawn):
+    assert draw_overlay(Image.new("RGB", size), torch.ones(3, 3), (0, 0, *size)).size == drawn
 
 
 def test_what_is_cut_off_is_grey_and_what_is_added_is_not_shown():

@@ -27,7 +27,7 @@ from llava_pl.run_folder import (
     find_checkpoint,
     find_or_begin,
     keep_old_logs,
-    refuse_old_checkpoints,
+    refuse_other_runs,
 )
 from llava_pl.run_state import resume_command
 from llava_pl.training.background import BackgroundCheckpointIO
@@ -153,8 +153,8 @@ class LlavaCLI(LightningCLI):
             config.verbose = False  # reports show the same numbers in a form that fits the screen
         self.is_continued = continued is not None
         self.run_dir = continued or choose_run_dir(run_dir, config.name, config.trainer.num_nodes)
-        if is_fit and not self.is_continued:
-            refuse_old_checkpoints(self.run_dir)
+        if is_fit:
+            refuse_other_runs(self.run_dir, is_continued=self.is_continued)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401  Trainer's own arguments
         """Return the trainer, with a CSV log and checkpoints in the run's folder unless the configuration says else."""

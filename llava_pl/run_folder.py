@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 from llava_pl.export.shards import check_no_shard
+from llava_pl.run_state import find_state, read_state
 from llava_pl.training.checksum import find_damage
 from llava_pl.training.metrics_log import free_name
 from llava_pl.training.processes import is_first_process, is_started_beside_others
@@ -118,16 +119,34 @@ def find_or_begin(run_dir: str | None, name: str) -> str | None:
     return found
 
 
-def refuse_old_checkpoints(run_dir: Path) -> None:
-    """Check that no run has left checkpoints in a folder that another one starts in.
+def refuse_other_runs(run_dir: Path, *, is_continued: bool) -> None:
+    """Check that the folder that a run starts in has no checkpoints of another one, and that none is at work there.
+
+    Args:
+        run_dir: The folder.
+        is_continued: The checkpoints are those of this run.
 
     Raises:
-        InputError: One has; those of both would lie among each other.
+        InputError: The files of both would lie among each other.
     """
-    if found := _newest_checkpoints(run_dir / "checkpoints"):
+    if is_first_process():
+        _refuse_second(run_dir)
+    if not is_continued and (found := _newest_checkpoints(run_dir / "checkpoints")):
         raise InputError(
             f"run_dir: {run_dir}: expected a folder without checkpoints, found {found[0].resolve().name} of an earlier "
             "run; go on with that run by --ckpt_path last (or auto), or choose another --run_dir"
+        )
+
+
+def _refuse_second(run_dir: Path) -> None:
+    try:
+        state = read_state(run_dir)
+    except InputError:
+        return  # told when the run replaces it: one that a queue starts again goes on
+    if state is not None and state.pid != os.getpid() and find_state(state) == "running":
+        raise InputError(
+            f"run_dir: {run_dir}: expected a folder in which no run is at work, found process {state.pid} of "
+            f"`llava-pl {state.command}`; wait until it ends or stop it, or choose another --run_dir"
         )
 
 

@@ -7,8 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -17,6 +19,7 @@ from PIL import Image
 from llava_pl.cli import main
 from llava_pl.export.build import build_model
 from llava_pl.run_folder import RUN_DIR_VARIABLE
+from llava_pl.run_state import new_state, write_state
 from llava_pl.training import module
 from llava_pl.training.background import HostCopy
 from llava_pl.training.rehearsal import FROZEN_DTYPES
@@ -141,6 +144,18 @@ def test_auto_after_a_kill_before_the_first_checkpoint(config, tmp_path, logger)
         return
     rows = csv.DictReader((tmp_path / "here" / "metrics.csv").open())
     assert [int(row["step"]) for row in rows if row["train/loss"]] == [0, 1]
+
+
+def test_a_second_run_beside_the_first_is_refused_before_it_writes(config, tmp_path, capsys):
+    process = psutil.Process(os.getppid())
+    state = new_state("fit", ["fit"], Path("here"), "align")
+    write_state(tmp_path / "here", replace(state, pid=process.pid, process_started=process.create_time()))
+    (tmp_path / "here" / "metrics.csv").write_text("step,train/loss\n")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()}
+    assert main(["fit", "--config", str(config), "--run_dir", "here"]) == 2
+    message = f"expected a folder in which no run is at work, found process {process.pid} of `llava-pl fit`; "
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"llava-pl: error: run_dir: here: {message}")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()} == before
 
 
 @pytest.mark.parametrize(

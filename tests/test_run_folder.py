@@ -2,7 +2,11 @@
 
 import os
 import re
+import subprocess
+import sys
+from dataclasses import replace
 
+import psutil
 import pytest
 import torch
 
@@ -15,7 +19,9 @@ from llava_pl.run_folder import (
     find_checkpoint,
     find_or_begin,
     keep_old_logs,
+    refuse_other_runs,
 )
+from llava_pl.run_state import new_state, write_state
 from llava_pl.training.processes import RANK_VARIABLES
 from llava_pl.types import InputError
 
@@ -205,3 +211,39 @@ def test_old_logs_are_moved_aside(tmp_path):
     assert [(tmp_path / f"metrics-{number}.csv").read_text() for number in (1, 2)] == ["first", "second"]
     assert not (tmp_path / "metrics.csv").exists()
     assert (tmp_path / "ledger-1").is_dir()
+
+
+@pytest.fixture
+def at_work(tmp_path):
+    """The state of a run of another process that lives, in the folder; its process by number."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        started = psutil.Process(process.pid).create_time()
+        state = replace(new_state("fit", ["fit"], tmp_path, None), pid=process.pid, process_started=started)
+        write_state(tmp_path, state)
+        yield state
+        process.kill()
+
+
+def test_a_folder_in_which_a_run_is_at_work_is_refused(tmp_path, at_work):
+    assert refused(refuse_other_runs, tmp_path, is_continued=True) == (
+        f"run_dir: {tmp_path}: expected a folder in which no run is at work, found process {at_work.pid} of "
+        "`llava-pl fit`; wait until it ends or stop it, or choose another --run_dir"
+    )
+
+
+@pytest.mark.parametrize(
+    "changes", [{"status": "failed"}, {"host": "elsewhere"}, {"process_started": 0.0}, {"pid": os.getpid()}]
+)
+def test_a_folder_in_which_none_is_at_work_is_free(tmp_path, at_work, changes):
+    write_state(tmp_path, replace(at_work, **changes))
+    refuse_other_runs(tmp_path, is_continued=True)
+
+
+def test_the_other_processes_of_a_launch_are_not_refused(tmp_path, at_work, monkeypatch):
+    monkeypatch.setenv("GROUP_RANK", "1")
+    refuse_other_runs(tmp_path, is_continued=True)
+
+
+def test_a_damaged_state_keeps_no_run_from_its_start(tmp_path):
+    (tmp_path / "state.json").write_text("{")
+    refuse_other_runs(tmp_path, is_continued=True)

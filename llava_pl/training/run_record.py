@@ -31,7 +31,8 @@ T = TypeVar("T")
 class RunRecord(Callback):
     """Keeps the record of a run, on its first rank.
 
-    An evaluation in the folder of a run that trained leaves that run's record alone.
+    An evaluation in the folder of a run that trained leaves that run's record alone; a run that ends before it goes on
+    leaves the record of its earlier start.
 
     Args:
         run_dir: Folder of the run.
@@ -45,7 +46,7 @@ class RunRecord(Callback):
         self._run_dir = run_dir
         self._state = new_state(command, list(words), run_dir, stage)
         self._is_continued = is_continued
-        self._is_kept = False
+        self._is_kept = self._has_begun = False
 
     @contextmanager
     def keep(self, trainer: Trainer) -> Iterator[None]:
@@ -71,14 +72,16 @@ class RunRecord(Callback):
             status, reason = describe_end(error)
             step = trainer.global_step if is_fit else None
             after = replace(self._state, status=status, reason=reason, ended=time.time(), step=step)
-            if self._is_continued and before is not None and before.status == status == "finished":
-                after = before if before.step == step else after  # there was nothing left to do
+            is_early = self._is_continued and not self._has_begun
+            if is_early and before is not None and (error is not None or before.status == "finished"):
+                after = before  # it could not go on, or nothing was left to do: what was said of the run still holds
             self._write(after)
             if self._is_kept and is_fit:
                 self._show(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write down how many steps there will be, and tell Weights & Biases of the data."""
+        self._has_begun = True
         if trainer.is_global_zero:
             self._state = replace(self._state, total_steps=count_optimizer_steps(trainer))
             self._write(self._state)

@@ -58,8 +58,33 @@ def test_however_it_ends(tmp_path, trainer, error, expected):
 def test_starts_are_counted(tmp_path, trainer):
     for is_continued, expected in ((False, 1), (True, 2), (True, 3), (False, 1)):
         trainer.global_step += 1
-        with record(tmp_path, is_continued=is_continued).keep(trainer):
+        mine = record(tmp_path, is_continued=is_continued)
+        with mine.keep(trainer):
             assert read_state(tmp_path).num_starts == expected
+            mine.on_train_start(trainer, None)
+
+
+def begin(mine, trainer, error):
+    with mine.keep(trainer):
+        mine.on_train_start(trainer, None)
+        raise error
+
+
+@pytest.mark.parametrize("error", [InputError("data: another"), KeyboardInterrupt(), SystemExit(143)])
+def test_a_run_that_cannot_go_on_keeps_its_record(tmp_path, trainer, error):
+    with pytest.raises(SystemExit):
+        begin(record(tmp_path), trainer, SystemExit(138))
+    before = (tmp_path / "state.json").read_bytes()
+    with pytest.raises(type(error)), record(tmp_path, is_continued=True).keep(trainer):
+        raise error
+    assert (tmp_path / "state.json").read_bytes() == before
+
+
+def test_a_run_that_fails_after_it_went_on_says_so(tmp_path, trainer):
+    for is_continued in (False, True):
+        with pytest.raises(InputError):
+            begin(record(tmp_path, is_continued=is_continued), trainer, InputError(str(is_continued)))
+    assert (read_state(tmp_path).num_starts, read_state(tmp_path).reason) == (2, "InputError: True")
 
 
 def test_a_finished_run_that_is_started_again_stays_as_it_is(tmp_path, trainer):

@@ -7,6 +7,8 @@ gone cannot have written its end. Nothing that takes long to import is needed he
 from __future__ import annotations
 
 import json
+import math
+import os
 import shlex
 import signal
 import socket
@@ -14,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from llava_pl.types import InputError
 from llava_pl.whole_file import whole_file
@@ -98,17 +100,30 @@ def read_state(run_dir: Path) -> RunState | None:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         known = {field.name for field in fields(RunState)}  # a newer version may say more
         state = RunState(**{name: value for name, value in content.items() if name in known})
-        is_good = state.status in ("running", "finished", "interrupted", "failed")
-        for value in (state.started, state.process_started, state.ended or 0.0):
-            is_good = is_good and isinstance(value, int | float)
-        if not is_good or not all(isinstance(word, str) for word in state.words):
+        if not all(_fits(getattr(state, name), kind) for name, kind in get_type_hints(RunState).items()):
             raise ValueError
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "damaged"
         raise InputError(f"{path}: {reason}, expected what a run wrote there; move it away") from error
     return state
+
+
+def _fits(value: object, kind: Any) -> bool:  # noqa: ANN401  an annotation
+    """Return whether a value that JSON held is of a kind, as a field of `RunState` says it."""
+    inner = get_args(kind)
+    if get_origin(kind) is Literal:
+        return value in inner
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_fits(each, inner[0]) for each in value)
+    if inner:
+        return any(_fits(value, each) for each in inner)
+    if kind is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    if isinstance(value, str):
+        return kind is str and b"\0" not in os.fsencode(value)  # the system takes it for a path
+    return type(value) is kind
 
 
 def write_state(run_dir: Path, state: RunState) -> None:

@@ -67,7 +67,15 @@ def test_without_a_state(tmp_path):
     assert read_state(tmp_path) is None
 
 
-@pytest.mark.parametrize("change", ["{", "[]", '{"command": "fit"}', b"\xff", {"status": "?"}, {"started": "x"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "{", "[]", '{"command": "fit"}', b"\xff", "[" * 100_000, {"status": "?"}, {"status": []}, {"started": "x"},
+        {"started": float("nan")}, {"started": 10**400}, {"ended": float("inf")}, {"pid": 1.5}, {"pid": None},
+        {"words": "fit"}, {"words": [1]}, {"step": "many"}, {"total_steps": True}, {"num_starts": None}, {"cwd": 7},
+        {"run_dir": "a\0b"}, {"cwd": "\ud800"}, {"stage": ["align"]}, {"reason": {}}, {"host": None},
+    ],
+)  # fmt: skip
 def test_a_damaged_state_is_one_line(tmp_path, state, change):
     write_state(tmp_path, state)
     path = tmp_path / "state.json"

@@ -119,6 +119,15 @@ def test_damage_is_told_and_the_rest_is_shown(make):
     assert [line.partition(":")[0] for line in run.damage] == ["runs/a/1/state.json", "runs/a/1/metrics.csv"]
 
 
+def test_a_damaged_state_hides_no_other_run(make):
+    make("1", "finished")
+    path = make("2") / "state.json"
+    path.write_text(path.read_text().replace('"step": null', '"step": "x"'))
+    assert {run.folder.name: (run.state, len(run.damage)) for run in find_runs(Path("runs"))} == {
+        "1": ("finished", 0), "2": ("unknown", 1)
+    }  # fmt: skip
+
+
 def test_when_it_was_written(make):
     folder = make("1", saved=10, log=LOG)
     for path in (folder / "metrics.csv", folder / "state.json"):

@@ -143,7 +143,7 @@ def _refuse_second(run_dir: Path) -> None:
         state = read_state(run_dir)
     except InputError:
         return  # told when the run replaces it: one that a queue starts again goes on
-    if state is not None and state.pid != os.getpid() and find_state(state) == "running":
+    if state is not None and state.pid != os.getpid() and find_state(state, run_dir) == "running":
         raise InputError(
             f"run_dir: {run_dir}: expected a folder in which no run is at work, found process {state.pid} of "
             f"`llava-pl {state.command}`; wait until it ends or stop it, or choose another --run_dir"

@@ -133,8 +133,13 @@ def write_state(run_dir: Path, state: RunState) -> None:
         part.write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
 
 
-def find_state(state: RunState) -> State:
-    """Return the word for what became of a run: what it said, unless its process is gone or out of sight."""
+def find_state(state: RunState, run_dir: Path) -> State:
+    """Return the word for what became of a run: what it said, unless its process is gone or out of sight.
+
+    Args:
+        state: What it said.
+        run_dir: Where that was found; the process at work in another folder is out of sight in a copy.
+    """
     if state.status != "running":
         return state.status
     if state.host != socket.gethostname():
@@ -146,8 +151,17 @@ def find_state(state: RunState) -> State:
         is_zombie = psutil.Process(state.pid).status() == psutil.STATUS_ZOMBIE
     except (psutil.Error, ValueError, OverflowError):
         return "killed"
-    is_same = abs(started - state.process_started) <= CLOCK_SECONDS and not is_zombie
-    return "running" if is_same else "killed"
+    if abs(started - state.process_started) > CLOCK_SECONDS or is_zombie:
+        return "killed"
+    return "unknown" if lies_elsewhere(state, run_dir) else "running"
+
+
+def lies_elsewhere(state: RunState, run_dir: Path) -> bool:
+    """Return whether a folder is another one than that of the run which its record speaks of: a copy, or moved."""
+    try:
+        return not Path(state.cwd, state.run_dir).samefile(run_dir)
+    except OSError:
+        return True
 
 
 def describe_end(error: BaseException | None) -> tuple[Status, str | None]:

@@ -22,16 +22,25 @@ from llava_pl.run_state import (
 )
 from llava_pl.types import InputError
 
+HERE = Path("runs/a/b")
+
 
 @pytest.fixture
-def state():
-    return new_state("fit", ["fit", "--config", "a.yaml"], Path("runs/a/b"), "align")
+def state(_folder):
+    return new_state("fit", ["fit", "--config", "a.yaml"], HERE, "align")
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    """Lies where the state says."""
+    monkeypatch.chdir(tmp_path)
+    HERE.mkdir(parents=True)
 
 
 def test_a_run_of_this_process(state, tmp_path):
     assert (state.command, state.status, state.stage, state.run_dir) == ("fit", "running", "align", "runs/a/b")
     assert (state.pid, state.host, state.cwd) == (os.getpid(), socket.gethostname(), str(Path.cwd()))
-    assert find_state(state) == "running"
+    assert find_state(state, HERE) == "running"
     write_state(tmp_path / "new", state)
     assert read_state(tmp_path / "new") == state
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["state.json"]
@@ -39,7 +48,7 @@ def test_a_run_of_this_process(state, tmp_path):
 
 @pytest.mark.parametrize("status", ["finished", "interrupted", "failed"])
 def test_what_a_run_says_of_its_end_holds(state, status):
-    assert find_state(replace(state, status=status, pid=2**22 + 1)) == status
+    assert find_state(replace(state, status=status, pid=2**22 + 1), HERE) == status
 
 
 def test_a_process_that_is_gone_was_killed(state):
@@ -47,20 +56,32 @@ def test_a_process_that_is_gone_was_killed(state):
     import psutil
 
     of_it = replace(state, pid=process.pid, process_started=psutil.Process(process.pid).create_time())
-    assert find_state(of_it) == "running"
+    assert find_state(of_it, HERE) == "running"
     process.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and nobody has asked yet how it ended
-    assert find_state(of_it) == "killed"
+    assert find_state(of_it, HERE) == "killed"
     process.wait()
-    assert find_state(of_it) == "killed"
+    assert find_state(of_it, HERE) == "killed"
 
 
 def test_another_process_with_the_number_of_the_run_is_not_the_run(state):
-    assert find_state(replace(state, process_started=state.process_started - 3600)) == "killed"
+    assert find_state(replace(state, process_started=state.process_started - 3600), HERE) == "killed"
 
 
 def test_of_another_machine_nobody_knows(state):
-    assert find_state(replace(state, host="elsewhere")) == "unknown"
+    assert find_state(replace(state, host="elsewhere"), HERE) == "unknown"
+
+
+def test_a_copy_of_the_folder_of_a_run_at_work_is_none(state, tmp_path):
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "link").symlink_to(HERE)
+    assert [find_state(state, tmp_path / name) for name in ("copy", "link", "gone")] == [
+        "unknown",
+        "running",
+        "unknown",
+    ]
+    killed = replace(state, process_started=0.0)
+    assert [find_state(killed, tmp_path / name) for name in ("copy", "link")] == ["killed", "killed"]
 
 
 def test_without_a_state(tmp_path):

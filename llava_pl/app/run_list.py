@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llava_pl.curves.metrics import LOG, read_last
-from llava_pl.run_state import NAME, RunState, State, find_state, read_state, resume_command
+from llava_pl.run_state import NAME, RunState, State, find_state, lies_elsewhere, read_state, resume_command
 from llava_pl.types import InputError
 
 DEPTH = 3
@@ -93,7 +94,7 @@ def describe_run(folder: Path) -> Run:
     saved = [int(found[1]) for path in folder.glob("checkpoints/*.ckpt") if (found := _STEP.fullmatch(path.name))]
     step = max((state and state.step) or 0, last + 1, *saved, 0) if trains else None
     total = state.total_steps if state else config.get("max_steps")
-    word = _guess_state(step, total, metrics) if state is None else find_state(state)
+    word = _guess_state(step, total, metrics) if state is None else find_state(state, folder)
     times = [path.stat().st_mtime for path in _logs(folder)]
     has_checkpoint = (folder / "checkpoints" / "last.ckpt").exists()
     can_go_on = trains and has_checkpoint and word not in ("running", "finished")
@@ -155,6 +156,8 @@ def _guess_state(step: int | None, total: int | None, metrics: dict[str, float])
 
 def _reason(state: RunState | None, word: State) -> str | None:
     if state is not None and word == "unknown":
+        if state.host == socket.gethostname():
+            return f"a copy of {Path(state.cwd, state.run_dir)}, where the run is at work"
         return f"it runs or was killed on {state.host}, where this can be told"
     return state.reason if state else None
 
@@ -164,9 +167,8 @@ def _resume(folder: Path, state: RunState | None) -> str:
     if state is None:
         words = ["llava-pl", "fit", "--config", str(folder / "config.yaml"), "--run_dir", str(folder)]
         return shlex.join([*words, "--ckpt_path", "last"])
-    given = Path(state.run_dir)
-    is_moved = (Path(state.cwd) / given).resolve() != folder.resolve()
-    command = resume_command(state.words, folder.resolve() if is_moved else given)
+    run_dir = folder.resolve() if lies_elsewhere(state, folder) else Path(state.run_dir)
+    command = resume_command(state.words, run_dir)
     is_here = Path(state.cwd) == Path.cwd()  # what was typed may name files from there
     return command if is_here else f"cd {shlex.quote(state.cwd)} && {command}"
 

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,13 @@ def test_a_folder_that_was_moved_is_named_where_it_is(make, tmp_path):
     make("1", "failed", saved=10).rename("moved")
     words = shlex.split(describe_run(Path("moved")).resume)
     assert words[words.index("--run_dir") + 1] == str(tmp_path / "moved")
+
+
+def test_a_copy_of_a_run_at_work_says_so_and_can_go_on(make, tmp_path):
+    shutil.copytree(make("1", saved=10), "copy")
+    run = describe_run(Path("copy"))
+    assert (run.state, run.reason) == ("unknown", f"a copy of {tmp_path}/runs/a/1, where the run is at work")
+    assert run.resume == f"llava-pl fit --config a.yaml --run_dir {tmp_path}/copy --ckpt_path last"
 
 
 @pytest.mark.parametrize(("status", "saved"), [("finished", 100), ("failed", 0)])

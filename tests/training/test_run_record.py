@@ -28,7 +28,7 @@ def test_from_start_to_end(tmp_path, trainer):
     mine = record(tmp_path)
     with mine.keep(trainer):
         state = read_state(tmp_path)
-        assert (state.status, state.total_steps, find_state(state)) == ("running", None, "running")
+        assert (state.status, state.total_steps, find_state(state, tmp_path)) == ("running", None, "running")
         mine.on_train_start(trainer, None)
         assert read_state(tmp_path).total_steps == 100
         assert not (tmp_path / "curves.png").exists()

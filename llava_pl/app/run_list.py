@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,18 @@ class Run:
     damage: tuple[str, ...]
 
 
-def find_runs(root: Path) -> list[Run]:
-    """Return the runs in a folder, or the one that it is, the newest first."""
-    found = [describe_run(folder) for folder in _walk(root, DEPTH)]
-    return sorted(found, key=lambda run: run.started, reverse=True)
+def find_runs(*roots: Path) -> list[Run]:
+    """Return the runs in folders, or those that they are, the newest first, each once."""
+    found = sorted((folder for root in roots for folder in _walk(root, DEPTH)), key=_is_behind_link)
+    return sorted(map(describe_run, once(found)), key=lambda run: run.started, reverse=True)
+
+
+def once(folders: Iterable[Path]) -> list[Path]:
+    """Return folders by the first of their names."""
+    names: dict[Path, Path] = {}
+    for folder in folders:
+        names.setdefault(folder.resolve(), folder)
+    return list(names.values())
 
 
 def is_run(folder: Path) -> bool:
@@ -126,11 +134,22 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
     if depth == 0:
         return
     try:
-        inner = [Path(entry) for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+        inner = [Path(entry) for entry in os.scandir(folder) if _is_folder(entry) and entry.name[0] != "."]
     except (FileNotFoundError, PermissionError):
         return  # not there yet, or not ours
     for each in inner:
         yield from _walk(each, depth - 1)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link that leads to itself, or where we may not look
+
+
+def _is_behind_link(folder: Path) -> bool:
+    return folder.absolute() != folder.resolve()
 
 
 def _read_config(path: Path) -> dict[str, Any]:

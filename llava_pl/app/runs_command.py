@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_pl.app.arguments import OneLineArguments, check_place
-from llava_pl.app.run_list import Run, describe_run, find_runs, is_run
+from llava_pl.app.run_list import Run, describe_run, find_runs, is_run, once
 from llava_pl.curves.panels import show_number
 from llava_pl.types import InputError
 from llava_pl.visible import visible
@@ -39,12 +39,12 @@ def main(words: Sequence[str]) -> int:
         InputError: A folder is not there, or there is nothing to draw.
     """
     options = make_parser().parse_args(list(words))
-    folders = options.folders or [DEFAULT]
+    folders = once(options.folders or [DEFAULT])
     if options.folders or options.curves is not None:
         _check_folders(folders)
     if options.curves is not None:
         return _draw(folders, options.curves)
-    runs = [run for folder in folders for run in find_runs(folder)]
+    runs = find_runs(*folders)
     if options.json:
         sys.stdout.write(json.dumps([_as_json(run) for run in runs], indent=2) + "\n")
     else:

@@ -119,6 +119,16 @@ def test_the_newest_run_comes_first(make):
     assert not is_run(Path("runs"))
 
 
+def test_a_run_is_listed_once_however_many_ways_lead_to_it(make):
+    make("1")
+    Path("runs/0").symlink_to("a")
+    Path("runs/a/0").symlink_to("..")
+    Path("runs/a/itself").symlink_to("itself")
+    Path("latest").symlink_to("runs/a/1")
+    assert [run.folder for run in find_runs(Path("runs"), Path("runs"), Path("latest"))] == [Path("runs/a/1")]
+    assert [run.folder for run in find_runs(Path("latest"))] == [Path("latest")]
+
+
 def test_damage_is_told_and_the_rest_is_shown(make):
     folder = make("1", saved=10, log="no log")
     (folder / "state.json").write_text("{")

@@ -84,6 +84,11 @@ def test_curves_in_the_folder_and_over_each_other(folder, capsys):
     assert main(["runs", "runs/a/1", "runs/b/1", "--curves", "both.html"]) == 0
     assert capsys.readouterr().out == "wrote both.html\n"
     assert "loss: a/1</td>" in Path("both.html").read_text()
+    assert main(["runs", "runs/a/1", "runs/b/1", "runs/a/1", "--curves", "both.html"]) == 0
+    assert "<h1>Curves of runs/a/1, runs/b/1</h1>" in Path("both.html").read_text()
+    capsys.readouterr()
+    assert main(["runs", "runs/a/1", "runs/../runs/a/1", "--curves"]) == 0
+    assert capsys.readouterr().out == "wrote runs/a/1/curves.png\nwrote runs/a/1/curves.html\n"
 
 
 @pytest.mark.parametrize(

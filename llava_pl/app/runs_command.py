@@ -6,9 +6,10 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import fill, indent
 from typing import Any
 
 from llava_pl.app.arguments import OneLineArguments, check_place
@@ -27,6 +28,9 @@ that were stopped; or draw the curves of one or several. Status 1 if a file of a
 DEFAULT = Path("runs")
 HERE = "-"
 """Stands for the run's own folder as the place of its curves."""
+
+MOST_NAME = 31
+"""Letters of a run's name for which the table makes room, those of finetune_7b/TIME."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -116,26 +120,43 @@ def _print(runs: Sequence[Run], folders: Sequence[Path]) -> None:
     if not runs:
         sys.stdout.write(f"no runs in {place}; `llava-pl fit` makes them in runs/NAME/TIME\n")
         return
+    from rich.console import Console
+
     from llava_pl.evaluation.report import Report, ReportTable
     from llava_pl.evaluation.report_terminal import print_report
 
     base = folders[0] if len(folders) == 1 else None
     rows = [_row(run, base) for run in runs]
-    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    filled = [name for name in rows[0] if any(row[name] for row in rows)]
+    console = Console()
+    columns = _fit(filled, rows, console.width) if console.is_terminal else filled
     title = f"{len(runs):,} run{'s'[: len(runs) != 1]} in {place}"
     cells = tuple(tuple(row[name] for name in columns) for row in rows)
     print_report(Report("Runs", (), (ReportTable(title, tuple(columns), cells, has_numbers=False),)))
     # Not by rich, which would break the lines that are to be copied.
-    for run in runs:
+    for run, row in zip(runs, rows, strict=True):
         is_lost = run.command == "fit" and run.state not in ("running", "finished") and not run.has_checkpoint
-        if run.reason or run.resume or run.damage or is_lost:
+        others = "; ".join(f"{name}: {visible(row[name])}" for name in filled if name not in columns and row[name])
+        if run.reason or run.resume or run.damage or is_lost or others:
             end = run.state + (" before its first checkpoint" if is_lost else "")
             why = f" ({visible(run.reason)})" if run.reason else ""
             sys.stdout.write(f"{visible(str(run.folder))}: {end}{why}\n")
-        for line in run.damage:
-            sys.stdout.write(f"  {visible(line)}\n")
+        if others:
+            sys.stdout.write(indent(fill(others, console.width - 2), "  ") + "\n")
+        sys.stdout.write("".join(f"  {visible(line)}\n" for line in run.damage))
         if run.resume:
             sys.stdout.write(f"  resume: {visible(run.resume)}\n")
+
+
+def _fit(columns: Sequence[str], rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
+    """Return the columns that a terminal has room for; those that are left out are told below the table."""
+    kept = list(columns)
+    for spare in ("scores", "size", "what", "age"):
+        widths = {name: max(map(len, (name, *(row[name] for row in rows)))) for name in kept}
+        widths["run"] = min(widths["run"], MOST_NAME)  # a longer one is folded
+        if sum(widths.values()) + 2 * len(kept) > width and spare in kept:
+            kept.remove(spare)
+    return kept
 
 
 def _row(run: Run, base: Path | None) -> dict[str, str]:

@@ -1,8 +1,11 @@
 """Guards: a list that cannot be read or parsed, that takes seconds, or that says nothing of what is wrong."""
 
 import json
+import os
+import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +39,31 @@ def test_the_list(folder, capsys):
     assert row[:10] == ["a/1", "fit", "align", "interrupted", "40", "of", "100", "1.5", "pope/f1", "80.0"]
     assert lines[-2:] == [
         "runs/a/1: interrupted (SIGTERM)",
+        "  resume: llava-pl fit --config a.yaml --run_dir runs/a/1 --ckpt_path last",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "heads", "below"),
+    [
+        (36, "run state step loss", ["  what: fit align; scores: pope/f1", "  80.0; age: 2 h; size: SIZE"]),
+        (55, "run what state step loss age", ["  scores: pope/f1 80.0; size: SIZE"]),
+        (80, "run what state step loss scores age size", []),
+    ],
+)
+def test_a_terminal_gets_the_columns_that_it_has_room_for(folder, capsys, monkeypatch, columns, heads, below):
+    for path in folder.rglob("*"):
+        os.utime(path, (0, time.time() - 7300))
+    for name, value in {"COLUMNS": str(columns), "FORCE_COLOR": "1", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)  # a terminal, as far as rich knows
+    assert main(["runs"]) == 0
+    output = re.sub("\x1b[^m]*m", "", capsys.readouterr().out)
+    lines = re.sub(r"[0-9]+ B\b", "SIZE", output).splitlines()
+    assert lines[4].split() == heads.split()
+    assert max(map(len, lines[:7])) <= columns
+    assert lines[8:] == [
+        "runs/a/1: interrupted (SIGTERM)",
+        *below,
         "  resume: llava-pl fit --config a.yaml --run_dir runs/a/1 --ckpt_path last",
     ]
 

@@ -39,6 +39,7 @@ from llava_pl.training.lost_rank import NameLostRank
 from llava_pl.training.meeting import MeetRanks
 from llava_pl.training.module import LlavaModule
 from llava_pl.training.noise import silence_noise
+from llava_pl.training.processes import find_launcher
 from llava_pl.training.run_loggers import complete_loggers
 from llava_pl.training.run_record import RunRecord
 from llava_pl.training.saving import RunCheckpoint
@@ -190,7 +191,7 @@ class LlavaCLI(LightningCLI):
                 every_n_steps=run.save_every_n_steps,
                 every_minutes=run.save_every_minutes,
                 num_kept=run.keep_checkpoints,
-                resume_command=resume_command(sys.argv[1:], self.run_dir),
+                resume_command=resume_command(sys.argv[1:], self.run_dir, find_launcher()),
                 is_continued=self.is_continued,
                 is_only_for_stops=is_only_for_stops,
             )

@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -51,6 +51,7 @@ class RunState:
         step: Optimizer steps that it had taken when it ended.
         ended: When.
         reason: Why, unless it was finished.
+        launcher: What started its processes beside each other, `torchrun` or `srun` with their options, if one did.
     """
 
     command: str
@@ -68,9 +69,12 @@ class RunState:
     step: int | None = None
     ended: float | None = None
     reason: str | None = None
+    launcher: list[str] = field(default_factory=list)
 
 
-def new_state(command: str, words: list[str], run_dir: Path, stage: str | None) -> RunState:
+def new_state(
+    command: str, words: list[str], run_dir: Path, stage: str | None, launcher: Sequence[str] = ()
+) -> RunState:
     """Return the state of a run that this process starts."""
     import psutil
 
@@ -86,6 +90,7 @@ def new_state(command: str, words: list[str], run_dir: Path, stage: str | None) 
         pid=process.pid,
         process_started=process.create_time(),
         stage=stage,
+        launcher=list(launcher),
     )
 
 
@@ -98,7 +103,7 @@ def read_state(run_dir: Path) -> RunState | None:
     path = run_dir / NAME
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        known = {field.name for field in fields(RunState)}  # a newer version may say more
+        known = {each.name for each in fields(RunState)}  # a newer version may say more
         state = RunState(**{name: value for name, value in content.items() if name in known})
         if not all(_fits(getattr(state, name), kind) for name, kind in get_type_hints(RunState).items()):
             raise ValueError
@@ -186,12 +191,13 @@ def describe_end(error: BaseException | None) -> tuple[Status, str | None]:
     return "failed", reason if len(reason) <= MOST_REASON else f"{reason[:MOST_REASON]}..."
 
 
-def resume_command(words: Sequence[str], run_dir: Path) -> str:
+def resume_command(words: Sequence[str], run_dir: Path, launcher: Sequence[str] = ()) -> str:
     """Return what a user types to go on with a run.
 
     Args:
         words: What the run was started with.
         run_dir: Its folder.
+        launcher: What started its processes.
 
     >>> resume_command(["fit", "--config", "a.yaml", "--ckpt_path=x.ckpt"], Path("runs/run/now"))
     'llava-pl fit --config a.yaml --run_dir runs/run/now --ckpt_path last'
@@ -205,4 +211,4 @@ def resume_command(words: Sequence[str], run_dir: Path) -> str:
             is_value = False
         else:
             kept.append(word)
-    return shlex.join(["llava-pl", *kept, "--run_dir", str(run_dir), "--ckpt_path", "last"])
+    return shlex.join([*launcher, "llava-pl", *kept, "--run_dir", str(run_dir), "--ckpt_path", "last"])

@@ -94,6 +94,7 @@ def test_without_a_state(tmp_path):
         "{", "[]", '{"command": "fit"}', b"\xff", "[" * 100_000, {"status": "?"}, {"status": []}, {"started": "x"},
         {"started": float("nan")}, {"started": 10**400}, {"ended": float("inf")}, {"pid": 1.5}, {"pid": None},
         {"words": "fit"}, {"words": [1]}, {"step": "many"}, {"total_steps": True}, {"num_starts": None}, {"cwd": 7},
+        {"launcher": None},
         {"run_dir": "a\0b"}, {"cwd": "\ud800"}, {"stage": ["align"]}, {"reason": {}}, {"host": None},
     ],
 )  # fmt: skip
@@ -146,3 +147,11 @@ def test_ends(error, expected):
 def test_command_that_resumes(words, tmp_path):
     command = resume_command(words, tmp_path / "run")
     assert command == f"llava-pl fit --config 'a b.yaml' --run_dir {tmp_path}/run --ckpt_path last"
+
+
+def test_a_launcher_comes_first(tmp_path):
+    state = new_state("fit", ["fit", "--config", "a.yaml"], tmp_path, None, ["torchrun", "--nproc-per-node", "8"])
+    write_state(tmp_path, state)
+    assert read_state(tmp_path).launcher == ["torchrun", "--nproc-per-node", "8"]
+    command = resume_command(state.words, tmp_path, state.launcher)
+    assert command == f"torchrun --nproc-per-node 8 llava-pl fit --config a.yaml --run_dir {tmp_path} --ckpt_path last"

@@ -187,7 +187,7 @@ def _resume(folder: Path, state: RunState | None) -> str:
         words = ["llava-pl", "fit", "--config", str(folder / "config.yaml"), "--run_dir", str(folder)]
         return shlex.join([*words, "--ckpt_path", "last"])
     run_dir = folder.resolve() if lies_elsewhere(state, folder) else Path(state.run_dir)
-    command = resume_command(state.words, run_dir)
+    command = resume_command(state.words, run_dir, state.launcher)
     is_here = Path(state.cwd) == Path.cwd()  # what was typed may name files from there
     return command if is_here else f"cd {shlex.quote(state.cwd)} && {command}"
 

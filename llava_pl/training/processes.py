@@ -25,6 +25,32 @@ def is_started_beside_others(num_nodes: int) -> bool:
     Args:
         num_nodes: Of the trainer.
     """
+    return num_nodes > 1 or _num_tasks() > 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def find_launcher() -> list[str]:
+    """Return the words in front of ``llava-pl`` that started this process beside others, as the environment has them.
+
+    On several nodes of torchrun they are those of the first; others have another ``--node-rank``.
+    """
+    env = os.environ
+    if "TORCHELASTIC_RUN_ID" in env:
+        nodes = ["--nnodes", env["GROUP_WORLD_SIZE"], "--node-rank", env["GROUP_RANK"]]
+        nodes += ["--master-addr", env["MASTER_ADDR"], "--master-port", env["MASTER_PORT"]]
+        is_alone = env["GROUP_WORLD_SIZE"] == "1"
+        return ["torchrun", *([] if is_alone else nodes), "--nproc-per-node", env["LOCAL_WORLD_SIZE"], "--no-python"]
+    if _num_tasks() > 1:
+        return [
+            "srun",
+            "--kill-on-bad-exit=1",
+            "--nodes",
+            env.get("SLURM_NNODES", "1"),
+            "--ntasks",
+            env["SLURM_NTASKS"],
+        ]
+    return []
+
+
+def _num_tasks() -> int:
     is_shell = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")  # which Lightning takes for no srun
-    num_tasks = 1 if is_shell else int(os.environ.get("SLURM_NTASKS", 1))
-    return num_nodes > 1 or num_tasks > 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return 1 if is_shell else int(os.environ.get("SLURM_NTASKS", 1))

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from llava_pl.curves.draw import draw_run, name_run
 from llava_pl.curves.metrics import LOG
 from llava_pl.run_state import RunState, describe_end, new_state, read_state, write_state
-from llava_pl.training.processes import is_first_process
+from llava_pl.training.processes import find_launcher, is_first_process
 from llava_pl.training.schedule import count_optimizer_steps
 from llava_pl.training.wandb_record import log_checkpoint, log_data
 from llava_pl.types import InputError
@@ -44,7 +44,7 @@ class RunRecord(Callback):
 
     def __init__(self, run_dir: Path, command: str, words: Sequence[str], stage: str, *, is_continued: bool) -> None:
         self._run_dir = run_dir
-        self._state = new_state(command, list(words), run_dir, stage)
+        self._state = new_state(command, list(words), run_dir, stage, find_launcher())
         self._is_continued = is_continued
         self._is_kept = self._has_begun = False
 

@@ -60,6 +60,11 @@ def test_a_run_that_can_go_on_says_how(make, tmp_path, changes, state):
     )
 
 
+def test_a_run_goes_on_with_its_launcher(make):
+    run = describe_run(make("1", "failed", saved=10, launcher=["srun", "--ntasks", "8"]))
+    assert run.resume == "srun --ntasks 8 llava-pl fit --config a.yaml --run_dir runs/a/1 --ckpt_path last"
+
+
 def test_a_run_on_another_machine_names_it(make):
     run = describe_run(make("1", host="elsewhere"))
     assert (run.state, run.reason) == ("unknown", "it runs or was killed on elsewhere, where this can be told")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llava_pl.training.processes import RANK_VARIABLES, is_first_process, is_started_beside_others
+from llava_pl.training.processes import RANK_VARIABLES, find_launcher, is_first_process, is_started_beside_others
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +35,26 @@ def test_who_starts_processes(monkeypatch, variables, num_nodes, is_beside_other
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert is_started_beside_others(num_nodes) == is_beside_others
+
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "GROUP_WORLD_SIZE": "1", "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "8",
+            "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({}, ""),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, ""),  # somebody's own script
+        (TORCHRUN, "torchrun --nproc-per-node 8 --no-python"),
+        (TORCHRUN | {"GROUP_WORLD_SIZE": "2"},
+         "torchrun --nnodes 2 --node-rank 0 --master-addr node0 --master-port 29500 --nproc-per-node 8 --no-python"),
+        ({"SLURM_NTASKS": "16", "SLURM_NNODES": "2"}, "srun --kill-on-bad-exit=1 --nodes 2 --ntasks 16"),
+        ({"SLURM_NTASKS": "16", "SLURM_JOB_NAME": "bash"}, ""),
+    ],
+)  # fmt: skip
+def test_what_started_processes(monkeypatch, variables, words):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert find_launcher() == words.split()

@@ -38,7 +38,7 @@ from llava_pl.training.ledger import Ledger
 from llava_pl.training.lost_rank import NameLostRank
 from llava_pl.training.meeting import MeetRanks
 from llava_pl.training.module import LlavaModule
-from llava_pl.training.noise import silence_noise
+from llava_pl.training.noise import plain_warnings, silence_noise
 from llava_pl.training.processes import find_launcher
 from llava_pl.training.run_loggers import complete_loggers
 from llava_pl.training.run_record import RunRecord
@@ -227,18 +227,19 @@ def run_lightning(words: list[str], cli_class: type[LlavaCLI] = LlavaCLI) -> Lla
     # The words go through sys.argv, because Lightning starts the processes of other devices with what stands there.
     argv, sys.argv = sys.argv, [sys.argv[0], *words]
     try:
-        return cli_class(
-            LlavaModule,
-            ConversationDataModule,
-            subclass_mode_data=True,
-            save_config_callback=SaveRunConfig,
-            save_config_kwargs={"save_to_log_dir": False},
-            seed_everything_default=0,
-            trainer_defaults={"enable_model_summary": False},
-            parser_class=OneLineParser,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
+        with plain_warnings():
+            return cli_class(
+                LlavaModule,
+                ConversationDataModule,
+                subclass_mode_data=True,
+                save_config_callback=SaveRunConfig,
+                save_config_kwargs={"save_to_log_dir": False},
+                seed_everything_default=0,
+                trainer_defaults={"enable_model_summary": False},
+                parser_class=OneLineParser,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+            )
     except InputError:
         raise
     except Exception as error:

@@ -116,10 +116,10 @@ class DurableCheckpointIO(TorchCheckpointIO):
 def cannot_write(path: Path, cause: OSError) -> InputError:
     """Return the error of a checkpoint that the disk has no room for, or refuses."""
     remedy = "make room" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else "see that it can be written"
-    return InputError(
-        f"checkpoint: {path}: cannot be written: {cause.strerror}; older checkpoints are as they were, "
-        f"{remedy} and resume with --ckpt_path last"
-    )
+    has_older = any(path.parent.glob("*.ckpt"))
+    older = "older checkpoints are as they were, " if has_older else ""
+    then = "resume with --ckpt_path last" if has_older else "start again"
+    return InputError(f"checkpoint: {path}: cannot be written: {cause.strerror}; {older}{remedy} and {then}")
 
 
 class _HashingFile:

@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 NOISE = (
     ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning on torch 2.13
@@ -19,6 +20,8 @@ NOISE = (
     "You have overridden `transfer_batch_to_device` in `LightningModule`.*",
 )
 """Beginnings of warnings, as regular expressions."""
+
+PACKAGE = Path(__file__).parents[1]
 
 
 def silence_noise() -> None:
@@ -40,6 +43,25 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         log.setLevel(level)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Print the warnings of this package as lines of the command: the user has not written what raised them."""
+    usual = warnings.formatwarning
+
+    def say(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if filename == "llava-pl" or Path(filename).is_relative_to(PACKAGE):
+            return f"llava-pl: warning: {message}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = say
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:

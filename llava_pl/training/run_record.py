@@ -55,7 +55,7 @@ class RunRecord(Callback):
         Args:
             trainer: Of the run.
         """
-        before = _try(lambda: read_state(self._run_dir))
+        before = self._try(lambda: read_state(self._run_dir))
         is_fit = self._state.command == "fit"
         is_others = not is_fit and ((before and before.command == "fit") or (self._run_dir / "ledger").exists())
         self._is_kept = is_first_process() and not is_others and not getattr(trainer, "fast_dev_run", False)
@@ -85,24 +85,26 @@ class RunRecord(Callback):
         if trainer.is_global_zero:
             self._state = replace(self._state, total_steps=count_optimizer_steps(trainer))
             self._write(self._state)
-            _try(lambda: log_data(trainer))
+            self._try(lambda: log_data(trainer))
 
     def _write(self, state: RunState) -> None:
         if self._is_kept:
-            _try(lambda: write_state(self._run_dir, state))
+            self._try(lambda: write_state(self._run_dir, state))
 
     def _show(self, trainer: Trainer) -> None:
         """Draw the curves, and tell Weights & Biases where the last checkpoint is."""
         if (self._run_dir / LOG).exists():
-            _try(lambda: draw_run(self._run_dir, name_run(self._run_dir, self._state.stage)))
-        _try(lambda: log_checkpoint(trainer, self._run_dir / "checkpoints" / "last.ckpt"))
+            self._try(lambda: draw_run(self._run_dir, name_run(self._run_dir, self._state.stage)))
+        self._try(lambda: log_checkpoint(trainer, self._run_dir / "checkpoints" / "last.ckpt"))
 
-
-def _try(act: Callable[[], T]) -> T | None:
-    """Return what an act returns; where it fails, say so in a line: the run is worth more than its pictures."""
-    try:
-        return act()
-    except Exception as error:
-        message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        rank_zero_warn(f"what this run tells of itself is not whole ({' '.join(message.split())})")
-        return None
+    def _try(self, act: Callable[[], T]) -> T | None:
+        """Return what an act returns; where it fails, say so in a line: the run is worth more than its pictures."""
+        try:
+            return act()
+        except Exception as error:
+            if isinstance(error, OSError) and error.strerror:  # of several files it is one thing to say
+                message = f"{self._run_dir}: {error.strerror}"
+            else:
+                message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            rank_zero_warn(f"what this run tells of itself is not whole ({' '.join(message.split())})")
+            return None

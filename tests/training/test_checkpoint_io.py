@@ -12,7 +12,7 @@ import torch
 
 from llava_pl.training import checkpoint_io
 from llava_pl.training.background import BackgroundCheckpointIO
-from llava_pl.training.checkpoint_io import DurableCheckpointIO
+from llava_pl.training.checkpoint_io import DurableCheckpointIO, cannot_write
 from llava_pl.training.checksum import write_checksum
 from llava_pl.types import InputError
 
@@ -71,9 +71,19 @@ def test_a_full_disk_leaves_what_was_there(io, tmp_path, monkeypatch):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_without_an_older_checkpoint_there_is_nothing_to_resume(tmp_path):
+    error = OSError(errno.ENOSPC, "No space left on device")
+    said = f"checkpoint: {tmp_path}/step=1.ckpt: cannot be written: No space left on device; "
+    assert str(cannot_write(tmp_path / "step=1.ckpt", error)) == f"{said}make room and start again"
+    (tmp_path / "step=0.ckpt").touch()
+    assert str(cannot_write(tmp_path / "step=1.ckpt", error)) == (
+        f"{said}older checkpoints are as they were, make room and resume with --ckpt_path last"
+    )
+
+
 def test_where_nothing_can_be_written_room_is_no_help(io, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"/file/a.ckpt: cannot be written: .*; older .*, see that it can be written"):
+    with pytest.raises(InputError, match=r"/file/a.ckpt: cannot be written: .*; see that it can be written"):
         io.save_checkpoint(CONTENT, tmp_path / "file" / "a.ckpt")
 
 

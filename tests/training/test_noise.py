@@ -3,7 +3,8 @@
 import logging
 import warnings
 
-from llava_pl.training.noise import quiet
+import llava_pl
+from llava_pl.training.noise import plain_warnings, quiet
 
 
 def test_lightning_is_quiet_for_a_while(caplog):
@@ -16,3 +17,12 @@ def test_lightning_is_quiet_for_a_while(caplog):
     assert not caplog.records
     assert [str(warning.message) for warning in caught] == ["something else"]
     assert log.level == level
+
+
+def test_a_warning_of_this_package_is_a_line_of_the_command():
+    usual = warnings.formatwarning
+    with plain_warnings():
+        for place in (llava_pl.__file__, "llava-pl"):
+            assert warnings.formatwarning(UserWarning("full"), UserWarning, place, 7) == "llava-pl: warning: full\n"
+        assert warnings.formatwarning("full", UserWarning, "theirs.py", 7, "") == "theirs.py:7: UserWarning: full\n"
+    assert warnings.formatwarning is usual

@@ -87,5 +87,5 @@ def test_a_disk_that_refuses(folder):
     for rank in (0, 1):
         write(folder, rank)
     (temporary_path(folder) / INDEX_FILE).mkdir()
-    with pytest.raises(InputError, match=r"a\.ckpt: cannot be written: Is a directory; older checkpoints are as they"):
+    with pytest.raises(InputError, match=r"a\.ckpt: cannot be written: Is a directory; see that it can be written"):
         finish_folder(folder, 2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from io import StringIO
 from math import ceil
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from llava_pl.curves.panels import Line, Panel, show_number
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
 COLOURS = ("#3b6ea5", "#c8553d", "#2a9d5c", "#8e5ea2", "#d98c2b", "#5f6b73")
 DASHES = ("-", "--", ":", "-.")
 LEGEND_SIZE = 8
+NOTE_LETTERS = 60
+MOST_INSIDE = 3
+"""Lines up to which the legend lies among them; that of more lies below."""
+
+LEGEND_INCHES = 0.17
+"""Of a line of a legend that lies below."""
+
 MOST_MARKED = 30
 """Points up to which each is marked."""
 
@@ -35,7 +43,9 @@ def make_figure(panels: Sequence[Panel], title: str = "") -> Figure:
 
     columns = min(3, len(panels)) if len(panels) != 4 else 2
     rows = ceil(len(panels) / columns)
-    figure = Figure(figsize=(max(4.2 * columns, 5.6), 2.9 * rows + 0.5), layout="constrained")
+    below = [len(panel.lines) if len(panel.lines) > MOST_INSIDE else 0 for panel in panels]
+    legends = LEGEND_INCHES * sum(max(below[start : start + columns]) for start in range(0, len(panels), columns))
+    figure = Figure(figsize=(max(4.2 * columns, 5.6), 2.9 * rows + legends + 0.5), layout="constrained")
     if title:
         figure.suptitle(_plain(title), fontsize=11)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -71,15 +81,19 @@ def draw_panel(axis: Axes, panel: Panel) -> None:
     axis.set_ylabel(panel.unit, fontsize=9)
     axis.locator_params(axis="x", integer=True, nbins=6)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    if not panel.lines:
+        axis.set(xticks=[], yticks=[])  # nothing is finite, as a note says
     axis.tick_params(labelsize=8, which="both")
     axis.grid(visible=True, color="#e4e4e4", linewidth=0.6)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
     if len(panel.lines) > 1:
-        axis.legend(loc="best", fontsize=LEGEND_SIZE, frameon=True, framealpha=0.8, edgecolor="none")
+        is_below = len(panel.lines) > MOST_INSIDE
+        place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.22)} if is_below else {"loc": "best"}
+        axis.legend(**place, fontsize=LEGEND_SIZE, frameon=True, framealpha=0.8, edgecolor="none")
     if panel.notes:
-        text = "\n".join(_plain(note) for note in panel.notes[:3])
-        axis.text(0.02, 0.02, text, transform=axis.transAxes, fontsize=6.5, color="#8b0000", wrap=True)
+        text = "\n".join(fill(_plain(note), NOTE_LETTERS) for note in panel.notes[:3])
+        axis.text(0.02, 0.02, text, transform=axis.transAxes, fontsize=6.5, color="#8b0000")
 
 
 def _draw_line(axis: Axes, line: Line) -> None:

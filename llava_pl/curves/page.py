@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llava_pl.curves.figure import as_svg, make_figure
-from llava_pl.curves.panels import Line, Panel, show_number
+from llava_pl.curves.panels import MOST_RAW, Line, Panel, show_number
 from llava_pl.html_page import page, show
 
 STYLE = "svg { max-width: 100%; height: auto; }"
@@ -21,7 +21,10 @@ def curves_page(panels: Sequence[Panel], title: str, notes: Sequence[str] = ()) 
     """
     said = [*notes, *(f"{panel.title}: {note}" for panel in panels for note in panel.notes)]
     warnings = "".join(f'<p class="warning">{show(note)}</p>\n' for note in said)
-    hint = "<p>Faint: each row of metrics.csv. Strong: the mean of rows around it.</p>"
+    hint = (
+        f"<p>Faint: each row of metrics.csv, of more than {MOST_RAW:,} the lowest and the highest of neighbours. "
+        "Strong: the mean of rows around it.</p>"
+    )
     return page(title, f"{warnings}{hint}\n<figure>{as_svg(make_figure(panels))}</figure>\n{_table(panels)}", STYLE)
 
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from llava_pl.curves.metrics import Metrics, Point, is_score
+
+T = TypeVar("T")
 
 SMOOTHED_SHARE = 30
 """A smoothed point is the mean of one in so many rows around it."""
@@ -21,7 +24,7 @@ LOG_RATIO = 15.0
 """Loss and gradients are drawn on a logarithmic scale when most of their values span more than this ratio."""
 
 MOST_RAW = 2_000
-"""Points that are drawn of a line; of more, neighbours are put together."""
+"""Points up to which each is drawn; of more, the lowest and the highest of neighbours, so that spikes stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +34,9 @@ class Line:
     Args:
         label: What it is called in the legend.
         steps: Where its points lie.
-        values: What was logged there, all finite.
+        values: What was logged there, all finite; of many, the lowest and the highest of neighbours.
         smooth: Means over the points around each, None of a line that is shown as it is.
-        extent: The first, the last, the lowest and the highest value, before neighbours were put together.
+        extent: The first, the last, the lowest and the highest value, of all that was logged.
         colour: Which of the colours it has.
         dash: Which kind of line it has.
     """
@@ -54,7 +57,7 @@ class Panel:
     Args:
         title: What its lines show.
         unit: Of its values.
-        lines: At least one.
+        lines: None where nothing is finite, which a note says.
         limits: Of its values, the lower below the higher.
         is_log: Whether the scale is logarithmic.
         notes: What a reader has to know about it.
@@ -101,22 +104,40 @@ KINDS = (
     Kind(
         "use of the device", "%", lambda n: n in ("perf/mfu", "perf/data_wait", "perf/padding"), "perf/", factor=100.0
     ),
-    Kind("scores of tasks", "as reported, mostly %", is_score, is_smoothed=False, starts_at_zero=False),
 )
 
 
 def make_panels(runs: Mapping[str, Metrics]) -> list[Panel]:
-    """Return the panels that have at least one line of two points; a point alone is no curve.
+    """Return the panels that have at least one line of two points, or a number that is none; a point is no curve.
 
     Args:
         runs: What each has logged, by the name that the legend gives it; of one run the name is left out.
     """
-    return [panel for kind in KINDS if (panel := _panel(kind, runs)) is not None]
+    kinds = [*KINDS, *_scores(runs)]
+    return [panel for kind in kinds if (panel := _panel(kind, runs)) is not None]
+
+
+def _scores(runs: Mapping[str, Metrics]) -> list[Kind]:
+    """Return a kind for each task: those of all on the same axes are too many, and of several units."""
+    tasks: dict[str, set[str]] = {}
+    for name in sorted({name for metrics in runs.values() for name in metrics.points if is_score(name)}):
+        tasks.setdefault(name.split("/")[1], set()).add(name)
+    return [
+        Kind(
+            f"scores of {task}" if len(own) > 1 else min(own),
+            "as reported, mostly %",
+            own.__contains__,
+            is_smoothed=False,
+            starts_at_zero=False,
+        )
+        for task, own in tasks.items()
+    ]
 
 
 def _panel(kind: Kind, runs: Mapping[str, Metrics]) -> Panel | None:
     lines: list[Line] = []
     notes: list[str] = []
+    drawn: list[float] = []
     groups = {run: _group(kind, metrics) for run, metrics in runs.items()}
     is_one_each = all(len(group) <= 1 for group in groups.values())
     for number, (run, group) in enumerate(groups.items()):
@@ -128,11 +149,14 @@ def _panel(kind: Kind, runs: Mapping[str, Metrics]) -> Panel | None:
                 rows = len(points) - len(finite)
                 notes.append(f"{named}: no finite number in {rows:,} row{'s'[: rows > 1]}, first at step {first:,}")
             if finite:
+                drawn += (value for _, value in finite)
                 colour = number if len(runs) > 1 else dash
                 lines.append(_line(named, finite, colour=colour, dash=dash, is_smoothed=kind.is_smoothed))
-    if all(len(line.steps) < 2 for line in lines):
+    if not notes and all(len(line.steps) < 2 for line in lines):
         return None
-    drawn = sorted(value for line in lines for value in (*line.values, *(line.smooth or ())))
+    if not lines:
+        return Panel(kind.title, kind.unit, (), (0.0, 1.0), notes=tuple(notes))
+    drawn.sort()
     is_log = kind.may_be_log and drawn[0] > 0 and _at(drawn, 0.98) / _at(drawn, 0.02) > LOG_RATIO
     limits = _limits(drawn, is_log=is_log, starts_at_zero=kind.starts_at_zero)
     if drawn[-1] > limits[1]:
@@ -149,18 +173,25 @@ def _group(kind: Kind, metrics: Metrics) -> dict[str, list[Point]]:
 
 
 def _line(label: str, points: Sequence[Point], *, colour: int, dash: int, is_smoothed: bool) -> Line:
-    logged = [value for _, value in points]
+    steps, logged = zip(*points, strict=True)
     extent = (logged[0], logged[-1], min(logged), max(logged))
-    steps, values = (tuple(row) for row in zip(*_thin(points), strict=True))
-    smooth = tuple(smoothed(values)) if is_smoothed and len(values) >= LEAST_SMOOTHED else None
-    return Line(label, steps, values, smooth, extent, colour, dash)
+    smooth = smoothed(logged) if is_smoothed and len(logged) >= LEAST_SMOOTHED else None
+    places = _thin(logged)
+
+    def at(row: Sequence[T]) -> tuple[T, ...]:
+        return tuple(row[place] for place in places)
+
+    return Line(label, at(steps), at(logged), None if smooth is None else at(smooth), extent, colour, dash)
 
 
-def _thin(points: Sequence[Point]) -> list[Point]:
-    """Return at most `MOST_RAW` points: the last step and the mean of each bundle of neighbours."""
-    size = math.ceil(len(points) / MOST_RAW)
-    bundles = [points[start : start + size] for start in range(0, len(points), size)]
-    return [(bundle[-1][0], math.fsum(value for _, value in bundle) / len(bundle)) for bundle in bundles]
+def _thin(values: Sequence[float]) -> Sequence[int]:
+    """Return which values are drawn: the ends, and the lowest and the highest of each bundle of neighbours."""
+    if len(values) <= MOST_RAW:
+        return range(len(values))
+    size = math.ceil(2 * len(values) / MOST_RAW)
+    bundles = [range(start, min(start + size, len(values))) for start in range(0, len(values), size)]
+    extremes = {pick(bundle, key=values.__getitem__) for bundle in bundles for pick in (min, max)}
+    return sorted({0, *extremes, len(values) - 1})
 
 
 def smoothed(values: Sequence[float]) -> list[float]:

@@ -28,6 +28,23 @@ def test_a_line_is_smoothed_over_its_faint_rows():
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["train/loss", "val/loss"]
 
 
+def test_a_long_legend_lies_below_and_makes_the_figure_taller():
+    one, four = (
+        Metrics({f"val/pope/{number}": [(0, 1.0), (1, float(number))] for number in range(count)}) for count in (1, 4)
+    )
+    axis = draw({"": four})
+    axis.figure.draw_without_rendering()
+    assert axis.get_legend().get_window_extent().y1 < axis.get_window_extent().y0
+    heights = [make_figure(make_panels({"": metrics})).get_figheight() for metrics in (one, four)]
+    assert heights == pytest.approx([3.4, 3.4 + 4 * 0.17])
+
+
+def test_nothing_but_a_note():
+    axis = draw({"": Metrics({"train/loss": [(0, float("nan"))]})})
+    assert [text.get_text() for text in axis.texts] == ["train/loss: no finite number in 1 row, first at step 0"]
+    assert (axis.lines[:], list(axis.get_xticks()), list(axis.get_yticks())) == ([], [], [])
+
+
 def test_scale_and_notes():
     axis = draw({"": Metrics({"train/loss": [(step, 10.0 / 2**step) for step in range(9)]})})
     assert axis.get_yscale() == "log"

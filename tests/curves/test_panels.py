@@ -23,6 +23,7 @@ def test_panels_and_their_lines():
         lr__no_decay=points(0.1, 0.0), lr__projector_decay=points(0.2, 0.0), perf__mfu=points(0.25, 0.5),
         perf__tokens_per_s=points(100.0, 110.0), train__grad_norm=points(1.0, 2.0),
         val__scienceqa__accuracy=points(40.0, 50.0), val__scienceqa__count=points(4.0, 4.0),
+        val__pope__f1=points(80.0, 81.0), val__pope__accuracy=points(80.0, 82.0),
         data__seen__records=points(1.0, 2.0),
     )  # fmt: skip
     assert [(panel.title, panel.unit, [line.label for line in panel.lines]) for panel in found] == [
@@ -31,7 +32,8 @@ def test_panels_and_their_lines():
         ("gradient norm", "before clipping", ["train/grad_norm"]),
         ("throughput", "tokens / s", ["perf/tokens_per_s"]),
         ("use of the device", "%", ["mfu"]),
-        ("scores of tasks", "as reported, mostly %", ["val/scienceqa/accuracy"]),
+        ("scores of pope", "as reported, mostly %", ["val/pope/accuracy", "val/pope/f1"]),
+        ("val/scienceqa/accuracy", "as reported, mostly %", ["val/scienceqa/accuracy"]),
     ]
     loss = found[0].lines
     assert (loss[0].steps, loss[0].values, loss[0].smooth) == ((9, 19), (2.0, 1.0), None)
@@ -59,7 +61,8 @@ def test_what_is_no_number_is_left_out_and_told():
     (loss,) = make(train__loss=points(2.0, math.nan, 1.0, math.inf))
     assert (loss.lines[0].steps, loss.lines[0].values) == ((9, 29), (2.0, 1.0))
     assert loss.notes == ("train/loss: no finite number in 2 rows, first at step 19",)
-    assert make(train__loss=points(math.nan, math.nan)) == []
+    (loss,) = make(train__loss=points(math.nan, math.nan))
+    assert (loss.lines, loss.notes) == ((), ("train/loss: no finite number in 2 rows, first at step 9",))
 
 
 def test_smoothing_keeps_a_straight_line_within():
@@ -70,11 +73,16 @@ def test_smoothing_keeps_a_straight_line_within():
     assert loss.lines[0].smooth == (2.0,) * 30
 
 
-def test_many_points_are_put_together(monkeypatch):
-    monkeypatch.setattr(panels, "MOST_RAW", 2)
-    (loss,) = make(train__loss=points(6.0, 2.0, 1.0, 1.0))
-    assert (loss.lines[0].steps, loss.lines[0].values) == ((19, 39), (4.0, 1.0))
-    assert loss.lines[0].extent == (6.0, 1.0, 1.0, 6.0)
+def test_of_many_points_the_extremes_stay(monkeypatch):
+    monkeypatch.setattr(panels, "MOST_RAW", 4)
+    monkeypatch.setattr(panels, "LEAST_SMOOTHED", 8)
+    (loss,) = make(train__loss=points(6.0, 5.0, 9.0, 4.0, 3.0, 2.0, 0.5, 1.0))
+    assert (loss.lines[0].steps, loss.lines[0].values) == ((9, 29, 39, 49, 69, 79), (6.0, 9.0, 4.0, 3.0, 0.5, 1.0))
+    assert loss.lines[0].smooth == tuple(
+        smoothed([6.0, 5.0, 9.0, 4.0, 3.0, 2.0, 0.5, 1.0])[at] for at in (0, 2, 3, 4, 6, 7)
+    )
+    assert loss.lines[0].extent == (6.0, 1.0, 0.5, 9.0)
+    assert len(panels._thin([1.0] * 99)) <= 6
 
 
 def test_a_loss_of_several_sizes_is_logarithmic_and_a_spike_is_cut_off():

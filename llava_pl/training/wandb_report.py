@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from lightning import Trainer
-from lightning.pytorch.loggers import WandbLogger
 
 from llava_pl.evaluation.question_file import plain_text
 from llava_pl.evaluation.report import Report, show_names
 from llava_pl.evaluation.report_html import THUMBNAIL, LoadPicture
+from llava_pl.training.wandb_record import wandb_loggers
 from llava_pl.types import InputError
 
 
@@ -20,7 +20,7 @@ def log_to_wandb(trainer: Trainer, name: str, report: Report, load_picture: Load
         report: What to log.
         load_picture: For the examples.
     """
-    loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    loggers = wandb_loggers(trainer)
     if not loggers:
         return
     import wandb

@@ -223,7 +223,9 @@ def command(text):
 
 
 def merge(base, other):
-    """Return two nested dictionaries as one; the second wins."""
+    """Return two nested dictionaries, or lists of as many of them, as one; the second wins."""
+    if isinstance(base, list) and isinstance(other, list) and len(base) == len(other):
+        return list(map(merge, base, other))
     if not isinstance(base, dict) or not isinstance(other, dict):
         return other
     return base | {key: merge(base[key], value) if key in base else value for key, value in other.items()}
@@ -284,7 +286,7 @@ def test_the_files_that_are_tested():
     assert sorted(ORIGINAL) == EXPERIMENTS
     assert OVERLAYS == [
         "debug/fast_dev_run.yaml", "debug/overfit_batch.yaml", "debug/profile.yaml",
-        "logger/tensorboard.yaml", "logger/wandb.yaml",
+        "logger/both.yaml", "logger/tensorboard.yaml", "logger/wandb.yaml",
         "strategy/ddp.yaml", "strategy/fsdp.yaml", "strategy/fsdp2.yaml", "strategy/single.yaml",
         "strategy/zero2.yaml", "strategy/zero3.yaml", "strategy/zero3_offload.yaml",
     ]  # fmt: skip
@@ -529,6 +531,29 @@ def test_later_wins(fit, write):
     assert fit(*base, *late, *early).trainer.max_epochs == 2
     assert fit(*base, *late, "--trainer.max_epochs", "4").trainer.max_epochs == 4
     assert fit("--trainer.max_epochs", "4", *base, *late).trainer.max_epochs == 3  # as configs/README.md warns
+
+
+LOGGERS = {
+    "wandb": ["WandbLogger", {"project": "llava_pl", "save_dir": "runs", "log_model": False}],
+    "tensorboard": ["TensorBoardLog", {"save_dir": None}],
+}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("wandb", "tensorboard"), ["tensorboard"]), (("tensorboard", "wandb"), ["wandb"]),
+        (("both",), ["wandb", "tensorboard"]), (("tensorboard", "both"), ["wandb", "tensorboard"]),
+        (("both", "tensorboard"), ["tensorboard"]),
+    ],
+)  # fmt: skip
+def test_of_loggers_the_last_file_counts_with_nothing_of_another(fit, names, expected):
+    words = [word for name in names for word in overlay(f"logger/{name}.yaml")]
+    found = plain(fit("--config", str(experiment("align_7b")), *words).trainer.logger)
+    found = found if isinstance(found, list) else [found]
+    assert [each["class_path"].rpartition(".")[2] for each in found] == [LOGGERS[name][0] for name in expected]
+    for each, name in zip(found, expected, strict=True):
+        assert merge(each["init_args"], LOGGERS[name][1]) == each["init_args"]
 
 
 def test_lists_are_replaced_unless_plus_appends(fit, write):

@@ -15,3 +15,12 @@ def test_a_bar_with_the_time_that_is_left_in_a_terminal_alone(capsys, monkeypatc
     shown = capsys.readouterr()
     assert shown.out == ""
     assert ("reading files" in shown.err and "0:00:00" in shown.err) if is_terminal else shown.err == ""
+
+
+@pytest.mark.parametrize("is_shown", [True, False])
+def test_parts_that_do_not_know_how_many_they_are(capsys, monkeypatch, is_shown):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert list(show_progress(iter("abc"), "reading files", total=3, is_shown=is_shown)) == ["a", "b", "c"]
+    shown = capsys.readouterr().err
+    assert ("100%" in shown) if is_shown else shown == ""

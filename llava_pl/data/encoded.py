@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from llava_pl.data.collate import count_supervised
 from llava_pl.data.dataset import PICTURE_REASONS
@@ -31,6 +29,7 @@ from llava_pl.data.lengths import count_words
 from llava_pl.data.store_cache import advise, locked, sync
 from llava_pl.data.tokenization import EncodedConversation
 from llava_pl.lifeline import end_with
+from llava_pl.progress import show_progress
 from llava_pl.types import IGNORE_INDEX, InputError, Record, RecordError, Sample
 
 if TYPE_CHECKING:
@@ -162,15 +161,8 @@ class _Part:
 def _encode(store: RecordStore, encoder: SampleEncoder, has_tokens: bool, num_workers: int) -> Iterator[_Part]:
     encode = partial(_encode_range, store, encoder, has_tokens)
     starts = range(0, len(store), _RECORDS_AT_ONCE)
-    console = Console(stderr=True)
-    show = partial(
-        track,
-        description=f"encoding {len(store):,} records, once",
-        total=len(starts),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal or len(starts) < 2,
-    )
+    what = f"encoding {len(store):,} records, once"
+    show = partial(show_progress, what=what, total=len(starts), is_shown=len(starts) > 1)
     if num_workers == 0 or len(starts) < 4:
         yield from show(map(encode, starts))
         return

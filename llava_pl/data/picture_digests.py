@@ -15,10 +15,9 @@ from hashlib import blake2b
 from pathlib import Path
 
 import pyarrow as pa
-from rich.console import Console
-from rich.progress import track
 
 from llava_pl.data.picture_files import find_picture
+from llava_pl.progress import show_progress
 from llava_pl.types import RecordError
 
 DIGEST_BYTES = 16
@@ -67,15 +66,11 @@ def digest_pictures(
             unread.append((name, *status))
     if not unread:
         return found
-    console = Console(stderr=True)
     with ThreadPoolExecutor(max(1, num_threads)) as pool:
-        digests = track(
+        digests = show_progress(
             pool.map(lambda entry: _digest(folder / entry[0]), unread),
-            description=f"reading {len(unread):,} pictures, once",
+            f"reading {len(unread):,} pictures, once",
             total=len(unread),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
         )
         for (name, size, mtime_ns), digest in zip(unread, digests, strict=True):
             if digest is not None:

@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
 from llava_pl.demo.questions import (
     TOPICS,
@@ -27,6 +25,7 @@ from llava_pl.demo.questions import (
     to_turns,
 )
 from llava_pl.demo.shapes import COLOURS, KINDS, Scene, draw, sample_scene
+from llava_pl.progress import show_progress
 
 Conversation = list[dict[str, str]]
 
@@ -111,8 +110,7 @@ def sample_picture(
 def _write_training(folder: Path, num_pictures: int, topics: Sequence[Topic], seed: int) -> None:
     files: dict[str, list[dict[str, Any]]] = {"instructions": [], "reading": []}
     presence = np.zeros((num_pictures, len(LABELS)), dtype=np.bool_)
-    console = Console(stderr=True)
-    for i in track(range(num_pictures), "Drawing", console=console, disable=not console.is_terminal, transient=True):
+    for i in show_progress(range(num_pictures), "Drawing"):
         scene, picture, rng = sample_picture(seed, _TRAINING_STREAM, i, held_out=False)
         held = {word for shape in scene.shapes for word in (shape.colour, shape.kind, shape.name)}
         presence[i] = [label in held for label in LABELS]

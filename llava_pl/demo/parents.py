@@ -15,8 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,6 +31,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from llava_pl.data.conversation import render_conversation
 from llava_pl.demo.dataset import Conversation, read_conversations, read_pictures
 from llava_pl.demo.shapes import CELL_PIXELS, PICTURE_PIXELS
+from llava_pl.progress import show_progress
 from llava_pl.types import IGNORE_INDEX, Segment, Turn
 
 ENCODER_STEPS = 350
@@ -269,8 +268,7 @@ def _minimise(
         lambda step: min(1.0, (step + 1) / num_warmup) * 0.5 * (1 + math.cos(math.pi * step / num_steps)),
     )
     order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(seed))
-    console = Console(stderr=True)
-    for step in track(range(num_steps), title, console=console, disable=not console.is_terminal, transient=True):
+    for step in show_progress(range(num_steps), title):
         total = loss(order[torch.arange(step * batch_size, (step + 1) * batch_size) % num_rows])
         optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]

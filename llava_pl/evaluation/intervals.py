@@ -21,9 +21,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from llava_pl.progress import show_progress
+
 NUM_DRAWS = 10_000
 NUM_PARTS = 20
 """In which sets are drawn."""
+MANY_KINDS = 1_000
 LEVEL = 0.95
 OF_SCORES = {0.0: 2.0, 1.0: 2.0}
 """Clusters that were not met: their credit, and how many of them."""
@@ -71,7 +74,8 @@ def draw_sums(
     values, random = np.array(kinds, dtype=np.float64), np.random.default_rng(seed)
     drawn = [
         random.multinomial(round(number), shares / number, size=NUM_DRAWS // NUM_PARTS).astype(np.float64) @ values
-        for _ in range(NUM_PARTS)  # of many kinds all draws at once would fill the memory
+        # Of many kinds all draws at once would fill the memory, and they take seconds.
+        for _ in show_progress(range(NUM_PARTS), "drawing sets", is_shown=len(kinds) > MANY_KINDS)
     ]
     return np.concatenate(drawn)
 

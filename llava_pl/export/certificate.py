@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from llava_pl.models.llava import LlavaModel
+from llava_pl.progress import show_progress
 from llava_pl.types import IMAGE_TOKEN_INDEX, ImageGrid, InputError
 
 QUESTIONS = ("text", "one image", "two images", "each word")
@@ -104,7 +105,7 @@ def probe(model: LlavaModel, num_words: int | None = None) -> tuple[Tensor, ...]
     was_training = [module for module in model.modules() if module.training]
     model.eval()
     answers = []
-    for ids, pictures in asked:
+    for ids, pictures in show_progress(asked, "asking the model"):
         if model.image_newline is not None and pictures is not None:
             answers.append(_ask_tiled(model, ids, pictures))
             continue

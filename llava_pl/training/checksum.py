@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import zipfile
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from llava_pl.export.shards import find_shards
+from llava_pl.progress import show_progress
+from llava_pl.training.processes import is_first_process
 from llava_pl.types import InputError
 
 CHUNK_BYTES = 1 << 24
@@ -74,6 +77,7 @@ def _find_damage(path: Path, num_bytes: int, _: int) -> str | None:
         return f"found {num_bytes:,} bytes, {expected['bytes']:,} were written"
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
+        chunks, total = iter(partial(file.read, CHUNK_BYTES), b""), math.ceil(num_bytes / CHUNK_BYTES)
+        for chunk in show_progress(chunks, f"checking {path.name}", total=total, is_shown=is_first_process()):
             digest.update(chunk)
     return None if digest.hexdigest() == expected["sha256"] else "its bytes are not those that were written"

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from lightning import Trainer
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,6 +21,7 @@ from llava_pl.data.feature_store import FeatureManifest, FeatureStore, FeatureWr
 from llava_pl.data.loader import outlive_signals
 from llava_pl.data.picture_digests import SeenPicture, look
 from llava_pl.data.sample_encoder import SampleEncoder
+from llava_pl.progress import show_progress
 from llava_pl.types import Batch, RecordError, Sample
 
 if TYPE_CHECKING:
@@ -86,14 +85,8 @@ def fill_store(
         worker_init_fn=outlive_signals,
         generator=torch.Generator(),  # otherwise it would draw a seed from that of the run
     )
-    console = Console(stderr=True)
-    batches = track(
-        loader,
-        description=f"encoding {len(names):,} pictures, once",
-        console=console,
-        transient=True,
-        disable=not (console.is_terminal and trainer.is_global_zero),
-    )
+    what = f"encoding {len(names):,} pictures, once"
+    batches = show_progress(loader, what, is_shown=trainer.is_global_zero)
     with FeatureWriter(store) as writer:
         for batch in batches:
             if batch is None:

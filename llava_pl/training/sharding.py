@@ -18,6 +18,7 @@ from llava_pl.export.streaming import WeightStream
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.recompute import find_layers
+from llava_pl.progress import show_progress
 from llava_pl.types import InputError
 
 
@@ -72,12 +73,13 @@ def shard(model: LlavaModel, mesh: DeviceMesh, stream: WeightStream | None = Non
             f"trainer.strategy: {scalars[0]}: expected a dimension to divide it along, found a scalar; make it "
             "a tensor of shape (1,), or use configs/strategy/ddp.yaml"
         )
+    is_shown = stream is not None and mesh.get_rank() == 0
     stream = stream or WeightStream()  # which has nothing to fill
     fill = partial(stream.fill, rank=mesh.get_local_rank(), num_ranks=mesh.size(), device=mesh.device_type)
     layers = find_layers(cast("CausalDecoder", model.decoder).model)
     # Not inputs: what flows between layers stays as on one device, in float32.
     half = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for unit in find_units(model):
+    for unit in show_progress(find_units(model), "reading layers", is_shown=is_shown):
         fill(unit.parameters())
         fully_shard(unit, mesh=mesh, mp_policy=half if is_half and unit in layers else MixedPrecisionPolicy())
     fill(model.parameters())

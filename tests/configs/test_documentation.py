@@ -123,8 +123,8 @@ def place(tmp_path_factory, fit_parser):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(folder)
+        patch.setattr("llava_pl.app.load_data.run_lightning", parse_fit)  # first: it keeps what it is imported with
         patch.setattr("llava_pl.lightning_cli.run_lightning", parse_fit)
-        patch.setattr("llava_pl.app.load_data.run_lightning", parse_fit)
         for kind in (argparse.ArgumentParser, TaskParser):
             patch.setattr(kind, "parse_args", stop(kind))
         yield folder

@@ -2,6 +2,7 @@
 
 Each runs as Jupyter runs it, in a kernel of its own. All share a folder, as in use: the parts are made by the first one
 and the model is trained by the third, so that all five take a minute and a half; alone each makes what it needs.
+Each runs once more with its lines for LLaVA-1.5-7B, whose names stand for the small parts then: half a minute.
 """
 
 import ast
@@ -13,7 +14,11 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+import torch
 from nbclient import NotebookClient
+
+from llava_pl.cli import main
+from llava_pl.demo.small import make_small_parts, train_small
 
 pytestmark = pytest.mark.app
 
@@ -40,13 +45,15 @@ def folder(tmp_path_factory):
 def run(folder):
     """Runs a notebook by its number; returns what it showed, and the values of some names at its end."""
 
-    def run(number: int, *expressions: str) -> SimpleNamespace:
+    def run(number: int, *expressions: str, first: str = "", where: Path = folder) -> SimpleNamespace:
         notebook = nbformat.read(NOTEBOOKS[number - 1], 4)
+        if first:
+            notebook.cells[1].source = first
         collected = ", ".join(f"{text!r}: {text}" for text in expressions)
         appended = f"import json as _json\nprint({COLLECTED!r} + _json.dumps({{{collected}}}))"
         notebook.cells.append(nbformat.v4.new_code_cell(appended))
-        where = {"metadata": {"path": str(folder)}}
-        NotebookClient(notebook, kernel_name="python3", timeout=280, resources=where).execute()
+        resources = {"metadata": {"path": str(where)}}
+        NotebookClient(notebook, kernel_name="python3", timeout=280, resources=resources).execute()
         outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
         streams = [output for output in outputs if output.output_type == "stream"]
         assert [output.text for output in streams if output.name == "stderr"] == []
@@ -136,6 +143,39 @@ def test_inside_the_answer_forms_layer_by_layer(run):
     assert shown.values["looks.words"][0] == shown.values["text"].split(" (")[0]
     assert shown.values["list(nearest.shape)"] == [3, 3]
     assert "random directions: 0.2" in shown.text
+
+
+@pytest.fixture(scope="module")
+def seven_b(folder):
+    """A folder where the names in the lines for 7B lead to the small parts and to exports of the small model."""
+    parts = make_small_parts(folder / "runs" / "notebooks")
+    checkpoint = train_small(parts)
+    path = folder / "seven_b"
+    for name, target in {
+        "llava_v1_5_mix665k.json": parts.records,
+        "playground/data": parts.image_folder,
+        "openai/clip-vit-large-patch14-336": parts.encoder,
+        "lmsys/vicuna-7b-v1.5": parts.decoder,
+        "ScienceQA/data/scienceqa": parts.scienceqa,
+        "cat.jpg": next(parts.image_folder.iterdir()),
+    }.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).symlink_to(target)
+    assert main(["export", str(checkpoint), str(path / "llava-v1.5-7b"), "--format", "llava"]) == 0
+    weights = torch.load(checkpoint, weights_only=True)["state_dict"]
+    names = {name: name.replace("model.projector.", "model.mm_projector.") for name in weights if "projector" in name}
+    torch.save({theirs: weights[ours] for ours, theirs in names.items()}, path / "mm_projector.bin")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONWARNINGS", "ignore:IProgress not found")  # of tqdm, which draws no bars here
+        yield path
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_lines_for_7b_run(run, seven_b, path):
+    (lines,) = re.findall(r"```python\n(.*?)```", nbformat.read(path, 4).cells[0].source, re.DOTALL)
+    for of_7b, of_small in (("cuda", "cpu"), ("= 576, 0", "= 9, 0"), ('"bf16-mixed", 500', '"bf16-mixed", 2')):
+        lines = lines.replace(of_7b, of_small)
+    assert run(int(path.stem[:2]), first=lines, where=seven_b).num_pictures > 0
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

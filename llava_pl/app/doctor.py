@@ -49,7 +49,7 @@ class Feature:
 FEATURES = (
     Feature("decoder in 4 or 8 bits", "bitsandbytes", "qlora"),
     Feature("ZeRO-2 and ZeRO-3", "deepspeed", "deepspeed", prefix="DS_BUILD_OPS=0 "),
-    Feature("attention flash_attention_2", "flash_attn", "flash", suffix=" --no-build-isolation", needs_cuda=True),
+    Feature("attention flash_attention_2", "flash_attn", None, suffix=" --no-build-isolation", needs_cuda=True),
     Feature("fused kernels (liger)", "liger_kernel", "liger", needs_cuda=True),
     Feature("products in 8 bits (float8)", "torchao", "float8", needs_cuda=True),
     Feature("chat page (web)", "gradio", "app"),
@@ -212,7 +212,7 @@ def _room(folder: Path, what: str) -> dict[str, Any]:
 
 def _find_feature(feature: Feature, *, has_cuda: bool) -> str:
     if find_spec(feature.module) is None:
-        package = feature.module if feature.extra is None else f"'llava_pl[{feature.extra}]'"
+        package = feature.module if feature.extra is None else f"-e '.[{feature.extra}]'"
         command = f"{feature.prefix}pip install {package}{feature.suffix}"
         return f"missing; {command}" + (", on a machine with CUDA" if feature.needs_cuda else "")
     return "there, and waits for a device with CUDA" if feature.needs_cuda and not has_cuda else "there"

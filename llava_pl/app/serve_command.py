@@ -46,7 +46,7 @@ def main(words: Sequence[str]) -> int:
     own, more = _split(words)
     options = make_parser().parse_args(own)
     if missing := [package for package in PACKAGES if find_spec(package) is None]:
-        raise InputError(f"serve: needs {', '.join(missing)}, not installed; pip install 'llava_pl[serve]'")
+        raise InputError(f"serve: needs {', '.join(missing)}, not installed; pip install -e '.[serve]' in the checkout")
     port = find_port(options.host, options.port, PORTS)
     with orderly_end(), _hf_form(options) as folder:
         warn_of_others(options.host)

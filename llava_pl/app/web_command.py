@@ -48,7 +48,7 @@ def main(words: Sequence[str]) -> int:
     options = make_parser().parse_args(list(words))
     check_exists(options.model)
     if find_spec("gradio") is None:
-        raise InputError("web: needs Gradio, which is not installed; pip install 'llava_pl[app]'")
+        raise InputError("web: needs Gradio, which is not installed; pip install -e '.[app]' in the checkout")
     for path in options.image:
         check_picture(path)  # before minutes of reading weights, as the port
     port = find_port(options.host, options.port, PORTS)

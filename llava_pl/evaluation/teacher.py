@@ -102,7 +102,7 @@ def _ask(prompts: Mapping[str, str], path: Path, endpoint: Endpoint, advance: Ca
         from openai import OpenAI, OpenAIError
         from openai.types.chat import ChatCompletion
     except ImportError as error:
-        raise InputError("--endpoint: needs OpenAI's client; pip install 'llava_pl[teacher]' first") from error
+        raise InputError("--endpoint: needs OpenAI's client; pip install -e '.[teacher]' in the checkout") from error
 
     options = {} if endpoint.temperature is None else {"temperature": endpoint.temperature}
     said: dict[str, str] = {}

@@ -44,8 +44,8 @@ def check_float8(device: torch.device, precision: str) -> None:
         )
     if find_spec("torchao") is None:
         raise InputError(
-            "model.decoder.float8: needs torchao, which is not installed; pip install 'llava-pl[float8]', or set it to "
-            "none"
+            "model.decoder.float8: needs torchao, which is not installed; pip install -e '.[float8]' in the "
+            "checkout, or set it to none"
         )
     found = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     if found is None or found < LEAST_CAPABILITY:

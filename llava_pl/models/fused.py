@@ -30,7 +30,7 @@ def check_liger(device_type: str) -> None:
     if find_spec("liger_kernel") is None:
         raise InputError(
             "model.decoder.fused_kernels: liger needs liger-kernel, which is not installed; pip install "
-            "'llava-pl[liger]', or set it to none"
+            "-e '.[liger]' in the checkout, or set it to none"
         )
     if device_type != "cuda":
         raise InputError(

@@ -41,7 +41,7 @@ def require_bitsandbytes(field: str) -> None:
         InputError: It is not.
     """
     if find_spec("bitsandbytes") is None:
-        raise InputError(f"{field}: needs bitsandbytes, which is not installed; pip install 'llava-pl[qlora]'")
+        raise InputError(f"{field}: needs bitsandbytes, not installed; pip install -e '.[qlora]' in the checkout")
     silence_bitsandbytes()
 
 

@@ -28,7 +28,7 @@ class TensorBoardLog(TensorBoardLogger):
         if find_spec("tensorboard") is None:
             raise InputError(
                 "trainer.logger: TensorBoardLog: expected the package tensorboard, found none; install it with "
-                "pip install 'llava_pl[tensorboard]', or leave configs/logger/tensorboard.yaml out"
+                "pip install -e '.[tensorboard]' in the checkout, or leave configs/logger/tensorboard.yaml out"
             )
         self._is_given = save_dir is not None
         super().__init__(save_dir or NAME, name="", version="", default_hp_metric=False)

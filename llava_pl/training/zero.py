@@ -228,7 +228,7 @@ def require_deepspeed() -> None:
     if find_spec("deepspeed") is None:
         raise InputError(
             "trainer.strategy: ZeroStrategy needs DeepSpeed, which is not installed; "
-            "DS_BUILD_OPS=0 pip install 'llava-pl[deepspeed]', or use configs/strategy/fsdp2.yaml"
+            "DS_BUILD_OPS=0 pip install -e '.[deepspeed]' in the checkout, or use configs/strategy/fsdp2.yaml"
         )
 
 

@@ -39,13 +39,13 @@ def test_what_resizes_pictures_of_an_export(monkeypatch, has_torchvision, words)
 def test_missing_packages_are_told_with_how_to_get_them():
     missing = Feature("x", "no_such_module", "qlora", needs_cuda=True)
     assert doctor._find_feature(missing, has_cuda=False) == (
-        "missing; pip install 'llava_pl[qlora]', on a machine with CUDA"
+        "missing; pip install -e '.[qlora]', on a machine with CUDA"
     )
     assert doctor._find_feature(Feature("x", "no_such_module", None), has_cuda=True) == (
         "missing; pip install no_such_module"
     )
     with_words = Feature("x", "no_such_module", "deepspeed", prefix="A=0 ", suffix=" --b")
-    assert doctor._find_feature(with_words, has_cuda=False) == "missing; A=0 pip install 'llava_pl[deepspeed]' --b"
+    assert doctor._find_feature(with_words, has_cuda=False) == "missing; A=0 pip install -e '.[deepspeed]' --b"
     there = Feature("x", "json", None, needs_cuda=True)
     assert doctor._find_feature(there, has_cuda=False) == "there, and waits for a device with CUDA"
     assert doctor._find_feature(there, has_cuda=True) == "there"

@@ -80,4 +80,4 @@ def test_one_line_for_wrong_input(words, message, model, ran, tmp_path, capsys):
 def test_without_the_extra(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(serve_command, "find_spec", lambda name: None if name == "uvicorn" else name)
     assert main(["serve", str(tmp_path)]) == 2
-    assert "serve: needs uvicorn, not installed; pip install 'llava_pl[serve]'" in capsys.readouterr().err
+    assert "serve: needs uvicorn, not installed; pip install -e '.[serve]' in the checkout" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,12 @@ def test_transformers_is_imported_in_its_few_places(path):
         for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
     }
     assert "transformers" not in imported or TRANSFORMERS_HOMES.fullmatch(relative(path))
+
+
+def test_what_is_to_be_installed_is_an_extra_of_the_checkout():
+    """No index has this package under its name, so that only a checkout brings its extras."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extras = {*project["optional-dependencies"], "NAME"}
+    for path in (path for kind in ("py", "md", "ipynb") for path in REPOSITORY.glob(f"[a-zA-Z]*/**/*.{kind}")):
+        asked = re.findall(r"""pip install (?:-e )?\\?['"]([\w.-]*)\[(\w+)\]""", path.read_text())
+        assert all(name == "." and extra in extras for name, extra in asked), relative(path)

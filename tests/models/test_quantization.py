@@ -107,7 +107,7 @@ def test_known_noise_is_left_out_and_nothing_else(caplog):
 def test_without_bitsandbytes_one_line_names_the_extra(monkeypatch):
     require_bitsandbytes("x")
     monkeypatch.setattr(quantization, "find_spec", lambda name: None)
-    message = r"^model.decoder.quantization: nf4: needs bitsandbytes, .*; pip install 'llava-pl\[qlora\]'$"
+    message = r"^model.decoder.quantization: nf4: needs bitsandbytes, .*; pip install -e '.\[qlora\]' in the checkout$"
     with pytest.raises(InputError, match=message):
         require_bitsandbytes("model.decoder.quantization: nf4")
 

@@ -71,7 +71,7 @@ def test_what_it_cannot_is_refused_in_one_line(settings, stage, offload, message
 
 def test_without_deepspeed_the_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(zero, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"^trainer.strategy: .* not installed; DS_BUILD_OPS=0 pip install 'llava-pl"):
+    with pytest.raises(InputError, match=r"^trainer.strategy: .* not installed; DS_BUILD_OPS=0 pip install -e '"):
         ZeroStrategy()
 
 

@@ -180,7 +180,9 @@ class MmBench(Task):
             from openpyxl import Workbook
             from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
         except ImportError as error:
-            raise InputError("--submission: MMBench's is a workbook; pip install 'llava_pl[submit]' first") from error
+            raise InputError(
+                "--submission: MMBench's is a workbook; pip install -e '.[submit]' in the checkout"
+            ) from error
         answers = {
             question.id: ILLEGAL_CHARACTERS_RE.sub("", row["text"]) for question, row in asked if row is not None
         }

@@ -6,7 +6,10 @@ In: a CSV file with the columns ``image``, ``question`` and ``answer``. Out: the
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,9 +51,9 @@ def convert_csv(
     record without an id is called by the file and the number of its first row.
 
     Args:
-        path: The table, UTF-8 with or without a byte order mark.
+        path: The table, UTF-8, or UTF-16 with a byte order mark.
         image_folder: Folder that the file names of pictures start from.
-        delimiter: The character between two cells.
+        delimiter: The character between two cells, unless the first line is ``sep=`` and another, as for Excel.
         joins_turns: Make one conversation of all rows of a picture, at the place of the first of them.
 
     Raises:
@@ -90,44 +93,56 @@ def read_csv_rows(path: Path, delimiter: str = ",") -> list[CsvRow]:
 
 def _read_cells(path: Path, delimiter: str) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Yield the cells of each line by column, with where it begins; blank lines are passed over."""
-    line = 1
+    text, line = _read_text(path), 1
+    if of_excel := re.match(r"sep=([^\"\s]|\t)(\r?\n|\r)", text, re.IGNORECASE):
+        delimiter, text, line = of_excel[1], text[of_excel.end() :], 2
+    above = line
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            head = [name.strip().lower() for name in next(reader, [])]
-            _check_head(path, head, delimiter)
-            line = reader.line_num + 1
-            for cells in reader:
-                if cells and len(cells) != len(head):
-                    raise InputError(
-                        f"{path}: line {line}: expected {len(head)} cells ({', '.join(head)}), found {len(cells)}; put "
-                        f"text with {delimiter!r} in it between double quotes"
-                    )
-                texts = [cell.strip() for cell in cells]
-                if any(texts):
-                    yield f"{path}: line {line}", dict(zip(head, texts, strict=True))
-                line = reader.line_num + 1
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: expected UTF-8 text, found byte {error.object[error.start]:#04x} behind line {line - 1}; save it "
-            "as CSV UTF-8"
-        ) from error
+        head = [name.strip().lower() for name in next(reader, [])]
+        _check_head(f"{path}: line {line}", head, delimiter)
+        line = reader.line_num + above
+        for cells in reader:
+            if cells and len(cells) != len(head):
+                raise InputError(
+                    f"{path}: line {line}: expected {len(head)} cells ({', '.join(head)}), found {len(cells)}; put "
+                    f"text with {delimiter!r} in it between double quotes"
+                )
+            texts = [cell.strip() for cell in cells]
+            if any(texts):
+                yield f"{path}: line {line}", dict(zip(head, texts, strict=True))
+            line = reader.line_num + above
     except csv.Error as error:
         raise InputError(
             f"{path}: line {line}: cannot be read as CSV ({error}); look for a lone double quote"
         ) from error
 
 
-def _check_head(path: Path, head: list[str], delimiter: str) -> None:
+def _read_text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    codec, name = ("utf-16", "UTF-16") if is_wide else ("utf-8-sig", "UTF-8")
+    try:
+        return content.decode(codec)
+    except UnicodeDecodeError as error:
+        until = error.object[: error.start + 1].decode(codec, "replace")  # the wrong byte is its last character
+        raise InputError(
+            f"{path}: line {len(list(io.StringIO(until, newline='')))}: expected {name} text, found byte "
+            f"{error.object[error.start]:#04x}; save it as CSV UTF-8"
+        ) from error
+
+
+def _check_head(where: str, head: list[str], delimiter: str) -> None:
     missing = [name for name in COLUMNS if name not in head]
     twice = [name for name in (*COLUMNS, "id") if head.count(name) > 1]
     if missing or twice:
         other = next((mark for mark in ";\t" if mark != delimiter and any(mark in name for name in head)), None)
         hint = {";": "; try --delimiter ';'", "\t": "; try --delimiter tab", None: ""}[other]
         found = ", ".join(head) or "nothing"
-        raise InputError(f"{path}: line 1: expected a head with one each of {', '.join(COLUMNS)}, found {found}{hint}")
+        raise InputError(f"{where}: expected a head with one each of {', '.join(COLUMNS)}, found {found}{hint}")
 
 
 def _make_entry(rows: list[CsvRow], image_folder: Path) -> dict[str, Any]:

@@ -58,8 +58,17 @@ def test_a_mark_that_is_there_keeps_its_place(convert):
 
 
 def test_other_delimiters(convert):
+    expected = turns("<image>\nWhat, then?", "red")
     (entry,) = convert("image;question;answer\na.png;What, then?;red\n", delimiter=";")
-    assert entry["conversations"][0]["value"] == "<image>\nWhat, then?"
+    assert entry["conversations"] == expected
+    (entry,) = convert("sep=;\r\nimage;question;answer\r\na.png;What, then?;red\r\n")
+    assert entry["conversations"] == expected
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16"])
+def test_text_as_spreadsheets_write_it(convert, codec):
+    (entry,) = convert("image\tquestion\tanswer\na.png\tWas?\tgr\xfcn\n".encode(codec), delimiter="\t")
+    assert entry["conversations"] == turns("<image>\nWas?", "gr\xfcn")
 
 
 HEAD = "image,question,answer\n"
@@ -90,7 +99,15 @@ HEAD = "image,question,answer\n"
         (HEAD + "a.png,<image> and <image>?,red\n", "line 2 (id 'table-1'): 2 '<image>' marks for 1 images"),
         (HEAD + "a.png,What?,an <image>\n", "line 2 (id 'table-1'): 2 '<image>' marks for 1 images"),
         (HEAD + 'a.png,What?,"red\n', "line 2: cannot be read as CSV"),
-        ((HEAD + "a.png,What?,gr\xfcn\n").encode("latin-1"), "found byte 0xfc behind line"),
+        ("sep=;\nimage,question,answer\n", "line 2: expected a head"),
+        ("sep=;\nimage;question;answer\na.png;What?\n", "line 3: expected 3 cells"),
+        (HEAD + 'a.png,What?,"red\n' + "x" * 140_000, "line 2: cannot be read as CSV (field larger than"),
+        (
+            (HEAD + "a.png,What?,red\na.png,What?,gr\xfcn\n").encode("latin-1"),
+            "line 3: expected UTF-8 text, found byte 0xfc",
+        ),
+        (("\ufeff" + HEAD).encode() + b"\xff", "line 2: expected UTF-8 text, found byte 0xff"),
+        (HEAD.encode("utf-16") + b"a", "line 2: expected UTF-16 text, found byte 0x61"),
     ],
 )
 def test_wrong_lines_are_named(convert, text, message):

@@ -52,16 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Words after the program's name; those of the process by default.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        sys.stdout.write(HELP)
-        return 0 if words else 2
-    if words[0] == "--version":
-        sys.stdout.write(f"llava_pl {__version__}\n")
-        return 0
-    if words[0] not in COMMANDS:
-        commands = ", ".join(COMMANDS)
-        sys.stderr.write(f"llava-pl: error: unknown command {words[0]!r}; expected one of {commands}\n")
-        return 2
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not have the letters of an answer
     try:
@@ -79,13 +69,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("llava-pl: interrupted\n")
         return 130
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # rich's answer to it, with status 1
+            return 0
+        raise
+    finally:
+        _hand_on()
+
+
+def _hand_on() -> None:
+    """Write out what was printed; who reads it may have seen enough and be gone, as with `| head`."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # Python would find that out once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain(error: OSError) -> int:
     """Say what the system refused, and return the exit status; raise it again where that is no file of the user's."""
     if isinstance(error, BrokenPipeError):
-        # Who read what was printed has seen enough, as `| head`; Python would find that out once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         what = error.filename or "the folder of the run"  # a write names no file
@@ -98,6 +100,14 @@ def _explain(error: OSError) -> int:
 
 
 def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(HELP)
+        return 0 if words else 2
+    if words[0] == "--version":
+        sys.stdout.write(f"llava_pl {__version__}\n")
+        return 0
+    if words[0] not in COMMANDS:
+        raise InputError(f"unknown command {words[0]!r}; expected one of {', '.join(COMMANDS)}")
     if words[0] == "demo":
         # Before torch is imported: by default its threads wait by spinning, which on two cores beside any other
         # process is twenty times slower (7 pictures a second, with this 40; on a quiet machine 137 and 113).

@@ -141,7 +141,14 @@ def make_report(found: Mapping[str, Any]) -> Report:
         ReportTable(
             "Room",
             ("for", "folder", "free"),
-            tuple((each["what"], each["folder"], f"{each['free_gib']:.1f} GiB") for each in found["room"]),
+            tuple(
+                (
+                    each["what"],
+                    each["folder"],
+                    f"{each['free_gib']:.1f} GiB" + ("" if each["is_writable"] else ", but it cannot be written to"),
+                )
+                for each in found["room"]
+            ),
             has_numbers=False,
         ),
         ReportTable("Further parts", ("what", "found"), tuple(found["features"].items()), has_numbers=False),
@@ -207,11 +214,17 @@ def _find_picture_backends() -> dict[str, str]:
 
 def _room(folder: Path, what: str) -> dict[str, Any]:
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    return {"what": what, "folder": str(folder), "free_gib": shutil.disk_usage(there).free / GIB}
+    return {
+        "what": what,
+        "folder": str(folder),
+        "free_gib": shutil.disk_usage(there).free / GIB,
+        "is_writable": there.is_dir() and os.access(there, os.W_OK | os.X_OK),
+    }
 
 
 def _find_feature(feature: Feature, *, has_cuda: bool) -> str:
-    if find_spec(feature.module) is None:
+    found = find_spec(feature.module)
+    if found is None or found.origin is None:  # a folder without files of Python, such as `wandb/` of a run
         package = feature.module if feature.extra is None else f"-e '.[{feature.extra}]'"
         command = f"{feature.prefix}pip install {package}{feature.suffix}"
         return f"missing; {command}" + (", on a machine with CUDA" if feature.needs_cuda else "")

@@ -51,6 +51,24 @@ def test_missing_packages_are_told_with_how_to_get_them():
     assert doctor._find_feature(there, has_cuda=True) == "there"
 
 
+def test_a_folder_of_that_name_is_no_package(tmp_path, monkeypatch):
+    """W&B writes into `wandb/` where a run starts, which Python would take for a package without files."""
+    (tmp_path / "no_such_module").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert doctor._find_feature(Feature("x", "no_such_module", None), has_cuda=False).startswith("missing; ")
+
+
+def test_room_that_cannot_be_written_is_told(found, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    assert doctor._room(tmp_path / "new" / "folder", "x")["is_writable"]
+    assert not doctor._room(tmp_path / "file" / "folder", "x")["is_writable"]
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
+    closed = doctor._room(tmp_path, "runs")
+    monkeypatch.setattr(doctor, "examine", lambda: {**found, "room": [closed]})
+    assert main([]) == 0
+    assert f"{closed['free_gib']:.1f} GiB, but it cannot be written to" in capsys.readouterr().out
+
+
 def test_extras_are_those_of_the_package():
     content = (Path(doctor.__file__).parents[2] / "pyproject.toml").read_text()
     extras = tomllib.loads(content)["project"]["optional-dependencies"]

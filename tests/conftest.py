@@ -104,6 +104,17 @@ def tiny_parts(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def imported(golden_path, tiny_parts, tmp_path_factory) -> str:
+    """A folder of the original's, as `import` makes it ours."""
+    from llava_pl.cli import main
+
+    place = str(tmp_path_factory.mktemp("model") / "tiny")
+    source = str(golden_path / "model" / "llava-mlp2x")
+    assert main(["import", source, place, "--tokenizer", str(tiny_parts / "decoder")]) == 0
+    return place
+
+
+@pytest.fixture(scope="session")
 def mid_parts(tmp_path_factory, tiny_parts):
     """`encoder/` and `decoder/` whose activations outweigh what a run has beside them, with `records.json`."""
     import torch

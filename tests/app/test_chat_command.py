@@ -13,15 +13,6 @@ from llava_pl.cli import main
 from llava_pl.types import InputError
 
 
-@pytest.fixture(scope="module")
-def model(golden_path, tiny_parts, tmp_path_factory):
-    """A folder of the original's as `import` makes it ours."""
-    place = str(tmp_path_factory.mktemp("model") / "tiny")
-    source = str(golden_path / "model" / "llava-mlp2x")
-    assert main(["import", source, place, "--tokenizer", str(tiny_parts / "decoder")]) == 0
-    return place
-
-
 @pytest.fixture
 def picture(tmp_path):
     path = tmp_path / "noise.png"
@@ -29,16 +20,16 @@ def picture(tmp_path):
     return str(path)
 
 
-def test_one_answer(model, picture, capsys, monkeypatch):
+def test_one_answer(imported, picture, capsys, monkeypatch):
     words = ["--image", picture, "--max_new_tokens", "9"]
     capsys.readouterr()
-    assert main(["chat", model, *words, "--prompt", "What is it?"]) == 0
+    assert main(["chat", imported, *words, "--prompt", "What is it?"]) == 0
     found = capsys.readouterr().out
     assert found.endswith("\n")
     monkeypatch.setattr(sys, "stdin", io.StringIO("What is it?\n"))
-    assert main(["chat", model, *words]) == 0
+    assert main(["chat", imported, *words]) == 0
     assert capsys.readouterr().out == found
-    assert main(["chat", model, "--max_new_tokens", "9", "--prompt", "What is it?"]) == 0
+    assert main(["chat", imported, "--max_new_tokens", "9", "--prompt", "What is it?"]) == 0
     assert capsys.readouterr().out != found
 
 
@@ -55,11 +46,11 @@ def test_one_answer(model, picture, capsys, monkeypatch):
         ([], "MODEL"),
     ],
 )
-def test_wrong_input_gets_one_line(model, tmp_path, capsys, words, message):
+def test_wrong_input_gets_one_line(imported, tmp_path, capsys, words, message):
     (tmp_path / "text.png").write_text("no picture")
     capsys.readouterr()
     try:
-        status = main(["chat", *(word.format(model=model, folder=tmp_path) for word in words)])
+        status = main(["chat", *(word.format(model=imported, folder=tmp_path) for word in words)])
     except SystemExit as stop:
         status = stop.code
     error = capsys.readouterr().err

@@ -9,12 +9,9 @@ from llava_pl.cli import main
 
 
 @pytest.fixture(scope="module")
-def model(golden_path, tiny_parts, tmp_path_factory):
+def model(imported, tmp_path_factory):
     place = str(tmp_path_factory.mktemp("model") / "tiny-hf")
-    source = str(golden_path / "model" / "llava-mlp2x")
-    words = ["--tokenizer", str(tiny_parts / "decoder")]
-    assert main(["import", source, place[:-3], *words]) == 0
-    assert main(["export", place[:-3], place, "--format", "hf"]) == 0
+    assert main(["export", imported, place, "--format", "hf"]) == 0
     return place
 
 
@@ -39,9 +36,9 @@ def test_a_model_in_llava_hfs_form_is_served_as_it_is(model, ran, capsys):
     assert capsys.readouterr().out == f"http://127.0.0.1:{port}/v1  model tiny-hf  (Ctrl-C ends it)\n"
 
 
-def test_other_forms_are_written_so_first(model, ran, tmp_path):
-    assert main(["serve", model[:-3], "--hf", str(tmp_path / "kept")]) == 0
-    assert main(["serve", model[:-3]]) == 0
+def test_other_forms_are_written_so_first(imported, ran, tmp_path):
+    assert main(["serve", imported, "--hf", str(tmp_path / "kept")]) == 0
+    assert main(["serve", imported]) == 0
     (kept, folder), (passing, place) = ran
     assert (kept[1], folder) == ("kept", tmp_path)
     assert (tmp_path / "kept" / "chat_template.jinja").is_file()
@@ -60,11 +57,11 @@ def test_other_forms_are_written_so_first(model, ran, tmp_path):
         ([], "MODEL"),
     ],
 )
-def test_one_line_for_wrong_input(words, message, model, ran, tmp_path, capsys):
+def test_one_line_for_wrong_input(words, message, model, imported, ran, tmp_path, capsys):
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
-        names = {"folder": tmp_path, "model": model, "tiny": model[:-3], "taken": server.getsockname()[1]}
+        names = {"folder": tmp_path, "model": model, "tiny": imported, "taken": server.getsockname()[1]}
         capsys.readouterr()
         try:
             status = main(["serve", *(word.format(**names) for word in words)])

@@ -21,14 +21,6 @@ PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 
 
 @pytest.fixture(scope="module")
-def model(golden_path, tiny_parts, tmp_path_factory):
-    place = str(tmp_path_factory.mktemp("model") / "tiny")
-    source = str(golden_path / "model" / "llava-mlp2x")
-    assert main(["import", source, place, "--tokenizer", str(tiny_parts / "decoder")]) == 0
-    return place
-
-
-@pytest.fixture(scope="module")
 def picture(tmp_path_factory):
     path = tmp_path_factory.mktemp("pictures") / "noise.png"
     Image.effect_noise((64, 48), 90).convert("RGB").save(path)
@@ -36,11 +28,11 @@ def picture(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def client(model):
+def client(imported):
     """A client of a served model, and the name that it is asked for by."""
-    made = Path(model).with_name("tiny-hf")
+    made = Path(imported).with_name("tiny-hf")
     (made.parent / "fastapi.py").write_text("raise SystemExit('what lies beside a model is not run')")
-    words = ["serve", model, "--hf", str(made), "--port", "0", "--device", "cpu"]
+    words = ["serve", imported, "--hf", str(made), "--port", "0", "--device", "cpu"]
     process = subprocess.Popen(
         [sys.executable, "-m", "llava_pl", *words], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -63,7 +55,7 @@ def ask(client, messages, **options):
     return server.chat.completions.create(model=name, messages=messages, max_tokens=12, temperature=0, **options)
 
 
-def test_the_pages_own_lines(client, model, picture, capsys, monkeypatch):
+def test_the_pages_own_lines(client, imported, picture, capsys, monkeypatch):
     """`docs/serving.md`, with the address, the name and the picture that are here."""
     server, name = client
     (code,) = [code for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "OpenAI" in code]
@@ -73,7 +65,7 @@ def test_the_pages_own_lines(client, model, picture, capsys, monkeypatch):
     capsys.readouterr()
     exec(compile(code, PAGE.name, "exec"), {})
     shown = capsys.readouterr().out.strip()
-    assert shown == chat(model, capsys, "--prompt", "What is it doing?", "--image", str(picture))
+    assert shown == chat(imported, capsys, "--prompt", "What is it doing?", "--image", str(picture))
 
 
 def with_picture(text, picture):
@@ -82,19 +74,19 @@ def with_picture(text, picture):
     return {"role": "user", "content": parts}
 
 
-def chat(model, capsys, *words):
+def chat(imported, capsys, *words):
     capsys.readouterr()
-    assert main(["chat", model, "--max_new_tokens", "12", *words]) == 0
+    assert main(["chat", imported, "--max_new_tokens", "12", *words]) == 0
     return capsys.readouterr().out.removesuffix("\n")
 
 
-def test_text(client, model, capsys):
+def test_text(client, imported, capsys):
     found = ask(client, [{"role": "user", "content": QUESTION}]).choices[0].message.content
-    assert found.strip() == chat(model, capsys, "--prompt", QUESTION)
+    assert found.strip() == chat(imported, capsys, "--prompt", QUESTION)
 
 
-def test_picture_and_stream(client, model, picture, capsys):
-    expected = chat(model, capsys, "--prompt", QUESTION, "--image", str(picture))
+def test_picture_and_stream(client, imported, picture, capsys):
+    expected = chat(imported, capsys, "--prompt", QUESTION, "--image", str(picture))
     messages = [with_picture(QUESTION, picture)]
     assert ask(client, messages).choices[0].message.content.strip() == expected
     pieces = [part.choices[0].delta.content or "" for part in ask(client, messages, stream=True) if part.choices]
@@ -102,13 +94,13 @@ def test_picture_and_stream(client, model, picture, capsys):
     assert sum(map(bool, pieces)) > 1
 
 
-def test_several_turns(client, model, picture):
+def test_several_turns(client, imported, picture):
     from llava_pl.app.chat import Conversation
     from llava_pl.app.open_model import OpenModel
     from llava_pl.evaluation.chat import Sampling
     from llava_pl.export.layouts import load_pretrained
 
-    pretrained = load_pretrained(model)
+    pretrained = load_pretrained(imported)
     conversation = Conversation(
         OpenModel(pretrained.model.eval(), pretrained.make_encoder(), "tiny"), Sampling(max_new_tokens=12)
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import settings
 from mkdocs.config.defaults import MkDocsConfig
@@ -25,21 +24,8 @@ OUTSIDE = {
 }
 """Pages, and the files that they are."""
 
-OPTIONAL = {"serving.md": "Talk and serve"}
-"""Pages that get their place in front of "Carry models" when they exist."""
-
 _LINK = re.compile(r"(?<!\[)`(?:docs/([\w-]+\.md)|((?:configs|benchmarks)/README\.md|CONTRIBUTING\.md|CHANGELOG\.md))`")
 _FENCE = re.compile(r"^(```.*?^```)", re.MULTILINE | re.DOTALL)
-
-
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Give optional pages that are there their place."""
-    nav: list[Any] = config.nav or []
-    place = next(index for index, entry in enumerate(nav) if "Carry models" in entry)
-    for name, title in OPTIONAL.items():
-        if (Path(config.docs_dir) / name).is_file() and not any(name in entry.values() for entry in nav):
-            nav.insert(place, {title: name})
-    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

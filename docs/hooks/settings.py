@@ -76,6 +76,7 @@ def write_settings() -> str:
 def collect_settings() -> Iterator[tuple[str, str, list[Setting]]]:
     """Yield the sections: a title, a sentence, and the settings."""
     from llava_pl import LlavaDataModule, ScienceQADataModule
+    from llava_pl.app.completion_command import lightning_parsers
     from llava_pl.data.asking_datamodule import AskingDataModule
     from llava_pl.data.mixture import SourceConfig
     from llava_pl.evaluation.benchmarks import TASKS, find_task
@@ -84,7 +85,7 @@ def collect_settings() -> Iterator[tuple[str, str, list[Setting]]]:
     from llava_pl.training.strategies import FSDP2Strategy
     from llava_pl.training.zero import ZeroStrategy
 
-    found = {setting.name: setting for setting in _of_parser(_fit_parser())}
+    found = {setting.name: setting for setting in _of_parser(lightning_parsers()["fit"])}
 
     def group(prefix: str) -> list[Setting]:
         return [setting for name, setting in found.items() if name.startswith(prefix)]
@@ -125,24 +126,6 @@ def _own(kind: type, prefix: str) -> list[Setting]:
     """Return the settings that a class takes itself, without those of its base."""
     own = set(inspect.signature(kind).parameters)
     return [setting for setting in _of_class(kind, prefix) if setting.name.rpartition(".")[2] in own]
-
-
-def _fit_parser() -> Any:  # noqa: ANN401  jsonargparse's
-    """Return the parser of `llava-pl fit`, with everything that the program adds to it."""
-    from llava_pl.lightning_cli import LlavaCLI, run_lightning
-
-    class Found(Exception):  # noqa: N818  no error
-        pass
-
-    class OnlyTheParser(LlavaCLI):
-        def parse_arguments(self, parser: Any, args: Any) -> None:  # noqa: ANN401
-            raise Found(parser)
-
-    try:
-        run_lightning(["fit"], OnlyTheParser)
-    except Found as found:
-        return found.args[0]._subcommands_action.choices["fit"]
-    raise AssertionError("no parser was made")
 
 
 def _of_class(kind: Callable[..., Any], prefix: str) -> list[Setting]:

@@ -65,10 +65,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 def make_tree() -> argparse.ArgumentParser:
     """Return the parser of the whole command line, each command's own parser in its place."""
-    fit = _fit_parsers()
+    lightning = lightning_parsers()
+    for each in lightning.values():
+        _read_types(each)
+        _drop_links(each)
+        _with_places(each)
     tree = OneLineArguments(prog="llava-pl")
     tree.add_argument("--version", action="store_true", help="show the version")
-    parsers = {**fit, **{name: _own_parser(name, fit["fit"]) for name in (*CARRY_COMMANDS, *APP_COMMANDS)}}
+    parsers = {**lightning, **{name: _own_parser(name, lightning["fit"]) for name in (*CARRY_COMMANDS, *APP_COMMANDS)}}
     _put_below(tree, {name: parsers[name] for name in SUMMARIES}, SUMMARIES)
     return tree
 
@@ -116,7 +120,7 @@ def _put_below(
         below.choices[name] = each
 
 
-def _fit_parsers() -> dict[str, argparse.ArgumentParser]:
+def lightning_parsers() -> dict[str, ArgumentParser]:
     """Return the parsers of Lightning's commands, with everything that the program adds to them."""
     from llava_pl.lightning_cli import LlavaCLI, run_lightning
 
@@ -130,12 +134,8 @@ def _fit_parsers() -> dict[str, argparse.ArgumentParser]:
     try:
         run_lightning(["fit"], OnlyTheParser)
     except FoundError as found:
-        parser: Any = found.args[0]
-        _read_types(parser)
-        parsers = {name: parser._subcommands_action.choices[name] for name in FIT_COMMANDS}
-        for each in parsers.values():
-            _drop_links(each)
-        return {name: _with_places(each) for name, each in parsers.items()}
+        commands = found.args[0]._subcommands_action.choices
+        return {name: commands[name] for name in FIT_COMMANDS}
     raise AssertionError("no parser was made")
 
 

@@ -5,14 +5,14 @@ import re
 import pytest
 
 from llava_pl.app.commands import FIT_COMMANDS
-from llava_pl.app.completion_command import _fit_parsers
+from llava_pl.app.completion_command import lightning_parsers
 from llava_pl.app.fit_page import find_help, fit_page
 from llava_pl.cli import main
 
 
 @pytest.fixture(scope="module")
 def parsers():
-    return _fit_parsers()
+    return lightning_parsers()
 
 
 @pytest.mark.parametrize("command", FIT_COMMANDS)

@@ -5,10 +5,10 @@ import sys
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
+from llava_pl.app.completion_command import lightning_parsers
 from llava_pl.models.adapters import LoraConfig
 from llava_pl.training.stages import TrainablePlan
 
@@ -60,7 +60,7 @@ def test_every_setting_has_its_words(sections):
 
 def test_every_setting_of_the_parser_is_there(hooks, sections):
     listed = {each.name for settings in sections.values() for each in settings}
-    parsed = {each.name for each in hooks.settings._of_parser(hooks.settings._fit_parser())}
+    parsed = {each.name for each in hooks.settings._of_parser(lightning_parsers()["fit"])}
     elsewhere = {name for name in parsed if name.startswith("trainer") or name in ("data", "weights_only")}
     assert parsed - elsewhere <= listed
     # What the parser looks into only when it is named, by the classes themselves.
@@ -107,19 +107,15 @@ def test_nothing_is_asked_of_the_network(site):
 
 def test_names_of_pages_are_links(site):
     assert '<a href="planning.html"><code>docs/planning.md</code></a>' in (site / "index.html").read_text()
-    assert 'href="configuration.html"' in (site / "training.html").read_text() + (site / "data.html").read_text()
+    link = '<a href="configuration.html"><code>configs/README.md</code></a>'
+    assert all(link in (site / f"{page}.html").read_text() for page in ("recipes", "data"))
+
+
+def test_nothing_else_than_pages_is_published(site):
+    assert not list(site.rglob("*.py"))
 
 
 def test_doctests_are_code(site):
     page = (site / "api" / "data.html").read_text()
     assert "<blockquote>" not in page
     assert "Examples:" in page
-
-
-def test_an_optional_page_has_its_place_once_it_is_there(hooks, tmp_path):
-    nav = [{"Home": "index.md"}, {"Carry models": "carrying.md"}]
-    config = SimpleNamespace(nav=list(nav), docs_dir=str(tmp_path))
-    assert hooks.on_config(config).nav == nav
-    (tmp_path / "serving.md").write_text("# Serve")
-    for _ in range(2):
-        assert hooks.on_config(config).nav == [nav[0], {"Talk and serve": "serving.md"}, nav[1]]

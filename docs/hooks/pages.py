@@ -1,6 +1,7 @@
 """Pages that no file of docs/ holds: those of files elsewhere in the repository, and the settings, read off the code.
 
-In: what mkdocs has found. Out: the same with those pages, and `docs/NAME.md` in a text as a link to that page.
+In: what mkdocs has found. Out: the same with those pages, `docs/NAME.md` in a text as a link to that page, and words of
+code that no line breaks at a hyphen.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ OUTSIDE = {
 """Pages, and the files that they are."""
 
 _LINK = re.compile(r"(?<!\[)`(?:docs/([\w-]+\.md)|((?:configs|benchmarks)/README\.md|CONTRIBUTING\.md|CHANGELOG\.md))`")
+_CODE = re.compile(r"<code\b.*?</code>", re.DOTALL)
+_TAG = re.compile(r"(<[^>]+>)")
+_HYPHENED = re.compile(r"(?<!\S)[\w.-]*-[\w.-]+(?!\S)")
 _FENCE = re.compile(r"^(```.*?^```)", re.MULTILINE | re.DOTALL)
 
 
@@ -56,3 +60,15 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         return f"[{match[0]}]({here}{name})"
 
     return "".join(piece if number % 2 else _LINK.sub(link, piece) for number, piece in enumerate(pieces))
+
+
+def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Keep options and names with hyphens whole, which a narrow page would break into `--` and the rest."""
+    del page, config, files
+
+    def keep(code: re.Match[str]) -> str:
+        pieces = _TAG.split(code[0])
+        pieces[::2] = [_HYPHENED.sub(r'<span class="whole">\g<0></span>', text) for text in pieces[::2]]
+        return "".join(pieces)
+
+    return _CODE.sub(keep, html)

@@ -115,6 +115,13 @@ def test_nothing_else_than_pages_is_published(site):
     assert not list(site.rglob("*.py"))
 
 
+def test_no_line_breaks_within_an_option(site):
+    page = (site / "migration.html").read_text()
+    assert '<code><span class="whole">--vision_tower</span></code>' in page
+    assert '<span class="whole">llava-pl</span><span class="w"> </span>chat' in page
+    assert not re.search(r'<[^>]*<span class="whole">', (site / "tutorial.html").read_text())
+
+
 def test_doctests_are_code(site):
     page = (site / "api" / "data.html").read_text()
     assert "<blockquote>" not in page

@@ -29,7 +29,7 @@ demo: $(STAMP)  ## the whole recipe in small, about five minutes
 test: $(STAMP)  ## the default tier, under eight minutes on two cores
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 
-test-app: $(STAMP)  ## two minutes on two cores: the page in Chromium, the server, notebooks, a closed network
+test-app: $(STAMP)  ## three minutes on two cores: the page in Chromium, the server, notebooks, a closed network
 	$(BIN)/python -m pytest -m app --numprocesses 2 --dist loadscope
 
 test-slow: $(STAMP)  ## half an hour on two cores: the demo over several seeds, two nodes, faults of ranks

@@ -6,20 +6,15 @@ looked up on the hub.
 
 import re
 import shlex
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from jsonargparse import Namespace
 
 from llava_pl.app.data_commands import HELP as DATA_HELP
 from llava_pl.app.load_data import DataCLI
 from llava_pl.app.verify_commands import EPILOG as VERIFY_HELP
 from llava_pl.cli import HELP, main
-from llava_pl.lightning_cli import LlavaCLI, run_lightning
 from llava_pl.types import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -231,57 +226,6 @@ def merge(base, other):
     return base | {key: merge(base[key], value) if key in base else value for key, value in other.items()}
 
 
-def plain(value):
-    """Return a parsed configuration as plain values, without the names of the files that it came from."""
-    if isinstance(value, Namespace):
-        return {key: plain(item) for key, item in vars(value).items() if key not in ("config", "__path__")}
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-@pytest.fixture(scope="module")
-def no_run():
-    """Stop `run_lightning` where it would build the trainer, and collect the command lines that got so far."""
-    seen = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LlavaCLI, "before_instantiate_classes", lambda cli: None)
-        patch.setattr(LlavaCLI, "instantiate_classes", lambda cli: seen.append(cli))
-        patch.setattr(LlavaCLI, "_run_subcommand", lambda cli, command: None)
-        patch.setattr(socket.socket, "connect", _refuse)
-        yield seen
-
-
-def _refuse(*address):
-    raise AssertionError(f"the network was asked for while parsing: {address[1:]}")
-
-
-@pytest.fixture(scope="module")
-def parser(no_run):
-    """The parser that the program itself uses, with all its links and defaults."""
-    run_lightning(["fit", "--config", str(experiment("align_7b"))])
-    return no_run[-1].parser
-
-
-@pytest.fixture
-def fit(parser):
-    return lambda *words: parser.parse_args(["fit", *words]).fit
-
-
-@pytest.fixture
-def write(tmp_path, monkeypatch):
-    """Write a file into the test's folder, which is also the working directory, and return the words that give it."""
-    monkeypatch.chdir(tmp_path)
-
-    def write(text, name="extra.yaml"):
-        (tmp_path / name).write_text(text)
-        return ["--config", name]
-
-    return write
-
-
 def test_the_files_that_are_tested():
     assert sorted(ORIGINAL) == EXPERIMENTS
     assert OVERLAYS == [
@@ -438,7 +382,7 @@ def test_overlay_touches_the_trainer_alone(other):
 
 @pytest.mark.parametrize("other", OVERLAYS)
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_overlay_composes(name, other, fit):
+def test_overlay_composes(name, other, fit, plain):
     words = ["--config", str(experiment(name)), *GIVEN.get(name, [])]
     before, after = plain(fit(*words)), plain(fit(*words, *overlay(other)))
     wanted = yaml.safe_load((CONFIGS / other).read_text())
@@ -450,7 +394,7 @@ def test_overlay_composes(name, other, fit):
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if "qlora" not in name])
-def test_compiling_changes_nothing_else(name, fit):
+def test_compiling_changes_nothing_else(name, fit, plain):
     words = ["--config", str(experiment(name)), *GIVEN.get(name, [])]
     before, after = plain(fit(*words)), plain(fit(*words, *overlay("speed/compile.yaml")))
     for part in ("decoder", "vision_encoder"):
@@ -462,7 +406,7 @@ def test_compiling_changes_nothing_else(name, fit):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_tiles_are_the_data_s_choice_and_the_model_follows(name, fit, monkeypatch):
+def test_tiles_are_the_data_s_choice_and_the_model_follows(name, fit, plain, monkeypatch):
     text = (CONFIGS / "data" / "anyres.yaml").read_text()
     wanted = yaml.safe_load(text)
     assert wanted.keys() == {"data"}
@@ -476,7 +420,7 @@ def test_tiles_are_the_data_s_choice_and_the_model_follows(name, fit, monkeypatc
     assert merge(before["data"], wanted["data"]) == after["data"]
 
 
-def test_features_are_kept_by_an_overlay_of_the_data_alone(fit, monkeypatch):
+def test_features_are_kept_by_an_overlay_of_the_data_alone(fit, plain, monkeypatch):
     text = (CONFIGS / "data" / "feature_cache.yaml").read_text()
     assert yaml.safe_load(text) == {"data": {"init_args": {"feature_cache": "worthwhile"}}}
     (line,) = [line for line in text.splitlines() if "llava-pl" in line]
@@ -501,159 +445,3 @@ def test_one_device_keeps_the_global_batch(name, fit):
 def test_experiment_serves_every_command(subcommand, parser):
     words = ["--config", str(experiment("scienceqa_7b")), *overlay("strategy/single.yaml")]
     assert parser.parse_args([subcommand, *words])[subcommand].trainer.devices == 1
-
-
-def test_printed_config_is_a_config(no_run, capsys, write):
-    words = ["fit", "--config", str(experiment("scienceqa_7b")), *overlay("logger/wandb.yaml"), "--trainer.max_steps=7"]
-
-    def printed(words):
-        with pytest.raises(SystemExit) as exit:
-            main([*words, "--print_config"])
-        assert not exit.value.code
-        return capsys.readouterr().out
-
-    text = printed(words)
-    again = ["fit", *write(text)]
-    assert printed(again) == text
-    assert not LINK_TARGETS & yaml.safe_load(text)["data"]["init_args"].keys()
-    no_run.clear()
-    main(words)
-    main(again)
-    first, second = (plain(cli.config.fit) for cli in no_run)
-    assert first == second
-    assert first["trainer"]["max_steps"] == 7
-
-
-def test_later_wins(fit, write):
-    early, late = write("trainer: {max_epochs: 2}", "early.yaml"), write("trainer: {max_epochs: 3}", "late.yaml")
-    base = ["--config", str(experiment("align_7b"))]
-    assert fit(*base, *early, *late).trainer.max_epochs == 3
-    assert fit(*base, *late, *early).trainer.max_epochs == 2
-    assert fit(*base, *late, "--trainer.max_epochs", "4").trainer.max_epochs == 4
-    assert fit("--trainer.max_epochs", "4", *base, *late).trainer.max_epochs == 3  # as configs/README.md warns
-
-
-LOGGERS = {
-    "wandb": ["WandbLogger", {"project": "llava_pl", "save_dir": "runs", "log_model": False}],
-    "tensorboard": ["TensorBoardLog", {"save_dir": None}],
-}
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (("wandb", "tensorboard"), ["tensorboard"]), (("tensorboard", "wandb"), ["wandb"]),
-        (("both",), ["wandb", "tensorboard"]), (("tensorboard", "both"), ["wandb", "tensorboard"]),
-        (("both", "tensorboard"), ["tensorboard"]),
-    ],
-)  # fmt: skip
-def test_of_loggers_the_last_file_counts_with_nothing_of_another(fit, names, expected):
-    words = [word for name in names for word in overlay(f"logger/{name}.yaml")]
-    found = plain(fit("--config", str(experiment("align_7b")), *words).trainer.logger)
-    found = found if isinstance(found, list) else [found]
-    assert [each["class_path"].rpartition(".")[2] for each in found] == [LOGGERS[name][0] for name in expected]
-    for each, name in zip(found, expected, strict=True):
-        assert merge(each["init_args"], LOGGERS[name][1]) == each["init_args"]
-
-
-def test_lists_are_replaced_unless_plus_appends(fit, write):
-    def callbacks(*words):
-        return [entry.class_path.rpartition(".")[2] for entry in fit(*base, *words).trainer.callbacks]
-
-    base = ["--config", str(experiment("align_7b"))]
-    rate = write("trainer: {callbacks: [{class_path: LearningRateMonitor}]}", "rate.yaml")
-    replace = write("trainer: {callbacks: [{class_path: DeviceStatsMonitor}]}", "replace.yaml")
-    append = write("trainer: {callbacks+: [{class_path: DeviceStatsMonitor}]}", "append.yaml")
-    assert callbacks(*rate, *replace) == ["DeviceStatsMonitor"]
-    assert callbacks(*rate, *append) == ["LearningRateMonitor", "DeviceStatsMonitor"]
-    assert callbacks(*append) == ["DeviceStatsMonitor"]
-    assert callbacks(*rate, "--trainer.callbacks+=DeviceStatsMonitor") == ["LearningRateMonitor", "DeviceStatsMonitor"]
-
-
-def test_link_target_in_a_file_is_overruled(fit, write):
-    # Why no file may set one; if this ever fails, the README's sentence can go.
-    config = fit("--config", str(experiment("align_7b")), *write("data: {init_args: {tokenizer: mine}}"))
-    assert config.data.init_args.tokenizer == "lmsys/vicuna-7b-v1.5"
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("trainer: {max_stepz: 3}", ["extra.yaml: trainer.max_stepz", "trainer.max_steps"]),
-        ("trainr: {max_steps: 3}", ["extra.yaml: trainr.max_steps", "trainer.max_steps"]),
-        ("model: {optim: {learning_rat: 1}}", ["extra.yaml: model.optim.learning_rat", "model.optim.learning_rate"]),
-        ("data: {init_args: {batchsize: 3}}", ["extra.yaml: data.init_args.batchsize", "data.init_args.batch_size"]),
-        ("trainer: {logger: {class_path: CSVLogger, init_args: {nam: x}}}", ["extra.yaml: trainer.logger", ".nam: "]),
-        ("model: {stage: alignn}", ["extra.yaml: model.stage: expected one of align, finetune, found alignn"]),
-        ("model: {loss_normalization: mean}", ["model.loss_normalization", "mean", "global", "micro_batch"]),
-        ("model: {decoder: {attention: flash}}", ["model.decoder.attention", "sdpa", "eager", "flash_attention_2"]),
-        ("data: {init_args: {template: vicuna}}", ["template", "vicuna_v1", "plain", "llama_2", "mpt", "chat"]),
-        ("data: {init_args: {image_aspect: fill}}", ["image_aspect", "fill", "pad", "square", "anyres"]),
-        ("data: {init_args: {grid_pinpoints: [[336, 672], [336]]}}", ["grid_pinpoints", "2 elements", "[336]"]),
-        ("trainer: {precision: bf17}", ["trainer.precision", "bf17", "bf16-mixed"]),
-        ("model: {optim: {learning_rate: fast}}", ["model.optim.learning_rate", "fast", "float"]),
-        ("data: {class_path: NoSuchModule}", ["extra.yaml: data", "LlavaDataModule, ScienceQADataModule"]),
-        ("data: missing.yaml", ["data", "missing.yaml"]),
-        ("model: [1", ["extra.yaml", "line 1"]),
-        ("", ["extra.yaml", "config"]),
-    ],
-)
-def test_mistake_in_a_file_is_one_line(text, names, no_run, write, capsys):
-    _fails(["fit", "--config", str(experiment("align_7b")), *write(text)], names, no_run, capsys)
-
-
-@pytest.mark.parametrize(
-    ("words", "names"),
-    [
-        (["--trainer.max_stepz", "3"], ["--trainer.max_stepz", "trainer.max_steps"]),
-        (["--model.optim.learning_rat", "3"], ["--model.optim.learning_rat", "model.optim.learning_rate"]),
-        (["--data.init_args.batchsize", "3"], ["batchsize"]),
-        (["--model.stage", "alignn"], ["model.stage", "alignn", "align", "finetune"]),
-        (["--config", str(CONFIGS / "debug" / "missing.yaml")], ["missing.yaml: no such file", "profile.yaml"]),
-        (["--config"], ["--config"]),
-        (["--data", "NoSuchModule"], ["data", "NoSuchModule"]),
-        (["--model.has_newline", "true"], ["model.has_newline", "data.init_args.image_aspect"]),
-        (["--model.has_image_marks", "true"], ["model.has_image_marks", "data.init_args.image_start_end"]),
-        (["--model.lora.ranc", "3"], ["--model.lora.ranc"]),
-        (["--model.trainable.decoder", "loraa"], ["model.trainable.decoder", "frozen", "full", "lora"]),
-        (["--model.decoder.quantization", "nf3"], ["model.decoder.quantization", "nf4"]),
-    ],
-)
-def test_mistake_on_the_command_line_is_one_line(words, names, no_run, capsys):
-    _fails(["fit", "--config", str(experiment("align_7b")), *words], names, no_run, capsys)
-
-
-@pytest.mark.parametrize(
-    ("words", "name"),
-    [
-        ([], "model.decoder.path"),
-        (["--config", str(experiment("finetune_task"))], "model.decoder.path"),
-        (["--config", str(experiment("align_7b")), "--data", "null"], "data"),
-    ],
-)
-def test_what_is_missing_is_named(words, name, no_run, capsys):
-    _fails(["fit", *words], [name], no_run, capsys)
-
-
-def _fails(words, names, no_run, capsys):
-    """Check that the program refuses the words with one line that has all these names, before it builds anything."""
-    no_run.clear()
-    with pytest.raises(SystemExit) as exit:
-        main(words)
-    output = capsys.readouterr()
-    assert exit.value.code == 2
-    assert not output.out
-    assert output.err.startswith("llava-pl: error: ")
-    assert output.err.count("\n") == 1
-    assert all(name in output.err for name in names), output.err
-    assert not no_run
-
-
-def test_mistake_in_a_process_of_its_own():
-    words = ["fit", "--config", "configs/experiment/align_7b.yaml", "--model.stage", "alignn"]
-    run = subprocess.run(
-        [sys.executable, "-m", "llava_pl", *words], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 2
-    assert not run.stdout
-    assert re.fullmatch(r"llava-pl: error: .*model\.stage.*\n", run.stderr)

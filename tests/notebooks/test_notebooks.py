@@ -2,7 +2,7 @@
 
 Each runs as Jupyter runs it, in a kernel of its own. All share a folder, as in use: the parts are made by the first one
 and the model is trained by the third, so that all five take a minute and a half; alone each makes what it needs.
-Each runs once more with its lines for LLaVA-1.5-7B, whose names stand for the small parts then: half a minute.
+Each runs once more with its lines for LLaVA-1.5-7B, whose names stand for the small parts then: forty seconds.
 """
 
 import ast

@@ -40,6 +40,7 @@ STYLE = """
 .words label input {display: none}
 .words label span {margin: 0}
 .words label.selected {background: var(--primary-200); color: black}
+.message-content .md {white-space: pre-wrap}
 footer, button[aria-label="Share"] {display: none !important}
 """
 
@@ -96,6 +97,7 @@ def make_page(opened: OpenModel, sampling: Sampling, examples: Sequence[tuple[st
                     buttons=["copy", "copy_all"],
                     render=False,
                 )
+                _keep_lines(chatbot)
                 question = gr.MultimodalTextbox(
                     placeholder="Ask something; pictures may be pasted or dropped here",
                     file_types=["image"],
@@ -248,6 +250,21 @@ def _choose(words: Sequence[tuple[str, int]]) -> Any:  # noqa: ANN401
     import gradio as gr
 
     return gr.Radio(choices=list(words), value=None)
+
+
+def _keep_lines(chatbot: Any) -> None:  # noqa: ANN401
+    """Have a chatbot hold text as it is: Gradio would take indentation from bare strings, and spaces for tabs."""
+    postprocess = chatbot.postprocess
+
+    def keep(messages: Sequence[Message] | None) -> Any:  # noqa: ANN401
+        return postprocess([{**message, "content": _as_parts(message["content"])} for message in messages or []])
+
+    chatbot.postprocess = keep
+
+
+def _as_parts(content: Any) -> list[Any]:  # noqa: ANN401
+    parts = content if isinstance(content, list) else [content]
+    return [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
 
 
 def _make_sliders(sampling: Sampling) -> list[Any]:

@@ -6,14 +6,22 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from llava_pl.app import chat
+from llava_pl.app.address import find_port
+from llava_pl.app.web import make_page
+from llava_pl.app.web_command import _own_folder, launch
 from llava_pl.cli import main
+from llava_pl.evaluation.chat import Sampling
+from llava_pl.types import Turn
 
 pytestmark = pytest.mark.app
 
@@ -100,6 +108,29 @@ def page(browser, server):
     assert failed == []
 
 
+@pytest.fixture
+def scripted(browser, monkeypatch):
+    """A page whose model says what is written here, and the turns that it was asked."""
+    said, asked = [], []
+
+    def stream(network, encoder, turns, pictures, sampling):
+        asked.append(list(turns))
+        yield said.pop(0)
+
+    monkeypatch.setattr(chat, "stream_answer", stream)
+    opened = SimpleNamespace(model=SimpleNamespace(projector=torch.nn.Identity()), encoder=None, name="scripted")
+    port = find_port("127.0.0.1", 0, [])
+    with _own_folder():
+        blocks = make_page(opened, Sampling(), [])
+        launch(blocks, "127.0.0.1", port)
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{port}")
+        page.get_by_role("textbox").first.wait_for()
+        yield page, said, asked
+        page.close()
+        blocks.close(verbose=False)
+
+
 def ask(page, text, *files):
     if files:
         with page.expect_file_chooser() as chooser:
@@ -159,6 +190,19 @@ def test_answer_and_where_the_model_looked(page, pictures, model, capsys):
     wait_for_end(page, 2)
     assert page.locator("#maps img").count() == 0
     assert page.locator("#words label").count() > 0
+
+
+def test_lines_keep_their_indentation(scripted):
+    page, said, asked = scripted
+    question = "What does this do?\n    if a:\n\tb()"
+    answer = "Look:\n    for each in a:\n        b(each)\n\n    end"
+    said += [answer, "Yes."]
+    ask(page, question)
+    wait_for_end(page, 1)
+    assert answers(page).inner_text() == answer
+    ask(page, "Sure?")
+    wait_for_end(page, 2)
+    assert asked == [[Turn("human", question)], [Turn("human", question), Turn("gpt", answer), Turn("human", "Sure?")]]
 
 
 def test_answer_comes_piece_by_piece_and_is_stopped(page, pictures):

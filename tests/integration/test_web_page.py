@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from llava_pl.app import chat
+from llava_pl.app import chat, desk
 from llava_pl.app.address import find_port
 from llava_pl.app.web import make_page
 from llava_pl.app.web_command import _own_folder, launch
@@ -118,7 +118,8 @@ def scripted(browser, monkeypatch):
         yield said.pop(0)
 
     monkeypatch.setattr(chat, "stream_answer", stream)
-    opened = SimpleNamespace(model=SimpleNamespace(projector=torch.nn.Identity()), encoder=None, name="scripted")
+    model = SimpleNamespace(projector=torch.nn.Identity())
+    opened = SimpleNamespace(model=model, encoder=SimpleNamespace(respect_exif=True), name="scripted")
     port = find_port("127.0.0.1", 0, [])
     with _own_folder():
         blocks = make_page(opened, Sampling(), [])
@@ -203,6 +204,23 @@ def test_lines_keep_their_indentation(scripted):
     ask(page, "Sure?")
     wait_for_end(page, 2)
     assert asked == [[Turn("human", question)], [Turn("human", question), Turn("gpt", answer), Turn("human", "Sure?")]]
+
+
+def test_an_answer_stays_where_its_words_cannot_be_listed(scripted, pictures, monkeypatch):
+    page, said, asked = scripted
+    said += ["It is red.", "Yes."]
+
+    def fail(*_):
+        raise KeyError("<b>words</b>")
+
+    monkeypatch.setattr(desk, "Looks", fail)
+    ask(page, "What?", pictures / "red.png")
+    page.get_by_text("No words to choose: '<b>words</b>'").wait_for()
+    wait_for_end(page, 1)
+    assert answers(page).inner_text() == "It is red."
+    ask(page, "Sure?")
+    wait_for_end(page, 2)
+    assert [turn.text for turn in asked[1]] == ["<image>\nWhat?", "It is red.", "Sure?"]
 
 
 def test_answer_comes_piece_by_piece_and_is_stopped(page, pictures):

@@ -86,7 +86,7 @@ def make_page(opened: OpenModel, sampling: Sampling, examples: Sequence[tuple[st
                     buttons=["copy", "copy_all"],
                     render=False,
                 )
-                _keep_lines(chatbot)
+                _hold_plain_parts(chatbot)
                 question = gr.MultimodalTextbox(
                     placeholder="Ask something; pictures may be pasted or dropped here",
                     file_types=["image"],
@@ -137,14 +137,26 @@ def _choose(words: Sequence[tuple[str, int]]) -> Any:  # noqa: ANN401
     return gr.Radio(choices=list(words), value=None)
 
 
-def _keep_lines(chatbot: Any) -> None:  # noqa: ANN401
-    """Have a chatbot hold text as it is: Gradio would take indentation from bare strings, and spaces for tabs."""
-    postprocess = chatbot.postprocess
+def _hold_plain_parts(chatbot: Any) -> None:  # noqa: ANN401
+    """Have a chatbot hold texts as they are, and files, and nothing else.
 
-    def keep(messages: Sequence[Message] | None) -> Any:  # noqa: ANN401
+    Of bare strings Gradio would take indentation away, and make tabs spaces. Of other parts it would build components
+    with whatever arguments a message names, files of this machine among them.
+    """
+    import gradio as gr
+
+    preprocess, postprocess = chatbot.preprocess, chatbot.postprocess
+
+    def take(payload: Any) -> Any:  # noqa: ANN401
+        kinds = {part.type for message in payload.root for part in message.content} if payload else set()
+        if strange := kinds - {"text", "file"}:
+            raise gr.Error(f"a message: expected texts and pictures, found a {strange.pop()}", print_exception=False)
+        return preprocess(payload)
+
+    def give(messages: Sequence[Message] | None) -> Any:  # noqa: ANN401
         return postprocess([{**message, "content": _as_parts(message["content"])} for message in messages or []])
 
-    chatbot.postprocess = keep
+    chatbot.preprocess, chatbot.postprocess = take, give
 
 
 def _as_parts(content: Any) -> list[Any]:  # noqa: ANN401

@@ -88,6 +88,7 @@ def launch(page: gradio.Blocks, host: str, port: int) -> None:
     """Serve a page in threads of its own."""
     from llava_pl.app.web import STYLE
 
+    fetch_nothing()
     page.launch(
         server_name=host,
         server_port=port,
@@ -101,6 +102,18 @@ def launch(page: gradio.Blocks, host: str, port: int) -> None:
         enable_monitoring=False,
         css=STYLE,
     )
+
+
+def fetch_nothing() -> None:
+    """Have Gradio refuse pictures that a message names by their address; it would fetch them from other hosts."""
+    import safehttpx  # what Gradio fetches with
+    from gradio.processing_utils import PUBLIC_HOSTNAME_WHITELIST
+
+    async def refuse(hostname: str) -> str:
+        raise ValueError(f"expected a picture that was uploaded, found an address at {hostname}")
+
+    safehttpx.async_validate_url = refuse
+    PUBLIC_HOSTNAME_WHITELIST.clear()  # these hosts would not be validated
 
 
 def draw_example(folder: Path) -> Path:

@@ -12,7 +12,7 @@ def test_text_is_kept_as_it_is():
     import gradio as gr
 
     chatbot = gr.Chatbot()
-    web._keep_lines(chatbot)
+    web._hold_plain_parts(chatbot)
     lines = "a\n    b\n\tc"
     messages = [
         {"role": "user", "content": [lines, {"type": "text", "text": lines}]},
@@ -22,6 +22,20 @@ def test_text_is_kept_as_it_is():
     assert [[part.text for part in message.content] for message in found] == [[lines, lines], [lines]]
     assert found[1].metadata["id"] == "1"
     assert chatbot.postprocess(None).root == []
+    assert [message["content"] for message in chatbot.preprocess(chatbot.postprocess(messages))] == [
+        [{"text": lines, "type": "text"}] * 2, [{"text": lines, "type": "text"}],
+    ]  # fmt: skip
+
+
+def test_no_component_is_built_of_a_message():
+    import gradio as gr
+
+    chatbot = gr.Chatbot()
+    web._hold_plain_parts(chatbot)
+    part = {"type": "component", "component": "textbox", "value": "a", "constructor_args": {"label": "b"}, "props": {}}
+    payload = chatbot.data_model.model_validate([{"role": "user", "content": [part]}])
+    with pytest.raises(gr.Error, match="expected texts and pictures, found a component"):
+        chatbot.preprocess(payload)
 
 
 @pytest.mark.parametrize(("error", "is_printed"), [(InputError, False), (RuntimeError, True), (KeyError, True)])

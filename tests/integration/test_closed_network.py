@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 import yaml
@@ -103,3 +105,34 @@ def test_no_server_asks_anybody(start, folder, checkpoint, command):
     process.communicate(timeout=60)
     assert process.returncode == 0
     assert asked(folder) == ""
+
+
+def test_no_address_in_a_message_is_asked(start, folder, checkpoint):
+    """Gradio would fetch a picture that a message names by its address, and ask the name service first."""
+    process = start("web", str(checkpoint), "--port", "0", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    server = process.stdout.readline().split()[0]
+    try:
+        for host in ("example.invalid", "huggingface.co", "192.0.2.7"):
+            with pytest.raises(HTTPError):
+                urlopen(f"{server}/gradio_api/file=http://{host}/a.png", timeout=60)
+            found = send_history(server, f"http://{host}/a.png")
+            assert found["success"] is False
+            assert found["output"]["error"] == f"expected a picture that was uploaded, found an address at {host}"
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+    assert asked(folder) == ""
+
+
+def send_history(server, path):
+    """Send the page a conversation with a picture at a path, to list its words, and return what comes of it."""
+    config = json.loads(urlopen(f"{server}/config").read())
+    (chatbot,) = [each["id"] for each in config["components"] if each["type"] == "chatbot"]
+    function = next(each["id"] for each in config["dependencies"] if each["inputs"] == [chatbot])
+    file = {"type": "file", "file": {"path": path, "meta": {"_type": "gradio.FileData"}}}
+    history = [{"role": "user", "content": [file, {"type": "text", "text": "What?"}]}]
+    body = json.dumps({"data": [history], "fn_index": function, "session_hash": "here"}).encode()
+    urlopen(Request(f"{server}/gradio_api/queue/join", body, {"Content-Type": "application/json"}), timeout=60).close()
+    with urlopen(f"{server}/gradio_api/queue/data?session_hash=here", timeout=60) as events:
+        messages = (json.loads(line.removeprefix(b"data: ")) for line in events if line.startswith(b"data: "))
+        return next(message for message in messages if message["msg"] == "process_completed")

@@ -20,9 +20,6 @@ from llava_pl.evaluation.overlay import draw_overlay
 from llava_pl.models.projector import keeps_grid
 from llava_pl.types import InputError
 
-MAX_WORDS = 200
-"""Words of an answer that can be chosen: of more, the first."""
-
 NO_ANSWER = "no answer"
 """Marks what stands in the place of an answer that could not be given, and is no part of the conversation."""
 
@@ -76,7 +73,7 @@ class Desk:
         conversation = read_history(history, self._opened, Sampling())
         if not conversation.turns or not conversation.pictures:
             return []
-        return [(word, number) for number, word in enumerate(self._look(conversation).words[:MAX_WORDS])]
+        return [(word, number) for number, word in enumerate(self._look(conversation).words)]
 
     def draw(self, history: Sequence[Message], word: int, method: LookMethod) -> list[tuple[Image.Image, str]]:
         """Return the pictures of a conversation, each with where the model looked for a word, and a line about it."""

@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 
 LookMethod = Literal["attention", "gradient"]
 
+MAX_WORDS = 200
+"""Words of an answer that are told apart: of more, the first."""
+
+MOST_HELD = 8
+"""Tokens that are read at once: a letter has four bytes at most, in front of which another may end."""
+
 
 class Looks:
     """An answer that was given, word by word, and where the model looks for each of them.
@@ -48,11 +54,11 @@ class Looks:
         pictures: One for each slot, RGB.
 
     Attributes:
-        words: Of the last answer, in order, without the spaces between them.
+        words: Of the last answer, in order, without the spaces between them; of more than `MAX_WORDS` the first.
         methods: What `maps` can draw: attention only where the projector's image tokens have places in the picture.
 
     Raises:
-        InputError: There is no answer or no picture, or the conversation cannot be encoded.
+        InputError: There is no answer or no picture, or the conversation cannot be encoded or is too long.
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class Looks:
             raise InputError("where the model looks: expected a picture and an answer, found none; ask about one first")
         self._model, self._num_pictures = model, len(pictures)
         self._sample = encoder.encode_turns(turns, pictures)
+        model.decoder.check_length(len(self._sample.input_ids), "begin a new conversation")
         self._answer = _find_answer(self._sample.labels)
         found = _split_words(self._sample.input_ids[self._answer].tolist(), encoder.tokenizer)
         self.words = tuple(text for text, _ in found)
@@ -132,24 +139,35 @@ def _find_answer(labels: Tensor) -> slice:
 
 
 def _split_words(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, slice]]:
-    """Return the words of an answer, each with its tokens.
+    """Return the first words of an answer, at most `MAX_WORDS`, each with its tokens.
 
     A token of several words is one; spaces and end marks are none.
     """
     words: list[tuple[str, slice]] = []
-    text, start = "", 0
-    for end in range(1, len(ids) + 1):
-        longer = str(tokenizer.decode(ids[:end], skip_special_tokens=True))
-        if longer.endswith(BROKEN):
+    special, is_within, start = set(tokenizer.all_special_ids), False, 0
+    # Each piece is read behind the one before: alone, it would lose the space in front of it.
+    before: list[int] = []
+    piece_ids: list[int] = []
+    text = ""
+    for end, each in enumerate(ids, start=1):
+        if each not in special:
+            piece_ids.append(each)
+        longer = str(tokenizer.decode(before + piece_ids))
+        if longer.endswith(BROKEN) and 0 < len(piece_ids) < MOST_HELD:
             continue  # of a letter whose bytes are not all there
-        piece = longer[len(text) :]
-        if words and piece.strip() and not piece[0].isspace() and not text[-1].isspace():
-            begun, tokens = words.pop()
-            words.append((begun + piece, slice(tokens.start, end)))
-        elif piece.strip():
-            words.append((piece.strip(), slice(start, end)))
-        text, start = longer, end
-    return words
+        if piece := longer[len(text) :]:
+            if piece.strip() and is_within and not piece[0].isspace():
+                begun, tokens = words.pop()
+                words.append((begun + piece, slice(tokens.start, end)))
+            elif piece.strip():
+                words.append((piece.strip(), slice(start, end)))
+            is_within = not piece[-1].isspace()
+            before, piece_ids = piece_ids, []
+            text = str(tokenizer.decode(before))
+        start = end
+        if len(words) > MAX_WORDS:
+            break
+    return words[:MAX_WORDS]
 
 
 def _merge(influence: Tensor, num_image_tokens: int, grids: Sequence[ImageGrid]) -> Tensor:

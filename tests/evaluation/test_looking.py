@@ -127,17 +127,41 @@ def test_influence_of_tiles_is_brought_to_their_tokens():
     assert found.tolist() == [2.5, 4.5, 10.5, 12.5, 18.5, 20.5, 0, 26.5, 28.5, 0]
 
 
+class Tokenizer:
+    """Bytes, but for one token of two words, and an end mark."""
+
+    all_special_ids = (301,)
+
+    def __init__(self):
+        self.num_decoded = 0
+
+    def decode(self, ids):
+        self.num_decoded += len(ids)
+        return b"".join(b" is a" if each == 300 else bytes([each]) for each in ids).decode(errors="replace")
+
+
 def test_words_of_several_tokens_and_tokens_of_several_words():
-    class Tokenizer:
-        """Bytes, but for one token of two words."""
-
-        def decode(self, ids, skip_special_tokens):
-            pieces = {300: b" is a", 301: b""}
-            return b"".join(pieces.get(each, bytes([each % 256])) for each in ids).decode(errors="replace")
-
     ids = [*b" It", 300, *b" caf\xc3\xa9.", 301]
     words = [("It", slice(1, 3)), ("is a", slice(3, 4)), ("caf\u00e9.", slice(5, 11))]
     assert looking._split_words(ids, Tokenizer()) == words
+
+
+@pytest.mark.parametrize(
+    ("answer", "count"),
+    [(b"x" * 2000, 1), ("\ufffd".encode() * 700, 1), (b" " * 2000, 0), (b"two " * 500, looking.MAX_WORDS)],
+)
+def test_long_answers_are_read_once(answer, count):
+    """Whatever is said, no token is decoded as often as the answer is long."""
+    tokenizer = Tokenizer()
+    assert len(looking._split_words([*answer], tokenizer)) == count
+    assert tokenizer.num_decoded < 40 * len(answer)
+
+
+def test_a_conversation_is_no_longer_than_the_decoder_takes(build, encoder, monkeypatch):
+    model = build().eval()
+    monkeypatch.setattr(model.decoder.model.config, "max_seq_len", 20, raising=False)
+    with pytest.raises(InputError, match=r"takes at most 20 positions, found \d+; begin a new conversation"):
+        Looks(model, encoder, TURNS, [PICTURE, PICTURE])
 
 
 @pytest.mark.parametrize(("turns", "pictures"), [([], [PICTURE]), (TURNS[:1], [PICTURE]), (TURNS[:2], [])])

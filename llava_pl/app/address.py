@@ -29,6 +29,8 @@ def find_port(host: str, port: int | None, ports: Sequence[int]) -> int:
     Raises:
         InputError: It is taken, or there is no such address on this machine.
     """
+    if not host:  # to sockets it means all addresses
+        raise InputError(f"--host: expected an address of this machine, found nothing; leave it out for {HOST}")
     for number in ports if port is None else [port]:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -36,7 +38,7 @@ def find_port(host: str, port: int | None, ports: Sequence[int]) -> int:
                 probe.bind((host, number))
             except PermissionError as error:
                 raise InputError(f"--port {number}: only an administrator may; choose one above 1023") from error
-            except (OSError, OverflowError) as error:
+            except (OSError, OverflowError, TypeError) as error:  # the last of what can be no name
                 reason = str(getattr(error, "strerror", None) or error)
                 if port is not None or isinstance(error, socket.gaierror) or "assign" in reason:
                     what = f"--host {host} --port {number}"
@@ -44,6 +46,15 @@ def find_port(host: str, port: int | None, ports: Sequence[int]) -> int:
             else:
                 return int(probe.getsockname()[1])
     raise InputError(f"--port: none of {ports[0]} to {ports[-1]} is free; name another")
+
+
+def in_url(host: str) -> str:
+    """Return an address as it stands in a URL.
+
+    >>> in_url("::1")
+    '[::1]'
+    """
+    return f"[{host}]" if ":" in host else host
 
 
 def warn_of_others(host: str) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from llava_pl.app.address import add_address_options, find_port, warn_of_others
+from llava_pl.app.address import add_address_options, find_port, in_url, warn_of_others
 from llava_pl.app.arguments import OneLineArguments
 from llava_pl.app.carry_commands import orderly_end
 from llava_pl.app.open_model import DEVICES, DTYPES, add_reading_options, check_answers, check_exists
@@ -50,7 +50,7 @@ def main(words: Sequence[str]) -> int:
     port = find_port(options.host, options.port, PORTS)
     with orderly_end(), _hf_form(options) as folder:
         warn_of_others(options.host)
-        address = f"http://{options.host}:{port}/v1"
+        address = f"http://{in_url(options.host)}:{port}/v1"
         sys.stdout.write(f"{address}  model {folder.name}  (Ctrl-C ends it)\n")
         sys.stdout.flush()
         place = ["--host", options.host, "--port", str(port)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from llava_pl.app.address import add_address_options, find_port, warn_of_others
+from llava_pl.app.address import add_address_options, find_port, in_url, warn_of_others
 from llava_pl.app.arguments import OneLineArguments
 from llava_pl.app.carry_commands import orderly_end
 from llava_pl.app.chat_command import add_sampling_options, check_picture, make_sampling
@@ -60,7 +60,7 @@ def main(words: Sequence[str]) -> int:
         try:
             launch(page, options.host, port)
             warn_of_others(options.host)
-            sys.stdout.write(f"http://{options.host}:{port}  (Ctrl-C ends it)\n")
+            sys.stdout.write(f"http://{in_url(options.host)}:{port}  (Ctrl-C ends it)\n")
             sys.stdout.flush()
             Event().wait()
         except KeyboardInterrupt:
@@ -90,7 +90,7 @@ def launch(page: gradio.Blocks, host: str, port: int) -> None:
 
     fetch_nothing()
     page.launch(
-        server_name=host,
+        server_name=in_url(host),
         server_port=port,
         prevent_thread_lock=True,
         quiet=True,

@@ -30,10 +30,18 @@ def test_ports(taken):
     assert find_port(HERE, None, [taken, free]) == free
 
 
-@pytest.mark.parametrize(("host", "port"), [("203.0.113.7", None), ("no.such.host.invalid", 7861), (HERE, 70000)])
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [("203.0.113.7", None), ("no.such.host.invalid", 7861), (HERE, 70000), ("a..b", 0), ("a\0b", 0), ("[::1]", 0)],
+)
 def test_addresses_that_are_not_of_this_machine(host, port):
     with pytest.raises(InputError, match="cannot be served"):
         find_port(host, port, [7860, 7861])
+
+
+def test_nothing_is_no_address():
+    with pytest.raises(InputError, match="--host: expected an address of this machine, found nothing; leave it out"):
+        find_port("", 0, [])
 
 
 def test_others_are_warned_of(capsys):

@@ -36,6 +36,14 @@ def test_a_model_in_llava_hfs_form_is_served_as_it_is(model, ran, capsys):
     assert capsys.readouterr().out == f"http://127.0.0.1:{port}/v1  model tiny-hf  (Ctrl-C ends it)\n"
 
 
+def test_addresses_of_more_than_four_bytes_have_brackets(model, ran, capsys, monkeypatch):
+    monkeypatch.setattr(serve_command, "find_port", lambda *_: 8000)
+    capsys.readouterr()
+    assert main(["serve", model, "--host", "::1"]) == 0
+    assert ran[0][0][2:4] == ["--host", "::1"]
+    assert capsys.readouterr().out.startswith("http://[::1]:8000/v1  model tiny-hf")
+
+
 def test_other_forms_are_written_so_first(imported, ran, tmp_path):
     assert main(["serve", imported, "--hf", str(tmp_path / "kept")]) == 0
     assert main(["serve", imported]) == 0

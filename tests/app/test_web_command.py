@@ -1,13 +1,16 @@
 """Guards `llava-pl web`: one line for what cannot be served, before minutes of reading weights."""
 
 import socket
+from urllib.request import urlopen
 
 import pytest
 from PIL import Image
 
 from llava_pl.app import web_command
+from llava_pl.app.address import find_port, in_url
 from llava_pl.app.web_command import draw_example
 from llava_pl.cli import main
+from llava_pl.types import InputError
 
 
 @pytest.fixture
@@ -26,6 +29,7 @@ def taken():
         (["{folder}", "--image", "{folder}/text.png"], "text.png: expected a complete picture"),
         (["{folder}", "--port", "{taken}"], "Address already in use"),
         (["{folder}", "--port", "x"], "--port"),
+        (["{folder}", "--host", ""], "--host: expected an address of this machine, found nothing"),
         ([], "MODEL"),
     ],
 )
@@ -53,6 +57,24 @@ def test_drawn_example(tmp_path):
     assert picture.size == (336, 336)
     red, green, blue = picture.getpixel((280, 56))
     assert red > 2 * max(green, blue)  # the square that it asks about is red
+
+
+@pytest.mark.app
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_page_is_where_it_is_said_to_be(host):
+    import gradio as gr
+
+    try:
+        port = find_port(host, 0, [])
+    except InputError:
+        pytest.skip(f"no {host} on this machine")
+    with gr.Blocks(analytics_enabled=False) as page:
+        gr.Markdown("here")
+    try:
+        web_command.launch(page, host, port)
+        assert b"here" in urlopen(f"http://{in_url(host)}:{port}/config").read()
+    finally:
+        page.close(verbose=False)
 
 
 def test_uploads_lie_in_a_folder_that_goes(monkeypatch):

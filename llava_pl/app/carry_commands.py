@@ -17,6 +17,8 @@ from typing import NoReturn
 from llava_pl.app.arguments import OneLineArguments
 from llava_pl.app.open_model import DTYPES, add_reading_options
 
+ENDS = (signal.SIGTERM, signal.SIGHUP)
+
 FORMATS = ("hf", "llava", "lora", "projector")
 
 FORMS = """forms that are read, told apart by their files and never by their names
@@ -131,20 +133,25 @@ def _carry(options: argparse.Namespace, layout: str, *, merge_lora: bool) -> int
 
 @contextmanager
 def orderly_end() -> Iterator[None]:
-    """Let SIGTERM end the process as an exception does, so that no half-written folder stays."""
+    """Let SIGTERM and a closed terminal end the process as an exception does, so that no half-written folder stays."""
+    before = {number: signal.getsignal(number) for number in ENDS}
 
     def stop(number: int, _: object) -> NoReturn:
-        signal.signal(number, signal.SIG_IGN)  # a second one would cut the cleaning short
+        for each in ENDS:
+            signal.signal(each, signal.SIG_IGN)  # a second one would cut the cleaning short
         raise SystemExit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():  # no other may ask for signals
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as of `nohup`
+            signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _parser(command: str, places: str, description: str) -> argparse.ArgumentParser:

@@ -1,11 +1,14 @@
 """Guards: a command that writes the wrong form, over something, or half; errors that are pages long."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from llava_pl.app.carry_commands import orderly_end
 from llava_pl.cli import main
 
 
@@ -124,3 +127,21 @@ def test_help_is_answered_without_torch(command):
     result = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True, check=True)
     assert f"usage: llava-pl {command} " in result.stdout
     assert "forms that are read, told apart by their files" in result.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_ends_are_orderly(number):
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as end, orderly_end():
+        os.kill(os.getpid(), number)
+    assert end.value.code == 128 + number
+    assert signal.getsignal(number) is before
+
+
+def test_what_nohup_ignores_is_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with orderly_end():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        assert signal.signal(signal.SIGHUP, before) is signal.SIG_IGN

@@ -335,15 +335,17 @@ def test_example_fills_the_question(page):
     wait_for_end(page, 1)
 
 
-def test_uploads_go_when_the_server_is_told_to_end(model, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_uploads_go_when_the_server_is_told_to_end(model, tmp_path, number):
+    """By `kill`, and by a terminal that is closed."""
     process = subprocess.Popen(
         [sys.executable, "-m", "llava_pl", "web", model, "--port", "0"],
         stdout=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, "TMPDIR": str(tmp_path)},
     )  # fmt: skip
     assert process.stdout.readline().startswith("http://")
     assert [path for path in tmp_path.iterdir() if path.name.startswith("llava_pl-web-")]
-    process.terminate()
-    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 128 + number
     assert [path for path in tmp_path.iterdir() if path.name.startswith("llava_pl-web-")] == []
 
 

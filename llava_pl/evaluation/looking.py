@@ -96,6 +96,7 @@ class Looks:
                 f"where the model looks: expected a word of the {len(self.words)} of the answer, found {word}"
             )
         grids, tokens = self._sample.grids, self._tokens[word]
+        place = slice(self._answer.start + tokens.start, self._answer.start + tokens.stop)
         method = method or self.methods[0]
         if method not in self.methods:
             raise InputError(
@@ -103,8 +104,9 @@ class Looks:
                 f"the picture that {method} could be drawn at; choose gradient"
             )
         if method == "attention":
-            return _place(self._shares[tokens].mean(dim=0), self._num_pictures, grids)
-        place = slice(self._answer.start + tokens.start, self._answer.start + tokens.stop)
+            weights = read_attention(cast("CausalDecoder", self._model.decoder), self._inputs_embeds, place)
+            shares = weights.mean(dim=(0, 1)).cpu()[self._sample.input_ids == IMAGE_TOKEN_INDEX]
+            return _place(shares, self._num_pictures, grids)
         influence = patch_influence(self._model, *self._inputs, place, grids).cpu()
         values = _merge(influence, self._model.num_image_tokens, grids) if grids else influence.flatten()
         return _place(values, self._num_pictures, grids)
@@ -118,13 +120,9 @@ class Looks:
         return self._sample.input_ids[None].to(device), pixel_values.to(device)
 
     @cached_property
-    def _shares(self) -> Tensor:
-        """What each token of the answer attended to the image tokens with, ``(tokens, M)``, the mean over layers."""
-        input_ids, pixel_values = self._inputs
+    def _inputs_embeds(self) -> Tensor:
         with torch.no_grad():
-            inputs_embeds = self._model.embed(input_ids, pixel_values, self._sample.grids)
-        weights = read_attention(cast("CausalDecoder", self._model.decoder), inputs_embeds, self._answer.start)
-        return weights.mean(dim=0).cpu()[:, self._sample.input_ids == IMAGE_TOKEN_INDEX]
+            return self._model.embed(*self._inputs, self._sample.grids)
 
 
 def _find_answer(labels: Tensor) -> slice:

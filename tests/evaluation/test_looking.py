@@ -41,17 +41,17 @@ def test_each_word_of_the_last_answer_has_a_map_of_each_picture(build, encoder):
 
 
 def test_maps_hold_the_shares_of_a_words_tokens(build, encoder, monkeypatch):
-    """Row q of the attention is worth q at every image token of the first picture, ten times that in the second."""
+    """Token q of the answer attends q to every image token of the first picture, ten times that to the second's."""
     sample = encoder.encode_turns(TURNS, [PICTURE, PICTURE])
     places = (sample.input_ids == IMAGE_TOKEN_INDEX).nonzero()[:, 0]
+    begin = len(sample.labels) - len(f" {TURNS[-1].text}$")  # one token a character, then the end mark
+    assert (sample.labels[begin - 2 : begin + 1] != IGNORE_INDEX).tolist() == [False, False, True]
 
-    def read(decoder, inputs_embeds, start):
-        assert sample.labels[start] != IGNORE_INDEX
-        assert sample.labels[start - 1] == IGNORE_INDEX
-        rows = torch.zeros(2, inputs_embeds.shape[1] - start, inputs_embeds.shape[1])
-        for row in range(rows.shape[1]):
-            rows[:, row, places[:4]] = row + torch.arange(4) / 8
-            rows[:, row, places[4:]] = 10.0 * row
+    def read(decoder, inputs_embeds, answer):
+        rows = torch.zeros(2, answer.stop - answer.start, inputs_embeds.shape[1])
+        for row, token in enumerate(range(answer.start - begin, answer.stop - begin)):
+            rows[:, row, places[:4]] = token + torch.arange(4) / 8
+            rows[:, row, places[4:]] = 10.0 * token
         return rows
 
     monkeypatch.setattr(looking, "read_attention", read)

@@ -18,15 +18,15 @@ def pixels():
 def test_attention_is_that_of_one_whole_pass(build):
     model = build().eval()
     inputs_embeds = torch.randn(1, 12, 32, generator=torch.Generator().manual_seed(0))
-    found = read_attention(model.decoder, inputs_embeds, 8)
+    found = read_attention(model.decoder, inputs_embeds, slice(8, 11))
     network = model.decoder.model
     network.set_attn_implementation("eager")
     with torch.no_grad():
         whole = network.base_model(inputs_embeds=inputs_embeds, output_attentions=True).attentions
-    expected = torch.stack([layer[0].mean(dim=0) for layer in whole])[:, 7:11]
-    assert found.shape == (2, 4, 12)
+    expected = torch.stack([layer[0].mean(dim=0) for layer in whole])[:, 7:10]
+    assert found.shape == (2, 3, 12)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)  # float32 sums in another order: 3e-8 seen
-    torch.testing.assert_close(found.sum(dim=-1), torch.ones(2, 4), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.sum(dim=-1), torch.ones(2, 3), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("family", ["mistral", "mpt"])
@@ -49,13 +49,23 @@ def test_attention_of_families_with_rules_of_their_own(family):
     with torch.no_grad():
         whole = network.base_model(inputs_embeds=inputs_embeds, output_attentions=True).attentions
     expected = torch.stack([layer[0].mean(dim=0) for layer in whole])[:, 7:11]
-    torch.testing.assert_close(read_attention(decoder, inputs_embeds, 8), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(read_attention(decoder, inputs_embeds, slice(8, 12)), expected, atol=1e-6, rtol=0)
+
+
+def test_no_more_is_read_than_what_is_asked_for(build, monkeypatch):
+    """Of a long answer the rows of one word; the positions behind it are not read at all."""
+    decoder = build().eval().decoder
+    read = []
+    layer = decoder.model.model.layers[0]
+    layer.register_forward_pre_hook(lambda _, values: read.append(values[0].shape[1]))
+    read_attention(decoder, torch.randn(1, 40, 32), slice(8, 10))
+    assert read == [7, 2]
 
 
 def test_decoder_is_left_as_it_was(build, monkeypatch):
     decoder = build().eval().decoder
     before = decoder.model.config._attn_implementation
-    read_attention(decoder, torch.randn(1, 6, 32), 4)
+    read_attention(decoder, torch.randn(1, 6, 32), slice(4, 6))
     assert decoder.model.config._attn_implementation == before
     assert all(parameter.grad is None for parameter in decoder.parameters())
 
@@ -64,7 +74,7 @@ def test_decoder_is_left_as_it_was(build, monkeypatch):
 
     monkeypatch.setattr(decoder.model.model.layers[1], "forward", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
-        read_attention(decoder, torch.randn(1, 6, 32), 4)
+        read_attention(decoder, torch.randn(1, 6, 32), slice(4, 6))
     assert decoder.model.config._attn_implementation == before
 
 

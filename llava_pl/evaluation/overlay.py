@@ -38,10 +38,10 @@ def draw_overlay(
     spread = Image.fromarray(share).resize((max(1, right - left), max(1, lower - upper)), Image.Resampling.NEAREST)
     heat = Image.new("F", size, -1.0)
     heat.paste(spread, (left, upper))
-    levels = np.asarray(heat)
-    colours = colormaps["inferno"](levels.clip(0, 1))[..., :3]
-    base = np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC), dtype=np.float64) / 255
+    is_seen, levels = np.asarray(heat)[..., None] >= 0, np.asarray(heat).clip(0, 1)
+    colours = colormaps["inferno"](levels)[..., :3].astype(np.float32)
+    base = np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC), dtype=np.float32) / 255
     grey = base.mean(axis=2, keepdims=True)
-    strength = (0.35 + 0.2 * levels.clip(0, 1))[..., None]
-    mixed = np.where(levels[..., None] < 0, 0.5 + 0.3 * (grey - 0.5), (1 - strength) * base + strength * colours)
+    strength = (0.35 + 0.2 * levels)[..., None]
+    mixed = np.where(is_seen, (1 - strength) * base + strength * colours, 0.5 + 0.3 * (grey - 0.5))
     return Image.fromarray((mixed * 255).round().clip(0, 255).astype(np.uint8))

@@ -13,6 +13,7 @@ from llava_pl.app.open_model import OpenModel
 from llava_pl.data.picture_files import load_image
 from llava_pl.evaluation.chat import Sampling, stream_answer
 from llava_pl.types import IMAGE_SLOT, InputError, Turn
+from llava_pl.visible import visible
 from llava_pl.whole_file import whole_file
 
 
@@ -56,10 +57,11 @@ class Conversation:
             text: The question. Pictures that wait are shown in front of it, unless it says where with ``<image>``.
 
         Raises:
-            InputError: It says of other pictures where they are shown than there are, or is too long.
+            InputError: It is empty or no text, says of other pictures where they are shown than there are, or is too
+                long.
         """
         if not text.strip():
-            raise InputError("chat: expected a question, found nothing")
+            raise InputError("expected a question, found nothing; ask it together with its pictures")
         answer, opened = "", self.opened
         turns = [*self.turns, self._make_question(text)]
         pictures = [picture for _, picture in (*self.pictures, *self.waiting)]
@@ -85,11 +87,18 @@ class Conversation:
         self.pictures, self.waiting = [*self.pictures, *self.waiting], []
 
     def _make_question(self, text: str) -> Turn:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            found = visible(text[error.start])
+            raise InputError(
+                f"question: expected text in UTF-8, found {found} as character {error.start + 1}"
+            ) from error
         number = text.count(IMAGE_SLOT)
         if number and number != len(self.waiting):
             raise InputError(
-                f"chat: {number} times {IMAGE_SLOT} in the question, and {len(self.waiting)} pictures to show; show "
-                "each of them first"
+                f"question: expected {IMAGE_SLOT} once for each picture, found it {number} times and "
+                f"{len(self.waiting)} pictures; show them with the question, or write < image > for the word"
             )
         slots = "" if number else f"{IMAGE_SLOT}\n" * len(self.waiting)
         return Turn("human", f"{slots}{text}")

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,8 @@ def main(words: Sequence[str]) -> int:
 
     check_exists(options.model)
     sampling = make_sampling(options)
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what is no text is refused with its question
     is_asked_here = options.prompt is None and sys.stdin.isatty()
     prompt = options.prompt if options.prompt is not None or is_asked_here else sys.stdin.read()
     if not is_asked_here and not (prompt or "").strip():

@@ -140,8 +140,9 @@ def _choose(words: Sequence[tuple[str, int]]) -> Any:  # noqa: ANN401
 def _hold_plain_parts(chatbot: Any) -> None:  # noqa: ANN401
     """Have a chatbot hold texts as they are, and files, and nothing else.
 
-    Of bare strings Gradio would take indentation away, and make tabs spaces. Of other parts it would build components
-    with whatever arguments a message names, files of this machine among them.
+    Of bare strings Gradio would take indentation away, and make tabs spaces; halves of letters, which a browser may
+    send, cannot be sent back. Of other parts it would build components with whatever arguments a message names, files
+    of this machine among them.
     """
     import gradio as gr
 
@@ -161,7 +162,10 @@ def _hold_plain_parts(chatbot: Any) -> None:  # noqa: ANN401
 
 def _as_parts(content: Any) -> list[Any]:  # noqa: ANN401
     parts = content if isinstance(content, list) else [content]
-    return [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
+    return [
+        {"type": "text", "text": part.encode(errors="replace").decode()} if isinstance(part, str) else part
+        for part in parts
+    ]
 
 
 def _make_sliders(sampling: Sampling) -> list[Any]:

@@ -84,7 +84,7 @@ class Tiling:
         if score(best)[0] == 0:
             raise RecordError(
                 f"picture of {width} x {height} pixels: too elongated for image_aspect anyres: expected its shorter "
-                "side to be at least one pixel once it fits one of the grid_pinpoints; crop it, or drop its record",
+                "side to be at least one pixel once it fits one of the grid_pinpoints; crop it, or leave it out",
                 "picture_broken",
             )
         return best

@@ -193,7 +193,7 @@ class ImageTransform:
         if num_pixels > MAX_PIXELS:
             raise RecordError(
                 f"picture of {picture.width} x {picture.height} pixels: expected at most {MAX_PIXELS} pixels once "
-                f"prepared with aspect {self.aspect!r}, found {num_pixels}; crop or shrink it, or drop its record",
+                f"prepared with aspect {self.aspect!r}, found {num_pixels}; crop or shrink it, or leave it out",
                 "picture_broken",
             )
         if picture.mode != "RGB" or "transparency" in picture.info:

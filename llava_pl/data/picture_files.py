@@ -92,8 +92,7 @@ def _open_picture(path: Path) -> Iterator[Image.Image]:
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         found = getattr(error, "strerror", None) or str(error)
         raise RecordError(
-            f"cannot open picture {path}: expected a file, found: {found}; "
-            "check the image folder and the file name in the record",
+            f"cannot open picture {path}: expected a file, found: {found}; check its name and its folder",
             "picture_missing",
         ) from error
     with file, warnings.catch_warnings():
@@ -105,7 +104,7 @@ def _open_picture(path: Path) -> Iterator[Image.Image]:
             found = " ".join(f"{type(error).__name__}: {error}".split())
             raise RecordError(
                 f"cannot read picture {path}: expected a complete picture of at most {Image.MAX_IMAGE_PIXELS} pixels, "
-                f"found {path.stat().st_size} bytes ({found}); replace or shrink the file, or drop its record",
+                f"found {path.stat().st_size} bytes ({found}); replace or shrink the file, or leave it out",
                 "picture_broken",
             ) from error
 

@@ -49,7 +49,7 @@ def test_a_question_may_say_where_its_pictures_are(conversation, asked, tmp_path
         conversation.show(str(tmp_path / f"{name}.png"))
     list(conversation.ask("Is <image> or <image> larger?"))
     assert asked == [([Turn("human", "Is <image> or <image> larger?")], 2)]
-    with pytest.raises(InputError, match="1 times <image> in the question, and 0 pictures to show"):
+    with pytest.raises(InputError, match=r"found it 1 times and 0 pictures; .* or write < image > for the word"):
         list(conversation.ask("<image>?"))
 
 
@@ -70,8 +70,11 @@ def test_a_question_that_fails_leaves_the_conversation_as_it_was(conversation, m
     with pytest.raises(InputError, match="too long"):
         list(conversation.ask("What?"))
     assert (conversation.turns, len(conversation.waiting)) == ([], 1)
-    with pytest.raises(InputError, match="expected a question, found nothing"):
+    with pytest.raises(InputError, match="expected a question, found nothing; ask it together with its pictures"):
         list(conversation.ask(" "))
+    with pytest.raises(InputError, match=r"^question: expected text in UTF-8, found \\udcff as character 3$"):
+        list(conversation.ask("a?\udcff"))
+    assert (conversation.turns, len(conversation.waiting)) == ([], 1)
 
 
 def test_saved_conversations_are_records(conversation, asked, tmp_path):

@@ -199,7 +199,7 @@ def test_unreadable_content(tmp_path, content, found):
     message = str(caught.value)
     assert message.startswith(f"cannot read picture {path}: expected a complete picture of at most 89478485 pixels, ")
     assert found in message
-    assert message.endswith("; replace or shrink the file, or drop its record")
+    assert message.endswith("; replace or shrink the file, or leave it out")
     assert "\n" not in message
 
 
@@ -209,7 +209,7 @@ def test_unreadable_content(tmp_path, content, found):
     ids=["missing", "directory", "null character"],
 )
 def test_no_file(tmp_path, name, found):
-    with pytest.raises(InputError, match=f"expected a file, found: {found}; check the image folder"):
+    with pytest.raises(InputError, match=f"expected a file, found: {found}; check its name and its folder"):
         load_image(tmp_path / name)
 
 

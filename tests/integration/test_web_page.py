@@ -354,3 +354,19 @@ def test_no_file_of_the_machine_is_served(server, path):
     with pytest.raises(HTTPError) as error:
         urlopen(f"{server}/gradio_api/file={path}")
     assert error.value.code in (403, 404)
+
+
+def test_halves_of_letters_are_refused_and_the_page_goes_on(scripted):
+    page, said, asked = scripted
+    page.evaluate("""() => {
+        const box = document.querySelector("textarea");
+        box.value = "a\\ud800";
+        box.dispatchEvent(new Event("input", {bubbles: true}));
+    }""")
+    page.get_by_role("textbox").first.press("Enter")
+    wait_for_end(page, 1)
+    assert answers(page).inner_text() == r"No answer: question: expected text in UTF-8, found \ud800 as character 2"
+    said.append("Yes.")
+    ask(page, "And now?")
+    wait_for_end(page, 2)
+    assert asked == [[Turn("human", "And now?")]]

@@ -57,6 +57,15 @@ def in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+def listens(host: str, port: int) -> bool:
+    """Return whether a server listens at an address."""
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 def warn_of_others(host: str) -> None:
     """Say it aloud where other machines can reach a server."""
     if host not in (HOST, "localhost", "::1"):

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from llava_pl.app.address import add_address_options, find_port, in_url, warn_of_others
+from llava_pl.app.address import add_address_options, find_port, in_url, listens, warn_of_others
 from llava_pl.app.arguments import OneLineArguments
 from llava_pl.app.carry_commands import orderly_end
 from llava_pl.app.open_model import DEVICES, DTYPES, add_reading_options, check_answers, check_exists
@@ -28,7 +29,11 @@ form is written so first, into a folder that goes when the server does, or into 
   llava-pl serve runs/finetune_7b/TIME --hf llava-7b-hf
   llava-pl serve llava-7b-hf --port 8080 -- --continuous-batching
 
-Options behind -- are those of `transformers serve`. Only this machine reaches it, unless --host says otherwise."""
+Options behind -- are those of `transformers serve`; paths among them have to be absolute. Only this machine reaches it,
+unless --host says otherwise."""
+
+# -P: Python would import what lies in the folder above the model.
+COMMAND = (sys.executable, "-P", "-m", "transformers.cli.transformers")
 
 QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1"}
 """Keeps transformers from asking other hosts for anything."""
@@ -50,13 +55,11 @@ def main(words: Sequence[str]) -> int:
     port = find_port(options.host, options.port, PORTS)
     with orderly_end(), _hf_form(options) as folder:
         warn_of_others(options.host)
-        address = f"http://{in_url(options.host)}:{port}/v1"
-        sys.stdout.write(f"{address}  model {folder.name}  (Ctrl-C ends it)\n")
-        sys.stdout.flush()
+        line = f"http://{in_url(options.host)}:{port}/v1  model {folder.name}  (Ctrl-C ends it)\n"
         place = ["--host", options.host, "--port", str(port)]
         chosen = ["--device", options.device, "--dtype", options.dtype]
         # From the folder above: what is served has the name that clients ask for.
-        return _run(["serve", folder.name, *place, *chosen, *more], folder.parent)
+        return _run(["serve", folder.name, *place, *chosen, *more], folder.parent, (options.host, port), line)
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -95,12 +98,12 @@ def _hf_form(options: argparse.Namespace) -> Iterator[Path]:
     if is_hf(options.model):
         if options.hf is not None:
             raise InputError(f"--hf {options.hf}: {options.model} has llava-hf's form already; leave --hf out")
-        yield options.model.resolve()
+        yield _with_name(options.model)
         return
     if options.hf is not None:
         check_target(options.hf)  # before minutes of reading
     with tempfile.TemporaryDirectory(prefix="llava_pl-serve-") as place:
-        target = (options.hf or Path(place) / options.model.resolve().name).resolve()
+        target = (options.hf or Path(place) / _with_name(options.model).name).resolve()
         pretrained = open_source(
             options.model,
             base=options.base,
@@ -114,16 +117,32 @@ def _hf_form(options: argparse.Namespace) -> Iterator[Path]:
         yield target
 
 
+def _with_name(path: Path) -> Path:
+    """Return a path with a name to ask for: the one that is given, if only to a link."""
+    path = path.absolute()
+    return path.resolve() if path.name in ("", "..") else path
+
+
 def _say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def _run(words: Sequence[str], folder: Path) -> int:
-    """Run the server until it ends, and return its exit status; Ctrl-C is a good end."""
-    # -P: Python would import what lies in the folder above the model.
-    command = [sys.executable, "-P", "-m", "transformers.cli.transformers", *words]
-    with subprocess.Popen(command, cwd=folder, env={**os.environ, **QUIET}) as server:
+def _run(words: Sequence[str], folder: Path, place: tuple[str, int], line: str) -> int:
+    """Run the server until it ends, and return its exit status; Ctrl-C is a good end.
+
+    Args:
+        words: Of transformers' command line.
+        folder: To run it in.
+        place: Host and port.
+        line: Is printed once it listens there, which may be minutes later.
+    """
+    with subprocess.Popen([*COMMAND, *words], cwd=folder, env={**os.environ, **QUIET}) as server:
         try:
+            while server.poll() is None and not listens(*place):
+                time.sleep(0.2)
+            if server.poll() is None:
+                sys.stdout.write(line)
+                sys.stdout.flush()
             return server.wait()
         except KeyboardInterrupt:
             server.send_signal(signal.SIGINT)  # of a terminal it has it already

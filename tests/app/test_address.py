@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from llava_pl.app.address import find_port, warn_of_others
+from llava_pl.app.address import find_port, listens, warn_of_others
 from llava_pl.types import InputError
 
 HERE = "127.0.0.1"
@@ -37,6 +37,11 @@ def test_ports(taken):
 def test_addresses_that_are_not_of_this_machine(host, port):
     with pytest.raises(InputError, match="cannot be served"):
         find_port(host, port, [7860, 7861])
+
+
+def test_listens(taken):
+    assert listens(HERE, taken)
+    assert not listens(HERE, find_port(HERE, 0, []))
 
 
 def test_nothing_is_no_address():

@@ -5,11 +5,10 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from openai import APIConnectionError, OpenAI
+from openai import OpenAI
 from PIL import Image
 
 from llava_pl.cli import main
@@ -38,13 +37,6 @@ def client(imported):
     )
     address, _, name = process.stdout.readline().split()[:3]
     client = OpenAI(base_url=address, api_key="none", max_retries=0)
-    for _ in range(240):
-        try:
-            client.models.list()
-            break
-        except APIConnectionError:
-            assert process.poll() is None
-            time.sleep(0.25)
     yield client, name
     process.send_signal(signal.SIGINT)  # to it alone, as a supervisor does
     assert process.wait(timeout=30) == 0

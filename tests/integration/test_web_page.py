@@ -168,6 +168,11 @@ def choose_length(page, length):
         page.get_by_role("button", name="How words are chosen").click()
     number.fill(str(length))
     number.press("Tab")
+    # Before the page is ready the number is typed, but goes nowhere.
+    page.wait_for_function(
+        """length => document.querySelector("input[aria-label='range slider for Longest answer']").value === length""",
+        arg=str(length),
+    )
 
 
 def test_answer_and_where_the_model_looked(page, pictures, model, capsys):
@@ -293,6 +298,7 @@ def test_four_ask_at_once_and_the_page_answers_a_fifth(browser, server, page, pi
     pages = [context.new_page() for context in contexts]
     for each in pages:
         each.goto(server)
+        each.get_by_role("textbox").first.wait_for()
         choose_length(each, 400)
     for each in pages:
         ask(each, "Tell a long story.")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from importlib import import_module
 from llava_pl import __version__
 from llava_pl.app.commands import APP_COMMANDS, CARRY_COMMANDS, COMMANDS, SUMMARIES
 from llava_pl.app.fit_page import find_help, fit_page
+from llava_pl.standard_output import lasting_stdout
 from llava_pl.types import InputError, RecordError
 
 _COMMANDS = "\n".join(f"  {name:<10} {summary}" for name, summary in SUMMARIES.items())
@@ -52,10 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Words after the program's name; those of the process by default.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not have the letters of an answer
     try:
-        return _run(words)
+        with lasting_stdout():
+            return _run(words)
     except InputError as error:
         # An error from a data worker arrives with the worker's traceback around it; its last line is the message.
         message = str(error).strip().splitlines()[-1].removeprefix(f"llava_pl.types.{type(error).__name__}: ")
@@ -69,26 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("llava-pl: interrupted\n")
         return 130
-    except SystemExit as stop:
-        if isinstance(stop.__context__, BrokenPipeError):  # rich's answer to it, with status 1
-            return 0
-        raise
-    finally:
-        _hand_on()
-
-
-def _hand_on() -> None:
-    """Write out what was printed; who reads it may have seen enough and be gone, as with `| head`."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:  # Python would find that out once more when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain(error: OSError) -> int:
     """Say what the system refused, and return the exit status; raise it again where that is no file of the user's."""
-    if isinstance(error, BrokenPipeError):
-        return 0
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         what = error.filename or "the folder of the run"  # a write names no file
         sys.stderr.write(f"llava-pl: error: {what}: {error.strerror}; make room, and start again\n")

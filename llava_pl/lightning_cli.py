@@ -23,6 +23,7 @@ from llava_pl.run_config import SaveRunConfig, check_settings
 from llava_pl.run_folder import (
     choose_log,
     choose_run_dir,
+    claim_folder,
     continued_run,
     find_checkpoint,
     find_or_begin,
@@ -164,6 +165,8 @@ class LlavaCLI(LightningCLI):
         config, is_fit = run.trainer, self.subcommand == "fit"
         if config.enable_progress_bar is None and not sys.stdout.isatty():
             config.enable_progress_bar = False  # a file would keep each of its states; `llava-pl runs` shows the last
+        if is_fit:
+            claim_folder(self.run_dir)  # the last look before something is written
         log = choose_log(self.run_dir, str(self.subcommand))
         if not self.is_continued and (is_fit or config.logger is not False):
             keep_old_logs(self.run_dir, with_ledger=is_fit, log=log)

@@ -5,14 +5,17 @@ In: what the command line and the configuration say. Out: paths that `lightning_
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import time
 import warnings
+from errno import EACCES, EAGAIN
 from pathlib import Path
+from typing import TextIO
 
 from llava_pl.export.shards import check_no_shard
-from llava_pl.run_state import find_state, read_state
+from llava_pl.run_state import read_state
 from llava_pl.training.checksum import find_damage
 from llava_pl.training.metrics_log import free_name
 from llava_pl.training.processes import is_first_process, is_started_beside_others
@@ -22,6 +25,9 @@ RUNS = Path("runs")
 RUN_DIR_VARIABLE = "LLAVA_PL_RUN_DIR"
 MAX_NAME_BYTES = 255
 """What file systems take for the name of a file or folder."""
+
+_claims: list[TextIO] = []
+"""Files by which this process holds folders of runs."""
 
 
 def choose_run_dir(given: str | None, name: str, num_nodes: int = 1) -> Path:
@@ -120,7 +126,7 @@ def find_or_begin(run_dir: str | None, name: str) -> str | None:
 
 
 def refuse_other_runs(run_dir: Path, *, is_continued: bool) -> None:
-    """Check that the folder that a run starts in has no checkpoints of another one, and that none is at work there.
+    """Check that the folder that a run starts in has no checkpoints of another one.
 
     Args:
         run_dir: The folder.
@@ -129,8 +135,6 @@ def refuse_other_runs(run_dir: Path, *, is_continued: bool) -> None:
     Raises:
         InputError: The files of both would lie among each other.
     """
-    if is_first_process():
-        _refuse_second(run_dir)
     if not is_continued and (found := _newest_checkpoints(run_dir / "checkpoints")):
         raise InputError(
             f"run_dir: {run_dir}: expected a folder without checkpoints, found {found[0].resolve().name} of an earlier "
@@ -138,16 +142,37 @@ def refuse_other_runs(run_dir: Path, *, is_continued: bool) -> None:
         )
 
 
-def _refuse_second(run_dir: Path) -> None:
+def claim_folder(run_dir: Path) -> None:
+    """Hold the right to write to a folder until this process ends; the system takes it back from one that is killed.
+
+    The first process of a run holds it for all of them.
+
+    Raises:
+        InputError: Another run holds it, on this machine or on another one that shares the disk.
+    """
+    if not is_first_process():
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    file = (run_dir / ".lock").open("a")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, no data worker keeps it
+    except OSError as error:
+        if error.errno not in (EAGAIN, EACCES):  # there are disks without locks
+            return
+        who = _who_works(run_dir)
+        raise InputError(
+            f"run_dir: {run_dir}: expected a folder in which no run is at work, found one{who}; wait until it ends or "
+            "stop it, or choose another --run_dir"
+        ) from error
+    _claims.append(file)  # when a file is closed, all rights to it are gone
+
+
+def _who_works(run_dir: Path) -> str:
     try:
         state = read_state(run_dir)
     except InputError:
-        return  # told when the run replaces it: one that a queue starts again goes on
-    if state is not None and state.pid != os.getpid() and find_state(state, run_dir) == "running":
-        raise InputError(
-            f"run_dir: {run_dir}: expected a folder in which no run is at work, found process {state.pid} of "
-            f"`llava-pl {state.command}`; wait until it ends or stop it, or choose another --run_dir"
-        )
+        return ""
+    return "" if state is None else f": process {state.pid} on {state.host}, `llava-pl {state.command}`"
 
 
 def _newest_checkpoints(folder: Path) -> list[Path]:

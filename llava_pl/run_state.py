@@ -158,15 +158,15 @@ def find_state(state: RunState, run_dir: Path) -> State:
         return "killed"
     if abs(started - state.process_started) > CLOCK_SECONDS or is_zombie:
         return "killed"
-    return "unknown" if lies_elsewhere(state, run_dir) else "running"
+    return "unknown" if is_copy(state, run_dir) else "running"
 
 
-def lies_elsewhere(state: RunState, run_dir: Path) -> bool:
-    """Return whether a folder is another one than that of the run which its record speaks of: a copy, or moved."""
+def is_copy(state: RunState, run_dir: Path) -> bool:
+    """Return whether the run which a folder's record speaks of has another folder; one that was moved is its own."""
     try:
         return not Path(state.cwd, state.run_dir).samefile(run_dir)
     except OSError:
-        return True
+        return False
 
 
 def describe_end(error: BaseException | None) -> tuple[Status, str | None]:

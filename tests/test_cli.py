@@ -1,7 +1,6 @@
 """Guards: the front door gets slow (torch imported for a help page), or answers a mistake with a traceback."""
 
 import errno
-import os
 import subprocess
 import sys
 
@@ -163,25 +162,6 @@ def test_an_error_of_the_system_that_names_no_file_keeps_its_traceback(monkeypat
     monkeypatch.setattr(llava_pl.cli, "_run", fail)
     with pytest.raises(OSError, match="Bad file descriptor"):
         main(["fit"])
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "sys.exit(main(['--help']))",
-        "sys.exit(main(['runs', '--help']))",
-        "llava_pl.cli._run = lambda words: Console().print('much') or 0; sys.exit(main(['runs']))",
-        "llava_pl.cli._run = lambda words: print('much', flush=True) or 0; sys.exit(main(['runs']))",
-    ],
-)
-def test_a_reader_that_has_seen_enough_is_no_failure(line):
-    """What `llava-pl ... | head -1` is when `head` has gone: by Python's, by argparse's and by rich's way to print."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    code = f"import sys, llava_pl.cli; from llava_pl.cli import main; from rich.console import Console; {line}"
-    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_interrupt(monkeypatch, capsys):

@@ -7,10 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 import yaml
@@ -19,7 +17,6 @@ from PIL import Image
 from llava_pl.cli import main
 from llava_pl.export.build import build_model
 from llava_pl.run_folder import RUN_DIR_VARIABLE
-from llava_pl.run_state import new_state, write_state
 from llava_pl.training import module
 from llava_pl.training.background import HostCopy
 from llava_pl.training.rehearsal import FROZEN_DTYPES
@@ -147,13 +144,16 @@ def test_auto_after_a_kill_before_the_first_checkpoint(config, tmp_path, logger)
 
 
 def test_a_second_run_beside_the_first_is_refused_before_it_writes(config, tmp_path, capsys):
-    process = psutil.Process(os.getppid())
-    state = new_state("fit", ["fit"], Path("here"), "align")
-    write_state(tmp_path / "here", replace(state, pid=process.pid, process_started=process.create_time()))
+    (tmp_path / "here").mkdir()
     (tmp_path / "here" / "metrics.csv").write_text("step,train/loss\n")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()}
-    assert main(["fit", "--config", str(config), "--run_dir", "here"]) == 2
-    message = f"expected a folder in which no run is at work, found process {process.pid} of `llava-pl fit`; "
+    hold = "f = open('here/.lock', 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", f"import fcntl; {hold}"], cwd=tmp_path, **pipes) as process:
+        assert process.stdout.readline() == b"held\n"
+        before = {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()}
+        assert main(["fit", "--config", str(config), "--run_dir", "here"]) == 2
+        process.kill()
+    message = "expected a folder in which no run is at work, found one; wait until it ends"
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"llava-pl: error: run_dir: here: {message}")
     assert {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()} == before
 

@@ -1,12 +1,12 @@
 """Guards: two runs in one folder, a checkpoint that is none found out after minutes of loading, a name that escapes."""
 
+import errno
+import fcntl
 import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 
-import psutil
 import pytest
 import torch
 
@@ -15,11 +15,11 @@ from llava_pl.run_folder import (
     check_checkpoint,
     choose_log,
     choose_run_dir,
+    claim_folder,
     continued_run,
     find_checkpoint,
     find_or_begin,
     keep_old_logs,
-    refuse_other_runs,
 )
 from llava_pl.run_state import new_state, write_state
 from llava_pl.training.processes import RANK_VARIABLES
@@ -215,35 +215,46 @@ def test_old_logs_are_moved_aside(tmp_path):
 
 @pytest.fixture
 def at_work(tmp_path):
-    """The state of a run of another process that lives, in the folder; its process by number."""
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
-        started = psutil.Process(process.pid).create_time()
-        state = replace(new_state("fit", ["fit"], tmp_path, None), pid=process.pid, process_started=started)
-        write_state(tmp_path, state)
-        yield state
+    """Another process that has claimed the folder of a run."""
+    words = f"from pathlib import Path; from llava_pl import run_folder as f; f.claim_folder(Path({str(tmp_path)!r}))"
+    line = [sys.executable, "-c", f"{words}; print('claimed', flush=True); input()"]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "claimed\n"
+        yield process
         process.kill()
 
 
 def test_a_folder_in_which_a_run_is_at_work_is_refused(tmp_path, at_work):
-    assert refused(refuse_other_runs, tmp_path, is_continued=True) == (
-        f"run_dir: {tmp_path}: expected a folder in which no run is at work, found process {at_work.pid} of "
-        "`llava-pl fit`; wait until it ends or stop it, or choose another --run_dir"
-    )
+    message = f"run_dir: {tmp_path}: expected a folder in which no run is at work, found one{{}}; wait until it ends"
+    assert refused(claim_folder, tmp_path).startswith(message.format(""))
+    state = new_state("fit", ["fit"], tmp_path, None)
+    write_state(tmp_path, state)
+    who = f": process {state.pid} on {state.host}, `llava-pl fit`"
+    assert refused(claim_folder, tmp_path).startswith(message.format(who))
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    assert "no run is at work" in refused(claim_folder, moved)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"status": "failed"}, {"host": "elsewhere"}, {"process_started": 0.0}, {"pid": os.getpid()}]
-)
-def test_a_folder_in_which_none_is_at_work_is_free(tmp_path, at_work, changes):
-    write_state(tmp_path, replace(at_work, **changes))
-    refuse_other_runs(tmp_path, is_continued=True)
+def test_a_folder_is_free_when_its_process_is_gone(tmp_path, at_work):
+    at_work.kill()
+    at_work.wait()
+    claim_folder(tmp_path)
+    claim_folder(tmp_path)  # nor does a process refuse itself
 
 
 def test_the_other_processes_of_a_launch_are_not_refused(tmp_path, at_work, monkeypatch):
     monkeypatch.setenv("GROUP_RANK", "1")
-    refuse_other_runs(tmp_path, is_continued=True)
+    claim_folder(tmp_path)
 
 
-def test_a_damaged_state_keeps_no_run_from_its_start(tmp_path):
+def test_disks_without_locks(tmp_path, at_work, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    claim_folder(tmp_path)
+
+
+def test_who_is_at_work_may_have_left_a_damaged_record(tmp_path, at_work):
     (tmp_path / "state.json").write_text("{")
-    refuse_other_runs(tmp_path, is_continued=True)
+    assert "found one; wait until it ends" in refused(claim_folder, tmp_path)

@@ -75,11 +75,9 @@ def test_of_another_machine_nobody_knows(state):
 def test_a_copy_of_the_folder_of_a_run_at_work_is_none(state, tmp_path):
     (tmp_path / "copy").mkdir()
     (tmp_path / "link").symlink_to(HERE)
-    assert [find_state(state, tmp_path / name) for name in ("copy", "link", "gone")] == [
-        "unknown",
-        "running",
-        "unknown",
-    ]
+    assert [find_state(state, tmp_path / name) for name in ("copy", "link")] == ["unknown", "running"]
+    moved = replace(state, run_dir="where it was")
+    assert find_state(moved, tmp_path / "copy") == "running"
     killed = replace(state, process_started=0.0)
     assert [find_state(killed, tmp_path / name) for name in ("copy", "link")] == ["killed", "killed"]
 

@@ -6,6 +6,7 @@ import argparse
 import socket
 import sys
 from collections.abc import Sequence
+from errno import EADDRINUSE
 
 from llava_pl.types import InputError
 
@@ -32,19 +33,18 @@ def find_port(host: str, port: int | None, ports: Sequence[int]) -> int:
     if not host:  # to sockets it means all addresses
         raise InputError(f"--host: expected an address of this machine, found nothing; leave it out for {HOST}")
     for number in ports if port is None else [port]:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
+        try:
+            with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((host, number))
-            except PermissionError as error:
-                raise InputError(f"--port {number}: only an administrator may; choose one above 1023") from error
-            except (OSError, OverflowError, TypeError) as error:  # the last of what can be no name
-                reason = str(getattr(error, "strerror", None) or error)
-                if port is not None or isinstance(error, socket.gaierror) or "assign" in reason:
-                    what = f"--host {host} --port {number}"
-                    raise InputError(f"{what}: cannot be served ({reason}); choose another --port or --host") from error
-            else:
                 return int(probe.getsockname()[1])
+        except PermissionError as error:
+            raise InputError(f"--port {number}: only an administrator may; choose one above 1023") from error
+        except (OSError, OverflowError, TypeError) as error:  # the last of what can be no name
+            is_taken = isinstance(error, OSError) and error.errno == EADDRINUSE
+            if port is not None or not is_taken:
+                what, reason = f"--host {host} --port {number}", getattr(error, "strerror", None) or error
+                raise InputError(f"{what}: cannot be served ({reason}); choose another --port or --host") from error
     raise InputError(f"--port: none of {ports[0]} to {ports[-1]} is free; name another")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_pl.curves.metrics import LOG, read_last
-from llava_pl.run_state import NAME, RunState, State, find_state, lies_elsewhere, read_state, resume_command
+from llava_pl.run_state import NAME, RunState, State, find_state, is_copy, read_state, resume_command
 from llava_pl.types import InputError
 
 DEPTH = 3
@@ -71,9 +71,9 @@ def find_runs(*roots: Path) -> list[Run]:
 
 def once(folders: Iterable[Path]) -> list[Path]:
     """Return folders by the first of their names."""
-    names: dict[Path, Path] = {}
+    names: dict[str, Path] = {}
     for folder in folders:
-        names.setdefault(folder.resolve(), folder)
+        names.setdefault(os.path.realpath(folder), folder)  # unlike `resolve`, of links in a circle too
     return list(names.values())
 
 
@@ -186,7 +186,8 @@ def _resume(folder: Path, state: RunState | None) -> str:
     if state is None:
         words = ["llava-pl", "fit", "--config", str(folder / "config.yaml"), "--run_dir", str(folder)]
         return shlex.join([*words, "--ckpt_path", "last"])
-    run_dir = folder.resolve() if lies_elsewhere(state, folder) else Path(state.run_dir)
+    own = Path(state.cwd, state.run_dir)
+    run_dir = Path(state.run_dir) if own.exists() and not is_copy(state, folder) else folder.resolve()
     command = resume_command(state.words, run_dir, state.launcher)
     is_here = Path(state.cwd) == Path.cwd()  # what was typed may name files from there
     return command if is_here else f"cd {shlex.quote(state.cwd)} && {command}"

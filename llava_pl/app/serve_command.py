@@ -32,6 +32,9 @@ form is written so first, into a folder that goes when the server does, or into 
 Options behind -- are those of `transformers serve`; paths among them have to be absolute. Only this machine reaches it,
 unless --host says otherwise."""
 
+SECONDS_TO_END = 10
+"""After SIGTERM, for answers that are on their way."""
+
 # -P: Python would import what lies in the folder above the model.
 COMMAND = (sys.executable, "-P", "-m", "transformers.cli.transformers")
 
@@ -49,6 +52,8 @@ def main(words: Sequence[str]) -> int:
         InputError: An option is wrong, a package is missing, the port is taken, or the model cannot be read.
     """
     own, more = _split(words)
+    if taken := {"--host", "--port"} & {word.partition("=")[0] for word in more}:
+        raise InputError(f"serve: {min(taken)} behind --: expected in front of it, as the address is printed")
     options = make_parser().parse_args(own)
     if missing := [package for package in PACKAGES if find_spec(package) is None]:
         raise InputError(f"serve: needs {', '.join(missing)}, not installed; pip install -e '.[serve]' in the checkout")
@@ -136,6 +141,8 @@ def _run(words: Sequence[str], folder: Path, place: tuple[str, int], line: str) 
         place: Host and port.
         line: Is printed once it listens there, which may be minutes later.
     """
+    if listens(*place):  # since the model was read; the line would be printed for another server
+        raise InputError(f"--port {place[1]}: another server listens there; choose another --port")
     with subprocess.Popen([*COMMAND, *words], cwd=folder, env={**os.environ, **QUIET}) as server:
         try:
             while server.poll() is None and not listens(*place):
@@ -150,4 +157,8 @@ def _run(words: Sequence[str], folder: Path, place: tuple[str, int], line: str) 
             return 0
         except SystemExit:
             server.terminate()
+            try:
+                server.wait(SECONDS_TO_END)
+            except subprocess.TimeoutExpired:  # it waits for those who still read an answer
+                server.kill()
             raise

@@ -142,16 +142,15 @@ def _split_words(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[tup
     A token of several words is one; spaces and end marks are none.
     """
     words: list[tuple[str, slice]] = []
-    special, is_within, start = set(tokenizer.all_special_ids), False, 0
+    is_within, start = False, 0
     # Each piece is read behind the one before: alone, it would lose the space in front of it.
     before: list[int] = []
     piece_ids: list[int] = []
     text = ""
     for end, each in enumerate(ids, start=1):
-        if each not in special:
-            piece_ids.append(each)
-        longer = str(tokenizer.decode(before + piece_ids))
-        if longer.endswith(BROKEN) and 0 < len(piece_ids) < MOST_HELD:
+        piece_ids.append(each)
+        longer = str(tokenizer.decode(before + piece_ids, skip_special_tokens=True))
+        if longer.endswith(BROKEN) and len(piece_ids) < MOST_HELD:
             continue  # of a letter whose bytes are not all there
         if piece := longer[len(text) :]:
             if piece.strip() and is_within and not piece[0].isspace():
@@ -161,7 +160,9 @@ def _split_words(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[tup
                 words.append((piece.strip(), slice(start, end)))
             is_within = not piece[-1].isspace()
             before, piece_ids = piece_ids, []
-            text = str(tokenizer.decode(before))
+            text = str(tokenizer.decode(before, skip_special_tokens=True))
+        else:
+            piece_ids.pop()  # an end mark, or nothing that can be seen
         start = end
         if len(words) > MAX_WORDS:
             break

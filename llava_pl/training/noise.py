@@ -53,7 +53,8 @@ def plain_warnings() -> Iterator[None]:
     def say(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
-        if filename == "llava-pl" or Path(filename).is_relative_to(PACKAGE):
+        # Of another kind it is a library's, and the place in our code tells where to look.
+        if filename == "llava-pl" or (category is UserWarning and Path(filename).is_relative_to(PACKAGE)):
             return f"llava-pl: warning: {message}\n"
         return usual(message, category, filename, lineno, line)
 

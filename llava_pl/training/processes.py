@@ -11,6 +11,10 @@ import os
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 """What numbers processes or nodes; the first process of a run has 0 in all that are set."""
 
+_OF_TORCHRUN = (
+    *("TORCHELASTIC_RUN_ID", "GROUP_WORLD_SIZE", "GROUP_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+)
+
 
 def is_first_process() -> bool:
     """Return whether this is the process of all nodes that tidies up and speaks."""
@@ -34,7 +38,7 @@ def find_launcher() -> list[str]:
     On several nodes of torchrun they are those of the first; others have another ``--node-rank``.
     """
     env = os.environ
-    if "TORCHELASTIC_RUN_ID" in env:
+    if all(name in env for name in _OF_TORCHRUN):
         nodes = ["--nnodes", env["GROUP_WORLD_SIZE"], "--node-rank", env["GROUP_RANK"]]
         nodes += ["--master-addr", env["MASTER_ADDR"], "--master-port", env["MASTER_PORT"]]
         is_alone = env["GROUP_WORLD_SIZE"] == "1"

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from errno import EACCES, EDQUOT, ENOSPC, EROFS
 from pathlib import Path
 from typing import TypeVar
 
@@ -102,7 +103,7 @@ class RunRecord(Callback):
         try:
             return act()
         except Exception as error:
-            if isinstance(error, OSError) and error.strerror:  # of several files it is one thing to say
+            if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT, EROFS, EACCES):  # one thing of many files
                 message = f"{self._run_dir}: {error.strerror}"
             else:
                 message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"

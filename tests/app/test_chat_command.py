@@ -33,9 +33,9 @@ def test_one_answer(imported, picture, capsys, monkeypatch):
     assert capsys.readouterr().out != found
 
 
-def test_bytes_that_are_no_text_get_one_line(model, capsys, monkeypatch):
+def test_bytes_that_are_no_text_get_one_line(imported, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff"), encoding="utf-8"))
-    assert main(["chat", model]) == 2
+    assert main(["chat", imported]) == 2
     error = capsys.readouterr().err
     assert error == "llava-pl: error: question: expected text in UTF-8, found \\udcff as character 2\n"
 

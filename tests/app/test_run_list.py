@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_pl.app.run_list import describe_run, find_runs, is_run
+from llava_pl.app.run_list import describe_run, find_runs, is_run, once
 from llava_pl.run_state import new_state, write_state
 
 LOG = "epoch,step,train/loss,val/loss,val/scienceqa/accuracy\n0,9,2.5,,\n0,19,1.5,,\n0,19,,1.75,40.0\n"
@@ -130,6 +130,7 @@ def test_a_run_is_listed_once_however_many_ways_lead_to_it(make):
     Path("runs/a/0").symlink_to("..")
     Path("runs/a/itself").symlink_to("itself")
     Path("latest").symlink_to("runs/a/1")
+    assert once([Path("runs/a/itself"), Path("runs/a/itself")]) == [Path("runs/a/itself")]
     assert [run.folder for run in find_runs(Path("runs"), Path("runs"), Path("latest"))] == [Path("runs/a/1")]
     assert [run.folder for run in find_runs(Path("latest"))] == [Path("latest")]
 

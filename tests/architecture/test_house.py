@@ -85,6 +85,7 @@ def test_what_is_to_be_installed_is_an_extra_of_the_checkout():
     """No index has this package under its name, so that only a checkout brings its extras."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extras = {*project["optional-dependencies"], "NAME"}
-    for path in (path for kind in ("py", "md", "ipynb") for path in REPOSITORY.glob(f"[a-zA-Z]*/**/*.{kind}")):
+    below = (path for kind in ("py", "md", "ipynb") for path in REPOSITORY.glob(f"[a-zA-Z]*/**/*.{kind}"))
+    for path in (*REPOSITORY.glob("*.md"), *below):
         asked = re.findall(r"""pip install (?:-e )?\\?['"]([\w.-]*)\[(\w+)\]""", path.read_text())
         assert all(name == "." and extra in extras for name, extra in asked), relative(path)

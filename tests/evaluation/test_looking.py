@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from tokenizers import AddedToken
+from transformers import AutoTokenizer
 
 from llava_pl.data.anyres import Tiling
 from llava_pl.data.image import ImageTransform
@@ -130,14 +132,23 @@ def test_influence_of_tiles_is_brought_to_their_tokens():
 class Tokenizer:
     """Bytes, but for one token of two words, and an end mark."""
 
-    all_special_ids = (301,)
-
     def __init__(self):
         self.num_decoded = 0
 
-    def decode(self, ids):
+    def decode(self, ids, *, skip_special_tokens):
         self.num_decoded += len(ids)
-        return b"".join(b" is a" if each == 300 else bytes([each]) for each in ids).decode(errors="replace")
+        texts = {300: b" is a", 301: b"" if skip_special_tokens else b"</s>"}
+        return b"".join(texts.get(each) or bytes([each] * (each < 256)) for each in ids).decode(errors="replace")
+
+
+def test_marks_that_a_tokenizer_skips_are_no_words(tiny_parts):
+    """Also those that are among its added tokens alone, as chat models have them."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_parts / "decoder")
+    tokenizer.add_tokens([AddedToken("<|im_end|>", special=True)])
+    mark = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert mark not in tokenizer.all_special_ids
+    ids = [*tokenizer.encode("ab", add_special_tokens=False), mark]
+    assert [word for word, _ in looking._split_words(ids, tokenizer)] == ["ab"]
 
 
 def test_words_of_several_tokens_and_tokens_of_several_words():
@@ -148,7 +159,13 @@ def test_words_of_several_tokens_and_tokens_of_several_words():
 
 @pytest.mark.parametrize(
     ("answer", "count"),
-    [(b"x" * 2000, 1), ("\ufffd".encode() * 700, 1), (b" " * 2000, 0), (b"two " * 500, looking.MAX_WORDS)],
+    [
+        (b"x" * 2000, 1),
+        ((301,) * 2000, 0),
+        ("\ufffd".encode() * 700, 1),
+        (b" " * 2000, 0),
+        (b"two " * 500, looking.MAX_WORDS),
+    ],
 )
 def test_long_answers_are_read_once(answer, count):
     """Whatever is said, no token is decoded as often as the answer is long."""

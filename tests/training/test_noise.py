@@ -24,5 +24,7 @@ def test_a_warning_of_this_package_is_a_line_of_the_command():
     with plain_warnings():
         for place in (llava_pl.__file__, "llava-pl"):
             assert warnings.formatwarning(UserWarning("full"), UserWarning, place, 7) == "llava-pl: warning: full\n"
+        place = warnings.formatwarning("zero", RuntimeWarning, llava_pl.__file__, 7, "")
+        assert place == f"{llava_pl.__file__}:7: RuntimeWarning: zero\n"
         assert warnings.formatwarning("full", UserWarning, "theirs.py", 7, "") == "theirs.py:7: UserWarning: full\n"
     assert warnings.formatwarning is usual

@@ -46,6 +46,7 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "GROUP_WORLD_SIZE": "1", "GROUP_RANK"
     [
         ({}, ""),
         ({"WORLD_SIZE": "2", "RANK": "0"}, ""),  # somebody's own script
+        ({"TORCHELASTIC_RUN_ID": "none"}, ""),  # what a launcher of another kind left
         (TORCHRUN, "torchrun --nproc-per-node 8 --no-python"),
         (TORCHRUN | {"GROUP_WORLD_SIZE": "2"},
          "torchrun --nnodes 2 --node-rank 0 --master-addr node0 --master-port 29500 --nproc-per-node 8 --no-python"),
@@ -54,7 +55,8 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "GROUP_WORLD_SIZE": "1", "GROUP_RANK"
     ],
 )  # fmt: skip
 def test_what_started_processes(monkeypatch, variables, words):
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    for name in TORCHRUN:
+        monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert find_launcher() == words.split()

@@ -165,8 +165,7 @@ class LlavaCLI(LightningCLI):
         config, is_fit = run.trainer, self.subcommand == "fit"
         if config.enable_progress_bar is None and not sys.stdout.isatty():
             config.enable_progress_bar = False  # a file would keep each of its states; `llava-pl runs` shows the last
-        if is_fit:
-            claim_folder(self.run_dir)  # the last look before something is written
+        self.claim = claim_folder(self.run_dir) if is_fit else None  # the last look before something is written
         log = choose_log(self.run_dir, str(self.subcommand))
         if not self.is_continued and (is_fit or config.logger is not False):
             keep_old_logs(self.run_dir, with_ledger=is_fit, log=log)
@@ -210,8 +209,12 @@ class LlavaCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the command, and write down that it does and how it ends."""
-        with self.record.keep(self.trainer):
-            super()._run_subcommand(subcommand)
+        try:
+            with self.record.keep(self.trainer):
+                super()._run_subcommand(subcommand)
+        finally:
+            if self.claim is not None:
+                self.claim.close()
 
 
 def run_lightning(words: list[str], cli_class: type[LlavaCLI] = LlavaCLI) -> LlavaCLI:

@@ -26,9 +26,6 @@ RUN_DIR_VARIABLE = "LLAVA_PL_RUN_DIR"
 MAX_NAME_BYTES = 255
 """What file systems take for the name of a file or folder."""
 
-_claims: list[TextIO] = []
-"""Files by which this process holds folders of runs."""
-
 
 def choose_run_dir(given: str | None, name: str, num_nodes: int = 1) -> Path:
     """Return the folder of a new run; processes that a strategy starts again inherit it through the environment.
@@ -142,29 +139,30 @@ def refuse_other_runs(run_dir: Path, *, is_continued: bool) -> None:
         )
 
 
-def claim_folder(run_dir: Path) -> None:
-    """Hold the right to write to a folder until this process ends; the system takes it back from one that is killed.
+def claim_folder(run_dir: Path) -> TextIO | None:
+    """Return a file by which the right to write to a folder is held until it is closed, or the process is gone.
 
-    The first process of a run holds it for all of them.
+    The first process of a run holds it for all of them; None for the others, and on disks without locks.
 
     Raises:
         InputError: Another run holds it, on this machine or on another one that shares the disk.
     """
     if not is_first_process():
-        return
+        return None
     run_dir.mkdir(parents=True, exist_ok=True)
     file = (run_dir / ".lock").open("a")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, no data worker keeps it
     except OSError as error:
-        if error.errno not in (EAGAIN, EACCES):  # there are disks without locks
-            return
+        file.close()
+        if error.errno not in (EAGAIN, EACCES):
+            return None
         who = _who_works(run_dir)
         raise InputError(
             f"run_dir: {run_dir}: expected a folder in which no run is at work, found one{who}; wait until it ends or "
             "stop it, or choose another --run_dir"
         ) from error
-    _claims.append(file)  # when a file is closed, all rights to it are gone
+    return file
 
 
 def _who_works(run_dir: Path) -> str:

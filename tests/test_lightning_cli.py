@@ -143,6 +143,13 @@ def test_auto_after_a_kill_before_the_first_checkpoint(config, tmp_path, logger)
     assert [int(row["step"]) for row in rows if row["train/loss"]] == [0, 1]
 
 
+def test_a_run_that_has_ended_holds_its_folder_no_more(config, tmp_path):
+    """A notebook lives on, and the next run may be another process'."""
+    assert main(["fit", "--config", str(config), "--run_dir", "here"]) == 0
+    code = "import fcntl; fcntl.lockf(open('here/.lock', 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
 def test_a_second_run_beside_the_first_is_refused_before_it_writes(config, tmp_path, capsys):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "metrics.csv").write_text("step,train/loss\n")

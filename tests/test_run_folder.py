@@ -216,8 +216,9 @@ def test_old_logs_are_moved_aside(tmp_path):
 @pytest.fixture
 def at_work(tmp_path):
     """Another process that has claimed the folder of a run."""
-    words = f"from pathlib import Path; from llava_pl import run_folder as f; f.claim_folder(Path({str(tmp_path)!r}))"
-    line = [sys.executable, "-c", f"{words}; print('claimed', flush=True); input()"]
+    words = "from pathlib import Path; from llava_pl.run_folder import claim_folder"
+    claim = f"held = claim_folder(Path({str(tmp_path)!r})); print('claimed', flush=True); input()"
+    line = [sys.executable, "-c", f"{words}; {claim}"]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "claimed\n"
         yield process
@@ -238,13 +239,14 @@ def test_a_folder_in_which_a_run_is_at_work_is_refused(tmp_path, at_work):
 def test_a_folder_is_free_when_its_process_is_gone(tmp_path, at_work):
     at_work.kill()
     at_work.wait()
-    claim_folder(tmp_path)
-    claim_folder(tmp_path)  # nor does a process refuse itself
+    first, second = claim_folder(tmp_path), claim_folder(tmp_path)  # nor does a process refuse itself
+    first.close()
+    second.close()
 
 
 def test_the_other_processes_of_a_launch_are_not_refused(tmp_path, at_work, monkeypatch):
     monkeypatch.setenv("GROUP_RANK", "1")
-    claim_folder(tmp_path)
+    assert claim_folder(tmp_path) is None
 
 
 def test_disks_without_locks(tmp_path, at_work, monkeypatch):
@@ -252,7 +254,7 @@ def test_disks_without_locks(tmp_path, at_work, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "lockf", refuse)
-    claim_folder(tmp_path)
+    assert claim_folder(tmp_path) is None
 
 
 def test_who_is_at_work_may_have_left_a_damaged_record(tmp_path, at_work):

@@ -12,6 +12,7 @@ import pickle
 import shutil
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -116,7 +117,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
 def cannot_write(path: Path, cause: OSError) -> InputError:
     """Return the error of a checkpoint that the disk has no room for, or refuses."""
     remedy = "make room" if cause.errno in (errno.ENOSPC, errno.EDQUOT) else "see that it can be written"
-    has_older = any(path.parent.glob("*.ckpt"))
+    # A shard lies in a folder of its own among them.
+    has_older = any(chain(path.parent.glob("*.ckpt"), path.parent.parent.glob("*.ckpt")))
     older = "older checkpoints are as they were, " if has_older else ""
     then = "resume with --ckpt_path last" if has_older else "start again"
     return InputError(f"checkpoint: {path}: cannot be written: {cause.strerror}; {older}{remedy} and {then}")

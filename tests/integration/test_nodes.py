@@ -148,6 +148,7 @@ def assert_is_one_run(run: Path) -> None:
     reports = verify_ledger(run)
     assert [(r.num_seen, r.num_padding, r.is_whole, r.is_good) for r in reports] == [(NUM_RECORDS, 0, True, True)] * 2
     names = {"checkpoints", "config.yaml", "data.json", "environment.json", "hparams.yaml", "ledger", "metrics.csv"}
+    names |= {".lock", "state.json", "curves.html", "curves.png"}
     assert {path.name for path in run.iterdir()} == names
     last, one = (
         DurableCheckpointIO().load_checkpoint(path / "checkpoints" / "last.ckpt") for path in (run, Path("one"))

@@ -79,6 +79,8 @@ def test_without_an_older_checkpoint_there_is_nothing_to_resume(tmp_path):
     assert str(cannot_write(tmp_path / "step=1.ckpt", error)) == (
         f"{said}older checkpoints are as they were, make room and resume with --ckpt_path last"
     )
+    shard = tmp_path / ".step=2.ckpt.tmp" / "00001.pt"
+    assert "older checkpoints are as they were, make room and resume" in str(cannot_write(shard, error))
 
 
 def test_where_nothing_can_be_written_room_is_no_help(io, tmp_path):

@@ -1,4 +1,4 @@
-"""`llava-pl data view`, `check`, `csv`, `scienceqa` and `ledger`: words in, exit status out.
+"""`llava-pl data view`, `check`, `csv`, `captions`, `scienceqa` and `ledger`: words in, exit status out.
 
 Help pages are answered without torch; what needs it is imported when a command runs.
 """
@@ -23,6 +23,7 @@ commands
   view       show one record as training sees it: tokens read, tokens learned, places of pictures
   check      decode every picture, encode every record; list all that training would stumble over
   csv        make records of a table: picture, question, answer
+  captions   make records of stage align of pictures with captions, balanced by what they name
   scienceqa  write ScienceQA as the original's training script reads it
   ledger     prove that a run saw every sample exactly once per epoch, also across kills
 
@@ -54,10 +55,18 @@ def main(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         sys.stdout.write(HELP)
         return 0 if words else 2
+    from llava_pl.app.captions_command import main as pair
     from llava_pl.app.csv_command import main as read_table
     from llava_pl.app.scienceqa_command import main as convert
 
-    commands = {"view": _view, "check": _check, "csv": read_table, "scienceqa": convert, "ledger": prove}
+    commands = {
+        "view": _view,
+        "check": _check,
+        "csv": read_table,
+        "captions": pair,
+        "scienceqa": convert,
+        "ledger": prove,
+    }
     if words[0] not in commands:
         raise InputError(f"data: unknown command {words[0]!r}; expected one of {', '.join(commands)}")
     return commands[words[0]](words[1:])

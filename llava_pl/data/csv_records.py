@@ -10,7 +10,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,15 +84,24 @@ def read_csv_rows(path: Path, delimiter: str = ",") -> list[CsvRow]:
     """
     rows = [
         CsvRow(where, cells.get("id", ""), *(cells[name] for name in COLUMNS))
-        for where, cells in _read_cells(path, delimiter)
+        for where, cells in read_cells(path, COLUMNS, delimiter)
     ]
     if not rows:
         raise InputError(f"{path}: expected rows below the head, found none")
     return rows
 
 
-def _read_cells(path: Path, delimiter: str) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """Yield the cells of each line by column, with where it begins; blank lines are passed over."""
+def read_cells(path: Path, columns: Sequence[str], delimiter: str = ",") -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the cells of each line by column, with where it begins; blank lines are passed over.
+
+    Args:
+        path: The table, UTF-8 or UTF-16.
+        columns: What its head must have, once each and in any case.
+        delimiter: The character between two cells, unless the first line says another.
+
+    Raises:
+        InputError: The file cannot be read, lacks a column, or a line has too many or too few cells.
+    """
     text, line = _read_text(path), 1
     if of_excel := re.match(r"sep=([^\"\s]|\t)(\r?\n|\r)", text, re.IGNORECASE):
         delimiter, text, line = of_excel[1], text[of_excel.end() :], 2
@@ -100,7 +109,7 @@ def _read_cells(path: Path, delimiter: str) -> Iterator[tuple[str, Mapping[str, 
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         head = [name.strip().lower() for name in next(reader, [])]
-        _check_head(f"{path}: line {line}", head, delimiter)
+        _check_head(f"{path}: line {line}", head, columns, delimiter)
         line = reader.line_num + above
         for cells in reader:
             if cells and len(cells) != len(head):
@@ -135,14 +144,14 @@ def _read_text(path: Path) -> str:
         ) from error
 
 
-def _check_head(where: str, head: list[str], delimiter: str) -> None:
-    missing = [name for name in COLUMNS if name not in head]
-    twice = [name for name in (*COLUMNS, "id") if head.count(name) > 1]
+def _check_head(where: str, head: list[str], columns: Sequence[str], delimiter: str) -> None:
+    missing = [name for name in columns if name not in head]
+    twice = [name for name in (*columns, "id") if head.count(name) > 1]
     if missing or twice:
         other = next((mark for mark in ";\t" if mark != delimiter and any(mark in name for name in head)), None)
         hint = {";": "; try --delimiter ';'", "\t": "; try --delimiter tab", None: ""}[other]
         found = ", ".join(head) or "nothing"
-        raise InputError(f"{where}: expected a head with one each of {', '.join(COLUMNS)}, found {found}{hint}")
+        raise InputError(f"{where}: expected a head with one each of {', '.join(columns)}, found {found}{hint}")
 
 
 def _make_entry(rows: list[CsvRow], image_folder: Path) -> dict[str, Any]:

@@ -6,10 +6,13 @@ original gets from Pillow, bit for bit. The departures are marked ``Unlike LLaVA
 
 from __future__ import annotations
 
+import io
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import ExifTags, Image, ImageOps
 
@@ -59,6 +62,21 @@ def load_image(path: str | Path, *, respect_exif: bool = True) -> Image.Image:
         return to_rgb(_turn_upright(picture) if respect_exif else picture)
 
 
+def check_picture(content: bytes, name: str) -> tuple[int, int]:
+    """Return width and height of a picture that decodes as a whole.
+
+    Args:
+        content: The bytes of its file.
+        name: For messages.
+
+    Raises:
+        RecordError: As `load_image` for what it cannot read.
+    """
+    with _read_picture(io.BytesIO(content), name) as picture:
+        picture.load()
+        return picture.size
+
+
 def read_picture_size(path: str | Path, *, respect_exif: bool = True) -> tuple[int, int]:
     """Return width and height of the picture that `load_image` would return, without decoding its pixels.
 
@@ -95,7 +113,14 @@ def _open_picture(path: Path) -> Iterator[Image.Image]:
             f"cannot open picture {path}: expected a file, found: {found}; check its name and its folder",
             "picture_missing",
         ) from error
-    with file, warnings.catch_warnings():
+    with file, _read_picture(file, str(path)) as picture:
+        yield picture
+
+
+@contextmanager
+def _read_picture(file: BinaryIO, name: str) -> Iterator[Image.Image]:
+    """Read a picture from its bytes; what goes wrong, here or in the block, becomes a `RecordError`."""
+    with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(file) as picture:
@@ -103,8 +128,8 @@ def _open_picture(path: Path) -> Iterator[Image.Image]:
         except Exception as error:  # on damaged files Pillow raises anything from OSError to struct.error
             found = " ".join(f"{type(error).__name__}: {error}".split())
             raise RecordError(
-                f"cannot read picture {path}: expected a complete picture of at most {Image.MAX_IMAGE_PIXELS} pixels, "
-                f"found {path.stat().st_size} bytes ({found}); replace or shrink the file, or leave it out",
+                f"cannot read picture {name}: expected a complete picture of at most {Image.MAX_IMAGE_PIXELS} pixels, "
+                f"found {file.seek(0, os.SEEK_END)} bytes ({found}); replace or shrink the file, or leave it out",
                 "picture_broken",
             ) from error
 

@@ -1,0 +1,100 @@
+"""`llava-pl data captions`: pictures with captions to records of stage `align`, words in, exit status out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from llava_pl.app.arguments import OneLineArguments
+from llava_pl.app.check_terminal import progress_bar
+from llava_pl.types import InputError
+
+DESCRIPTION = """Write the records of stage `align` from pictures with captions: each asks about a picture in a wording
+that is drawn, and its caption is the answer. Pictures that are missing, broken, tiny or there before are left out.
+
+SRC is a folder of pictures with NAME.txt beside each, shards of img2dataset (NAME.tar, or a folder of them), a table of
+captions and pictures (.tsv without a head, .csv with one), or JSON (.json, .jsonl) with image and caption.
+
+With --balance a caption is kept for the noun phrases in it, of which rare ones are passed over and frequent ones are
+drawn from, as LLaVA chose 595K of CC3M's three million. A build that was stopped goes on by the same command.
+
+  llava-pl data captions cc3m/ pairs --balance
+  llava-pl data captions mine.csv pairs --image_folder pictures
+  llava-pl fit --config configs/experiment/align_7b.yaml --data.records pairs/records.json"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Build, and return the exit status.
+
+    Args:
+        words: What follows ``llava-pl data captions``.
+
+    Raises:
+        InputError: The source, an option or the place of the result is wrong.
+    """
+    options = make_parser().parse_args(list(words))
+
+    from llava_pl.building.alignment_files import claim_folder, digest_captions, write_alignment
+    from llava_pl.building.balance import Balance
+    from llava_pl.building.captions import read_captions
+    from llava_pl.building.noun_phrases import load_pipeline
+    from llava_pl.building.shards import find_shards
+    from llava_pl.building.survey import SurveySettings, make_parts
+    from llava_pl.building.wordings import BRIEF, read_wordings
+
+    wordings = read_wordings(options.wording or BRIEF)
+    settings = SurveySettings(options.min_pixels, options.spacy if options.balance else None)
+    if settings.pipeline is not None:
+        load_pipeline(settings.pipeline)
+    num_captions, digest = digest_captions(read_captions(options.src, options.image_folder))
+    if not num_captions:
+        raise InputError(f"{options.src}: expected captions, found none")
+    folder = claim_folder(options.dst, digest, settings)
+    captions = read_captions(options.src, options.image_folder)
+    with progress_bar(num_captions) as advance:
+        parts = make_parts(captions, folder, settings, num_processes=options.workers, advance=advance)
+    balance = Balance(options.min_count, options.max_captions, options.seed) if options.balance else None
+    counts = write_alignment(
+        options.dst, parts, wordings, balance, options.seed, extract=bool(find_shards(options.src))
+    )
+    for name, number in counts.items():
+        sys.stdout.write(f"{number:>12,}  {name}\n")
+    sys.stdout.write(f"wrote {options.dst / 'records.json'}; look at {options.dst / 'report.html'}\n")
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the options, without torch."""
+    parser = OneLineArguments(
+        prog="llava-pl data captions", usage="llava-pl data captions SRC DST [options]", description=DESCRIPTION
+    )
+    parser.add_argument("src", metavar="SRC", type=Path, help="where the captions are")
+    parser.add_argument("dst", metavar="DST", type=Path, help="folder to write; made if need be")
+    parser.add_argument(
+        "--image_folder",
+        type=Path,
+        metavar="FOLDER",
+        help="folder that names of pictures in tables and JSON start from",
+    )
+    parser.add_argument("--wording", type=Path, metavar="FILE", help="questions to draw from, one a line (our own)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all draws (%(default)s)")
+    parser.add_argument(
+        "--min_pixels", type=int, default=32, metavar="N", help="shortest side that a picture may have (%(default)s)"
+    )
+    parser.add_argument("--balance", action="store_true", help="choose by noun phrases; needs spaCy")
+    parser.add_argument(
+        "--min_count", type=int, default=3, metavar="N", help="captions that a phrase must be in to count (%(default)s)"
+    )
+    parser.add_argument(
+        "--max_captions", type=int, default=100, metavar="N", help="captions that are drawn for a phrase (%(default)s)"
+    )
+    parser.add_argument(
+        "--spacy", default="en_core_web_sm", metavar="NAME", help="pipeline that finds noun phrases (%(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="processes (%(default)s)"
+    )
+    return parser

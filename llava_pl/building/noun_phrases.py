@@ -1,0 +1,58 @@
+"""Captions to the noun phrases in them, which stand for the concepts that a picture shows.
+
+In: texts. Out: phrases of each, found by a pipeline of spaCy's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from llava_pl.types import InputError
+
+if TYPE_CHECKING:
+    from spacy.language import Language
+
+UNUSED = ("ner", "lemmatizer", "textcat")
+POINTING = ("DET", "PRON", "PUNCT", "SPACE")
+_TEXTS_AT_ONCE = 1000
+
+
+def load_pipeline(name: str) -> Language:
+    """Return a pipeline that finds noun phrases.
+
+    Args:
+        name: Of an installed package such as en_core_web_sm, or a folder.
+
+    Raises:
+        InputError: spaCy or the pipeline is not there, or it does not parse.
+    """
+    try:
+        import spacy
+    except ImportError as error:
+        raise InputError("--balance: needs spaCy; pip install -e '.[captions]' first") from error
+    try:
+        pipeline = spacy.load(name, exclude=UNUSED)
+    except OSError as error:
+        raise InputError(
+            f"--spacy: {name}: expected an installed pipeline or its folder, found none; `python -m spacy download "
+            f"{name}` gets those of spaCy's authors"
+        ) from error
+    if not pipeline.has_pipe("parser"):
+        raise InputError(f"--spacy: {name}: expected a pipeline with a parser, found {', '.join(pipeline.pipe_names)}")
+    return pipeline
+
+
+def find_phrases(pipeline: Language, texts: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the different noun phrases of each text, in alphabetical order.
+
+    A phrase is in lower case, and without words that only point (a, the, this, his): "A red ball" and "the red ball"
+    are one concept. The paper does not say what it did there.
+
+    Args:
+        pipeline: What `load_pipeline` returns.
+        texts: Captions.
+    """
+    for doc in pipeline.pipe(texts, batch_size=_TEXTS_AT_ONCE):
+        phrases = (" ".join(token.lower_ for token in chunk if token.pos_ not in POINTING) for chunk in doc.noun_chunks)
+        yield sorted(set(phrases) - {""})

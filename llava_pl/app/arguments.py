@@ -43,6 +43,12 @@ class OneLineArguments(argparse.ArgumentParser):
         sys.exit(2)
 
 
+def check_at_least(least: int, number: int, option: str) -> None:
+    """Check a count."""
+    if number < least:
+        raise InputError(f"{option}: expected at least {least}, found {number}")
+
+
 def check_place(path: Path | None, option: str) -> None:
     """Check that a file can be written, before the work of which it is the result."""
     if path is not None and (path.is_dir() or not path.parent.is_dir()):

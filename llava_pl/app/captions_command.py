@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_pl.app.arguments import OneLineArguments
+from llava_pl.app.arguments import OneLineArguments, check_at_least
 from llava_pl.app.check_terminal import progress_bar
 from llava_pl.types import InputError
 
@@ -36,6 +36,8 @@ def main(words: Sequence[str]) -> int:
         InputError: The source, an option or the place of the result is wrong.
     """
     options = make_parser().parse_args(list(words))
+    for option in ("min_pixels", "min_count", "max_captions", "workers"):
+        check_at_least(1, getattr(options, option), f"--{option}")
 
     from llava_pl.building.alignment_files import claim_folder, digest_captions, write_alignment
     from llava_pl.building.balance import Balance

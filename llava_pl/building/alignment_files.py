@@ -58,6 +58,8 @@ def claim_folder(folder: Path, digest: str, settings: SurveySettings) -> Path:
                 f"{folder}: expected a new folder or one of the same captions and settings, found one of other "
                 f"{differing}; choose another name"
             )
+    elif folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder, found a file; choose another name")
     elif folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: expected a new folder or one that was begun here, found other files in it")
     parts = folder / "parts"

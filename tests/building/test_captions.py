@@ -1,0 +1,87 @@
+"""Guards sources of captions: a picture beside another one's caption, or a line that is lost."""
+
+import json
+
+import pytest
+
+from llava_pl.building.captions import read_captions
+from llava_pl.types import InputError
+
+
+def read(path, folder=None):
+    return [(caption.image, caption.text) for caption in read_captions(path, folder)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("c.tsv", 'a "red"  dog\tsub/a.png\r\n\tb.png\n'),
+        ("c.csv", 'url,IMAGE,Caption\nx,sub/a.png,"a ""red"" dog"\ny,b.png,\n'),
+        ("c.json", json.dumps([{"image": "sub/a.png", "caption": 'a "red"\ndog'}, {"image": "b.png"}])),
+        ("c.jsonl", '{"image": "sub/a.png", "text": "a \\"red\\" dog"}\n{"image": "b.png", "text": null}\n'),
+        (
+            "c.json",
+            json.dumps([{"image": "sub/a.png", "caption": " ", "blip_caption": 'a "red" dog'}, {"image": "b.png"}]),
+        ),
+    ],
+)
+def test_tables_and_json(name, content, tmp_path):
+    (tmp_path / name).write_text(content, newline="")
+    assert read(tmp_path / name, tmp_path / "p") == [("sub/a.png", 'a "red" dog'), ("b.png", "")]
+    first = next(read_captions(tmp_path / name, tmp_path / "p"))
+    assert first.file == tmp_path / "p" / "sub/a.png"
+    assert first.where.startswith(f"{tmp_path / name}: ")
+
+
+def test_a_folder_of_pictures_beside_texts(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name, content in {
+        "b.PNG": b"2",
+        "sub/a.jpg": b"1",
+        "c.png": b"3",
+        "notes.md": b"",
+        "sub/lone.txt": b"x",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "b.txt").write_text("a\ncat ")
+    (tmp_path / "sub/a.txt").write_text("\ufeffa d\u00f6g", encoding="utf-8")
+    captions = list(read_captions(tmp_path))
+    assert [(each.image, each.text) for each in captions] == [
+        ("b.PNG", "a cat"),
+        ("c.png", ""),
+        ("sub/a.jpg", "a d\u00f6g"),
+    ]
+    assert [each.read_picture() for each in captions] == [b"2", b"3", b"1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("c.tsv", b"a\tb.png\nc\n", "line 2: expected 2 cells (caption, tab, picture), found 1"),
+        ("c.tsv", b"a\thttp://x/b.png\n", "line 1: field 'image': expected a file in "),
+        ("c.tsv", b"a\t../b.png\n", "picture '../b.png': expected a file inside the image folder"),
+        ("c.tsv", b"\xff\tb.png\n", "cannot be read ('utf-8' codec can't decode"),
+        ("c.csv", b"caption\na\n", "line 1: expected a head with one each of image, found caption"),
+        ("c.json", b'[{"image": 3}]', "record 0: field 'image': expected the name of a picture, found 3"),
+        ("c.json", b"[7]", "record 0: expected an object, found int"),
+        ("c.json", b"{}", "expected a JSON list of records"),
+        ("none.csv", None, "No such file"),
+    ],
+)
+def test_what_is_no_source(name, content, message, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        list(read_captions(tmp_path / name, tmp_path))
+    assert message in str(caught.value)
+
+
+def test_names_need_a_folder_that_they_start_from(tmp_path):
+    (tmp_path / "c.tsv").write_text("a\tb.png\n")
+    with pytest.raises(InputError, match=r"c\.tsv: expected --image_folder with it"):
+        list(read_captions(tmp_path / "c.tsv"))
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(InputError, match=r"expected pictures, each beside a file NAME\.txt, or shards"):
+        list(read_captions(tmp_path))

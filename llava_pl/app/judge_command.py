@@ -9,13 +9,14 @@ from pathlib import Path
 from llava_pl.app.check_terminal import progress_bar
 from llava_pl.app.eval_outputs import add_outputs, check_outputs, show
 from llava_pl.app.task_parser import TaskParser
+from llava_pl.endpoint import Endpoint
 from llava_pl.evaluation.answers import AnswerRow, read_answers, write_answers
 from llava_pl.evaluation.ensemble import complement, find_disagreements, teacher_prompt
 from llava_pl.evaluation.report import Answered
 from llava_pl.evaluation.scienceqa import ScienceQA
 from llava_pl.evaluation.scores import Asked
 from llava_pl.evaluation.task import match_answers
-from llava_pl.evaluation.teacher import Endpoint, ask_teacher
+from llava_pl.evaluation.teacher import ask_teacher
 from llava_pl.types import InputError
 
 DESCRIPTION = """Score a model together with a teacher that reads no pictures (LLaVA paper, section 5.2): "complement"

@@ -30,7 +30,7 @@ def load_pipeline(name: str) -> Language:
     try:
         import spacy
     except ImportError as error:
-        raise InputError("--balance: needs spaCy; pip install -e '.[captions]' first") from error
+        raise InputError("--balance: needs spaCy; pip install -e '.[captions]' in the checkout") from error
     try:
         pipeline = spacy.load(name, exclude=UNUSED)
     except OSError as error:

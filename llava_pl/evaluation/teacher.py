@@ -7,50 +7,15 @@ all there is: a step that was once run replays offline.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
+from llava_pl.endpoint import Endpoint, EndpointError, Message, ask_all
 from llava_pl.evaluation.answers import read_answers
 from llava_pl.types import InputError
 
 LINE_START = b'{"question_id": '
 """Of every line that is written here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a teacher answers; its key is in `OPENAI_API_KEY` alone, never in a file or an option.
-
-    Args:
-        url: As OpenAI's clients take it, such as http://localhost:8000/v1.
-        model: Name of the model there.
-        num_at_once: Requests at the same time.
-        max_retries: How often a request that failed or was put off is sent again, after longer and longer waits.
-        temperature: Of the answers; None leaves it to the endpoint, as some models ask for.
-
-    Raises:
-        InputError: A number is too small, or the URL is none.
-    """
-
-    url: str
-    model: str
-    num_at_once: int = 4
-    max_retries: int = 5
-    temperature: float | None = 0.0
-
-    def __post_init__(self) -> None:
-        for option, value, least in (("num_at_once", self.num_at_once, 1), ("max_retries", self.max_retries, 0)):
-            if value < least:
-                raise InputError(f"--{option}: expected at least {least}, found {value}")
-        try:
-            is_url = urlsplit(self.url).scheme in ("http", "https")
-        except ValueError:
-            is_url = False
-        if not is_url:
-            raise InputError(f"--endpoint: expected a URL such as http://localhost:8000/v1, found {self.url!r}")
 
 
 def ask_teacher(
@@ -98,63 +63,23 @@ def ask_teacher(
 
 
 def _ask(prompts: Mapping[str, str], path: Path, endpoint: Endpoint, advance: Callable[[], object]) -> dict[str, str]:
-    try:
-        from openai import OpenAI, OpenAIError
-        from openai.types.chat import ChatCompletion
-    except ImportError as error:
-        raise InputError("--endpoint: needs OpenAI's client; pip install -e '.[teacher]' in the checkout") from error
-
-    options = {} if endpoint.temperature is None else {"temperature": endpoint.temperature}
     said: dict[str, str] = {}
-    failure: Exception | None = None
+    requests: dict[str, Sequence[Message]] = {
+        name: [Message(role="user", content=prompt)] for name, prompt in prompts.items()
+    }
     try:
-        client = OpenAI(base_url=endpoint.url, max_retries=endpoint.max_retries)
-
-        def ask(prompt: str) -> str:
-            messages = [{"role": "user", "content": prompt}]
-            answer = client.chat.completions.create(model=endpoint.model, messages=messages, **options)  # type: ignore[call-overload]
-            if not isinstance(answer, ChatCompletion) or not answer.choices or answer.choices[0].message is None:
-                raise OpenAIError("expected a chat completion, found something else; does the URL end in /v1?")
-            return answer.choices[0].message.content or ""
-
-        with ThreadPoolExecutor(endpoint.num_at_once) as pool, path.open("a", encoding="utf-8") as file:
-            names = {pool.submit(ask, prompt): name for name, prompt in prompts.items()}
-            try:
-                for future in as_completed(names):
-                    if future.cancelled():
-                        continue
-                    try:
-                        text = future.result()
-                    except (OpenAIError, ValueError) as error:  # an answer that is no JSON is the latter
-                        # What is on its way still comes, and was paid for; nothing else is sent.
-                        failure = failure or error
-                        _cancel(names)
-                        continue
-                    advance()
-                    if not text.strip():
-                        continue  # nothing was said; it is asked anew next time
-                    name = names[future]
-                    said[name] = text
-                    line = {"question_id": name, "prompt": prompts[name], "text": text, "model_id": endpoint.model}
-                    file.write(json.dumps(line) + "\n")
-                    file.flush()
-            finally:
-                _cancel(names)
-    except OpenAIError as error:  # of the client itself, such as a missing key
-        failure = error
-    if failure is not None:
-        reason = " ".join(str(failure).split())
-        raise InputError(
-            f"--endpoint {_without_key(endpoint.url)}: {reason}; {len(said)} new answers are in {path}, "
-            "the same command goes on"
-        ) from failure
+        with path.open("a", encoding="utf-8") as file:
+            for name, reply in ask_all(endpoint, requests):
+                advance()
+                if not reply.text.strip():
+                    continue  # nothing was said; it is asked anew next time
+                said[name] = reply.text
+                line = {"question_id": name, "prompt": prompts[name], "text": reply.text, "model_id": endpoint.model}
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+    except EndpointError as error:
+        raise InputError(f"{error}; {len(said)} new answers are in {path}, the same command goes on") from error
     return said
-
-
-def _without_key(url: str) -> str:
-    """Return where an endpoint is, without what a URL may say to it alone."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _cut_torn_line(path: Path) -> None:
@@ -172,8 +97,3 @@ def _cut_torn_line(path: Path) -> None:
     else:
         with path.open("ab") as file:
             file.write(b"\n")
-
-
-def _cancel(futures: Iterable[Future[str]]) -> None:
-    for future in futures:
-        future.cancel()

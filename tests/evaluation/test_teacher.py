@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from llava_pl.evaluation.teacher import Endpoint, ask_teacher
+from llava_pl.endpoint import Endpoint
+from llava_pl.evaluation.teacher import ask_teacher
 from llava_pl.types import InputError
 
 PROMPTS = {str(n): f"Question {n}?" for n in range(6)}

@@ -70,3 +70,25 @@ def read_json_lines(path: str | Path) -> list[tuple[str, Mapping[str, Any]]]:
             raise InputError(f"{where}: expected an object, found {type(row).__name__}")
         rows.append((where, row))
     return rows
+
+
+def cut_torn_line(path: Path, start: bytes) -> None:
+    """Make a file of JSON lines ready to be added to: drop what a kill has left of its last line, or end that line.
+
+    Args:
+        path: The file.
+        start: What lines of ours begin with; a broken line that begins otherwise is left alone.
+    """
+    content = path.read_bytes()
+    last = content[content.rfind(b"\n") + 1 :]
+    if not last:
+        return
+    try:
+        json.loads(last)
+    except ValueError:
+        if last.startswith(start[: len(last)]):
+            with path.open("r+b") as file:
+                file.truncate(len(content) - len(last))
+    else:
+        with path.open("ab") as file:
+            file.write(b"\n")

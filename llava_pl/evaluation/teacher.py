@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from llava_pl.data.json_files import cut_torn_line
 from llava_pl.endpoint import Endpoint, EndpointError, Message, ask_all
 from llava_pl.evaluation.answers import read_answers
 from llava_pl.types import InputError
@@ -41,7 +42,7 @@ def ask_teacher(
         InputError: The file is wrong, the client is not installed, or the endpoint refuses or cannot be reached.
     """
     if endpoint is not None and path.exists() and path.suffix != ".json":
-        _cut_torn_line(path)
+        cut_torn_line(path, LINE_START)
     said: dict[str, str] = {}
     rows = read_answers(path) if path.exists() else []
     for row in rows:
@@ -80,20 +81,3 @@ def _ask(prompts: Mapping[str, str], path: Path, endpoint: Endpoint, advance: Ca
     except EndpointError as error:
         raise InputError(f"{error}; {len(said)} new answers are in {path}, the same command goes on") from error
     return said
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Drop what a kill has left of a line of ours: the next one is written behind it. Any other line is left alone."""
-    content = path.read_bytes()
-    last = content[content.rfind(b"\n") + 1 :]
-    if not last:
-        return
-    try:
-        json.loads(last)
-    except ValueError:
-        if last.startswith(LINE_START[: len(last)]):
-            with path.open("r+b") as file:
-                file.truncate(len(content) - len(last))
-    else:
-        with path.open("ab") as file:
-            file.write(b"\n")

@@ -1,0 +1,79 @@
+"""What a teacher costs: an estimate before anything is spent, and a limit while it is.
+
+In: requests and replies. Out: dollars. Tokens are those that the endpoint counts; before it was asked, a token is taken
+to be four characters, which is about right for English.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+from llava_pl.endpoint import Message, Reply
+
+CHARACTERS_PER_TOKEN = 4
+FEW_REPLIES = 10
+"""With fewer, a reply's length is taken to be `TOKENS_PER_REPLY`."""
+
+TOKENS_PER_REPLY = 350
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What an endpoint asks for.
+
+    Args:
+        read: Dollars for a million tokens of requests.
+        written: Dollars for a million tokens of replies.
+    """
+
+    read: float = 0.0
+    written: float = 0.0
+
+    def cost(self, num_read: float, num_written: float) -> float:
+        """Return dollars."""
+        return (num_read * self.read + num_written * self.written) / 1e6
+
+
+def estimate(requests: Iterable[Sequence[Message]], replies: Sequence[Reply]) -> tuple[float, float]:
+    """Return how many tokens requests will have read, and how many will be written.
+
+    Args:
+        requests: What would be asked.
+        replies: What was written before, by which the length of others is judged.
+    """
+    characters = [sum(len(message["content"]) for message in messages) for messages in requests]
+    lengths = [reply.num_written for reply in replies if reply.num_written]
+    length = sum(lengths) / len(lengths) if len(lengths) >= FEW_REPLIES else TOKENS_PER_REPLY
+    return sum(characters) / CHARACTERS_PER_TOKEN, length * len(characters)
+
+
+class Budget:
+    """Says whether another request may be sent; several threads may ask.
+
+    Args:
+        limit: Dollars that may be spent in all; None for no limit.
+        prices: What is asked for.
+        expected: Dollars that a request is taken to cost until it is answered.
+    """
+
+    def __init__(self, limit: float | None, prices: Prices, expected: float) -> None:
+        self.spent = 0.0
+        self._limit, self._prices, self._expected = limit, prices, expected
+        self._num_running = 0
+        self._lock = Lock()
+
+    def may_send(self) -> bool:
+        """Return whether what was spent, what is on its way and one more keep to the limit; if so, it is counted."""
+        with self._lock:
+            if self._limit is not None and self.spent + (self._num_running + 1) * self._expected > self._limit:
+                return False
+            self._num_running += 1
+            return True
+
+    def settle(self, reply: Reply) -> None:
+        """Count what a request has cost that was counted before."""
+        with self._lock:
+            self._num_running -= 1
+            self.spent += self._prices.cost(reply.num_read, reply.num_written)

@@ -24,6 +24,7 @@ commands
   check      decode every picture, encode every record; list all that training would stumble over
   csv        make records of a table: picture, question, answer
   captions   make records of stage align of pictures with captions, balanced by what they name
+  instruct   have a teacher write records of stage finetune from captions and boxes
   scienceqa  write ScienceQA as the original's training script reads it
   ledger     prove that a run saw every sample exactly once per epoch, also across kills
 
@@ -57,6 +58,7 @@ def main(words: Sequence[str]) -> int:
         return 0 if words else 2
     from llava_pl.app.captions_command import main as pair
     from llava_pl.app.csv_command import main as read_table
+    from llava_pl.app.instruct_command import main as instruct
     from llava_pl.app.scienceqa_command import main as convert
 
     commands = {
@@ -64,6 +66,7 @@ def main(words: Sequence[str]) -> int:
         "check": _check,
         "csv": read_table,
         "captions": pair,
+        "instruct": instruct,
         "scienceqa": convert,
         "ledger": prove,
     }

@@ -16,12 +16,8 @@ from llava_pl.types import InputError
 
 NAMES = Path(__file__).parent / "objects.yaml"
 
-NUMBERS = {
-    word: number
-    for number, word in enumerate(
-        ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"], start=1
-    )
-}
+_NUMBER_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+NUMBERS = dict(zip(_NUMBER_WORDS, range(1, 13), strict=True))
 
 _NEGATION = re.compile(r"\b(?:no|not|without|never|nor|neither|\w+n't)\b[^.!?;:]*$", re.IGNORECASE)
 _ADJECTIVES = r"(?:\s+(?!of\b|the\b|and\b)[a-z-]+){0,2}"

@@ -34,10 +34,9 @@ def read_wordings(path: Path) -> list[str]:
 
 
 def ask_about_picture(wordings: Sequence[str], seed: int, name: str) -> str:
-    """Return the first turn of a record: its picture and a question about it, in one order or the other.
+    """Return the first turn of a record: its picture, and a question about it.
 
-    Both are drawn as LLaVA draws them (paper, equation 2), from the seed and the record alone: another record more or
-    less in the file changes nothing.
+    The draw depends on the seed and the record alone: another record more or less in the file changes nothing.
 
     Args:
         wordings: What is drawn from.
@@ -45,5 +44,9 @@ def ask_about_picture(wordings: Sequence[str], seed: int, name: str) -> str:
         name: Of the record.
     """
     rng = random.Random(f"{seed} {name}")
-    question = rng.choice(wordings)
+    return put_picture(rng.choice(wordings), rng)
+
+
+def put_picture(question: str, rng: random.Random) -> str:
+    """Return a question with its picture in front or behind, one as often as the other (LLaVA paper, equation 2)."""
     return f"{IMAGE_SLOT}\n{question}" if rng.random() < 0.5 else f"{question}\n{IMAGE_SLOT}"

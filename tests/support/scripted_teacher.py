@@ -14,27 +14,32 @@ class ScriptedTeacher:
 
     Attributes:
         url: As clients take it.
-        prompts: What it was asked, in the order of arrival.
+        prompts: What it was asked last in each request, in the order of arrival.
+        requests: All of each request.
         answer: Returns the text for a prompt, the status to fail with, or the bytes of another body.
+        reply: The same for a whole request; by default it asks `answer`.
     """
 
     def __init__(self) -> None:
         self.prompts: list[str] = []
+        self.requests: list[dict[str, Any]] = []
         self.answer: Any = lambda prompt: "The answer is A."
+        self.reply: Any = lambda request: self.answer(request["messages"][-1]["content"])
         teacher = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                prompt = request["messages"][-1]["content"]
-                teacher.prompts.append(prompt)
-                answer = teacher.answer(prompt)
+                teacher.prompts.append(request["messages"][-1]["content"])
+                teacher.requests.append(request)
+                answer = teacher.reply(request)
                 status, content = (answer, {"error": {"message": f"status {answer}"}}) if isinstance(answer, int) else (
                     200,
                     {
                         "id": "x", "object": "chat.completion", "created": 0, "model": request["model"],
                         "choices": [{"index": 0, "finish_reason": "stop",
                                      "message": {"role": "assistant", "content": answer}}],
+                        "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
                     },
                 )  # fmt: skip
                 body = answer if isinstance(answer, bytes) else json.dumps(content).encode()

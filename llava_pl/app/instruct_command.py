@@ -1,0 +1,169 @@
+"""`llava-pl data instruct`: captions and boxes to instructions that a teacher writes, words in, exit status out."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from llava_pl.app.check_terminal import progress_bar
+from llava_pl.app.task_parser import TaskParser
+from llava_pl.building.costs import Budget, Prices, estimate
+from llava_pl.building.descriptions import Description, read_descriptions
+from llava_pl.building.instruction_files import REPLIES, write_instructions
+from llava_pl.building.instructions import Request, check_written, make_requests
+from llava_pl.building.objects import NAMES, Objects, read_names
+from llava_pl.building.prompts import FOLDER, KINDS, read_prompt
+from llava_pl.building.wordings import DETAILED, read_wordings
+from llava_pl.building.written_store import Teacher, WrittenStore
+from llava_pl.data.picture_files import find_picture, load_image
+from llava_pl.endpoint import Endpoint, EndpointError, ask_all
+from llava_pl.types import InputError
+
+DESCRIPTION = """Write the records of stage `finetune` as LLaVA's authors made theirs: a teacher that sees no picture is
+told its captions and boxes, and writes a conversation, a detailed description, and a question that takes thought. What
+it writes is checked; what is not taken is kept with the reason. No picture leaves this machine.
+
+SRC is a folder with COCO's captions_SPLIT.json and instances_SPLIT.json, or lines (.jsonl) of {"image", "captions":
+[TEXT], "boxes": [{"category", "box": [LEFT, TOP, RIGHT, BOTTOM]}]} with shares of width and height.
+
+Each reply is kept in DST/replies.jsonl by what was asked, so that a run that is stopped goes on, and nothing is paid
+for twice. Without --endpoint nothing is asked: the set is made anew of the replies that are there. The key is taken
+from OPENAI_API_KEY."""
+
+EXAMPLE = """examples
+  llava-pl data instruct annotations/ instructions --model gpt-5 --limit 1000 --dry_run
+  llava-pl data instruct annotations/ instructions --model gpt-5 --limit 1000 \\
+    --endpoint https://api.openai.com/v1 --prices.read 1.25 --prices.written 10 --max_cost 20
+  llava-pl fit --config configs/experiment/finetune_7b.yaml --config instructions/mixture.yaml"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Build, and return the exit status: 1 where requests are left that were not answered.
+
+    Args:
+        words: What follows ``llava-pl data instruct``.
+
+    Raises:
+        InputError: A file or an option is wrong, or the endpoint refuses.
+    """
+    options = make_parser().parse_args(list(words))
+    descriptions = _draw(read_descriptions(Path(options.src)), options.limit, options.seed)
+    teacher = Teacher(options.model, options.temperature, options.max_tokens)
+    prompts = {kind: read_prompt(kind, Path(options.prompts)) for kind in KINDS if kind in options.kinds}
+    objects = Objects({box.category for each in descriptions for box in each.boxes}, read_names(Path(options.objects)))
+    wordings = read_wordings(Path(options.wording))
+    requests = make_requests(descriptions, prompts, teacher)
+    folder = Path(options.dst)
+    store = WrittenStore(folder / REPLIES)
+    missing = {request.name: request for request in requests if store.find(request.name) is None}
+    _say_what_it_costs(requests, missing, store, options)
+    if options.dry_run:
+        for kind in prompts:
+            _show(next(request for request in requests if request.kind == kind))
+        return 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another name") from error
+    if missing and options.endpoint is not None:
+        _ask(missing, store, options)
+
+    written = list(check_written(requests, store, objects, wordings, options.seed))
+    pictures = options.image_folder and Path(options.image_folder)
+    load = (lambda name: load_image(find_picture(pictures, name))) if pictures else None
+    counts = write_instructions(folder, written, options.accept, load)
+    for name, number in counts.items():
+        sys.stdout.write(f"{number:>12,}  {name}\n")
+    sys.stdout.write(f"wrote {folder}; look at {folder / 'report.html'}\n")
+    if num_left := len(requests) - len(written):
+        sys.stdout.write(
+            f"{num_left:,} of {len(requests):,} requests are not answered yet; the same command goes on\n"
+        )
+    return 1 if num_left else 0
+
+
+def make_parser() -> TaskParser:
+    """Return the options, without torch."""
+    parser = TaskParser(
+        prog="llava-pl data instruct",
+        usage="llava-pl data instruct SRC DST --model NAME [options]",
+        description=DESCRIPTION,
+        epilog=EXAMPLE,
+    )
+    add = parser.add_argument
+    add("src", metavar="SRC", help="Where captions and boxes are.")
+    add("dst", metavar="DST", help="Folder to write; made if need be.")
+    add("--model", required=True, metavar="NAME", help="Who writes.")
+    add("--endpoint", metavar="URL", help="Where it answers; without it, replies that are there are taken.")
+    add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="What is asked for.")
+    add("--limit", type=int, metavar="N", help="Draw so many pictures.")
+    add("--seed", type=int, default=0, metavar="N", help="Of all draws.")
+    add("--dry_run", action="store_true", help="Say what it would cost, show a request of each kind, and ask nobody.")
+    add("--prompts", default=str(FOLDER), metavar="FOLDER", help="Holds KIND.yaml: what the teacher is told.")
+    add("--wording", default=str(DETAILED), metavar="FILE", help="What detailed descriptions answer, one a line.")
+    add("--objects", default=str(NAMES), metavar="FILE", help="Names of objects, by which texts are checked.")
+    add("--accept", nargs="+", default=[], metavar="REASON", help="Take texts with these faults, such as object.")
+    add("--image_folder", metavar="FOLDER", help="Pictures, for the page alone.")
+    add("--temperature", type=float, default=0.7, metavar="X", help="Of what is written.")
+    add("--max_tokens", type=int, default=1024, metavar="N", help="Longest reply.")
+    add("--max_cost", type=float, metavar="DOLLARS", help="Send nothing that would cost more in all.")
+    parser.add_class_arguments(Prices, "prices")
+    parser.add_class_arguments(Endpoint, skip={"url", "model", "temperature"})
+    return parser
+
+
+def _draw(descriptions: list[Description], limit: int | None, seed: int) -> list[Description]:
+    if limit is None or limit >= len(descriptions):
+        return descriptions
+    if limit < 1:
+        raise InputError(f"--limit: expected at least 1, found {limit}")
+    places = sorted(random.Random(seed).sample(range(len(descriptions)), limit))
+    return [descriptions[place] for place in places]
+
+
+def _say_what_it_costs(
+    requests: Sequence[Request], missing: dict[str, Request], store: WrittenStore, options: Namespace
+) -> None:
+    replies = [reply for each in requests if (reply := store.find(each.name)) is not None]
+    num_read, num_written = estimate((each.messages for each in missing.values()), replies)
+    prices = Prices(**options.prices)
+    dollars = f", {prices.cost(num_read, num_written):,.2f} dollars" if prices != Prices() else ""
+    sys.stdout.write(
+        f"{len(requests):,} requests, {len(missing):,} of them not answered yet: about {num_read:,.0f} tokens read and "
+        f"{num_written:,.0f} written{dollars}\n"
+    )
+
+
+def _show(request: Request) -> None:
+    sys.stdout.write(f"\n===== {request.kind}: {request.description.image} =====\n")
+    for message in request.messages:
+        sys.stdout.write(f"----- {message['role']}\n{message['content']}\n")
+
+
+def _ask(missing: dict[str, Request], store: WrittenStore, options: Namespace) -> None:
+    limits = {name: options[name] for name in ("num_at_once", "max_retries", "max_per_minute")}
+    endpoint = Endpoint(options.endpoint, options.model, temperature=options.temperature, **limits)
+    prices = Prices(**options.prices)
+    if options.max_cost is not None and prices == Prices():
+        raise InputError("--max_cost: expected --prices.read and --prices.written with it, found neither")
+    num_read, num_written = estimate((each.messages for each in missing.values()), [])
+    budget = Budget(options.max_cost, prices, prices.cost(num_read, num_written) / len(missing))
+    num_new = 0
+    messages = {name: request.messages for name, request in missing.items()}
+    try:
+        with progress_bar(len(missing)) as advance:
+            for name, reply in ask_all(endpoint, messages, max_tokens=options.max_tokens, may_send=budget.may_send):
+                budget.settle(reply)
+                store.add(name, missing[name].description.image, missing[name].kind, reply)
+                num_new += 1
+                advance(1)
+    except EndpointError as error:
+        raise InputError(f"{error}; {num_new:,} new replies are kept, the same command goes on") from error
+    if prices != Prices():
+        sys.stdout.write(f"spent about {budget.spent:,.2f} dollars\n")
+    if num_new < len(missing) and options.max_cost is not None:
+        sys.stdout.write(f"--max_cost: {options.max_cost:,.2f} dollars would be passed; no more was sent\n")

@@ -1,0 +1,104 @@
+"""Descriptions to the instructions of stage `finetune`: what to ask a teacher, and what is learned of its replies.
+
+In: descriptions, prompts, and the replies that are there. Out: a `Written` for each reply: a record, or why it is none.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llava_pl.building.descriptions import Description
+from llava_pl.building.objects import Objects
+from llava_pl.building.prompts import Kind, Prompt
+from llava_pl.building.wordings import put_picture
+from llava_pl.building.written import Fault, Pairs, find_faults, parse_written
+from llava_pl.building.written_store import Teacher, WrittenStore, hash_request
+from llava_pl.endpoint import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a teacher is asked about a picture.
+
+    Args:
+        name: Hash of all that decides the reply.
+        kind: What it is asked for.
+        description: Of the picture.
+        messages: What it is sent.
+    """
+
+    name: str
+    kind: Kind
+    description: Description
+    messages: list[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a teacher wrote about a picture.
+
+    Args:
+        request: What it was asked.
+        text: What it wrote.
+        record: A record as in LLaVA's files; None where the text has no turns.
+        faults: Why it must not be learned from; empty where nothing is wrong.
+    """
+
+    request: Request
+    text: str
+    record: dict[str, Any] | None
+    faults: list[Fault] = field(default_factory=list)
+
+
+def make_requests(
+    descriptions: Sequence[Description], prompts: Mapping[Kind, Prompt], teacher: Teacher
+) -> list[Request]:
+    """Return all that a teacher is to be asked: of each picture one of each kind."""
+    requests = []
+    for description in descriptions:
+        for kind, prompt in prompts.items():
+            messages = prompt.messages(description)
+            requests.append(Request(hash_request(teacher, messages), kind, description, messages))
+    return requests
+
+
+def check_written(
+    requests: Sequence[Request], store: WrittenStore, objects: Objects, wordings: Sequence[str], seed: int
+) -> Iterator[Written]:
+    """Yield what became of each request that was answered, in their order.
+
+    Args:
+        requests: What was asked.
+        store: What was written.
+        objects: Which words name which category.
+        wordings: What a detailed description answers is drawn from these.
+        seed: Of all draws.
+    """
+    seen: dict[str, str] = {}
+    for request in requests:
+        reply = store.find(request.name)
+        if reply is None:
+            continue
+        name = f"{Path(request.description.image).with_suffix('')}_{request.kind}"
+        rng = random.Random(f"{seed} {name}")
+        pairs = parse_written(request.kind, reply.text, rng.choice(wordings))
+        if isinstance(pairs, Fault):
+            yield Written(request, reply.text, None, [pairs])
+            continue
+        faults = list(find_faults(request.kind, pairs, request.description, objects))
+        if reply.finish == "length":
+            faults.insert(0, Fault("cut_off", "the reply was cut off at its greatest length"))
+        answers = " ".join(answer for _, answer in pairs)
+        if (first := seen.setdefault(answers, name)) != name:
+            faults.append(Fault("duplicate", f"the same answers as in {first}"))
+        yield Written(request, reply.text, _make_record(name, request.description.image, pairs, rng), faults)
+
+
+def _make_record(name: str, image: str, pairs: Pairs, rng: random.Random) -> dict[str, Any]:
+    turns = [{"from": role, "value": text} for pair in pairs for role, text in zip(("human", "gpt"), pair, strict=True)]
+    turns[0]["value"] = put_picture(turns[0]["value"], rng)
+    return {"id": name, "image": image, "conversations": turns}

@@ -97,6 +97,7 @@ def ask_all(
     *,
     max_tokens: int | None = None,
     may_send: Callable[[], bool] = lambda: True,
+    settle: Callable[[Reply], object] = lambda _: None,
 ) -> Iterator[tuple[str, Reply]]:
     """Yield each reply with the name of its request, in the order in which they come.
 
@@ -106,7 +107,8 @@ def ask_all(
         endpoint: Where to ask.
         requests: Messages by name.
         max_tokens: Of a reply; None leaves it to the endpoint.
-        may_send: Asked before each request; once it says no, no other is sent.
+        may_send: Asked before each request, by several threads; once it says no, no other is sent.
+        settle: Told of each reply by the thread that was sent it, before that thread asks again.
 
     Raises:
         InputError: The client is not installed.
@@ -128,7 +130,9 @@ def ask_all(
         if not may_send():
             return None
         pace.wait()
-        return _ask(client, endpoint, messages, max_tokens)
+        reply = _ask(client, endpoint, messages, max_tokens)
+        settle(reply)
+        return reply
 
     with ThreadPoolExecutor(endpoint.num_at_once) as pool:
         names = {pool.submit(ask, messages): name for name, messages in requests.items()}

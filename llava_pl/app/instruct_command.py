@@ -18,6 +18,7 @@ from llava_pl.building.instructions import Request, check_written, make_requests
 from llava_pl.building.objects import NAMES, Objects, read_names
 from llava_pl.building.prompts import FOLDER, KINDS, read_prompt
 from llava_pl.building.wordings import DETAILED, read_wordings
+from llava_pl.building.written import REASONS
 from llava_pl.building.written_store import Teacher, WrittenStore
 from llava_pl.data.picture_files import find_picture, load_image
 from llava_pl.endpoint import Endpoint, EndpointError, ask_all
@@ -51,6 +52,7 @@ def main(words: Sequence[str]) -> int:
         InputError: A file or an option is wrong, or the endpoint refuses.
     """
     options = make_parser().parse_args(list(words))
+    endpoint = _make_endpoint(options)
     descriptions = _draw(read_descriptions(Path(options.src)), options.limit, options.seed)
     teacher = Teacher(options.model, options.temperature, options.max_tokens)
     prompts = {kind: read_prompt(kind, Path(options.prompts)) for kind in KINDS if kind in options.kinds}
@@ -69,8 +71,8 @@ def main(words: Sequence[str]) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another name") from error
-    if missing and options.endpoint is not None:
-        _ask(missing, store, options)
+    if missing and endpoint is not None:
+        _ask(missing, store, endpoint, options)
 
     written = list(check_written(requests, store, objects, wordings, options.seed))
     pictures = options.image_folder and Path(options.image_folder)
@@ -80,9 +82,7 @@ def main(words: Sequence[str]) -> int:
         sys.stdout.write(f"{number:>12,}  {name}\n")
     sys.stdout.write(f"wrote {folder}; look at {folder / 'report.html'}\n")
     if num_left := len(requests) - len(written):
-        sys.stdout.write(
-            f"{num_left:,} of {len(requests):,} requests are not answered yet; the same command goes on\n"
-        )
+        sys.stdout.write(f"{num_left:,} of {len(requests):,} requests are not answered yet; the same command goes on\n")
     return 1 if num_left else 0
 
 
@@ -106,7 +106,14 @@ def make_parser() -> TaskParser:
     add("--prompts", default=str(FOLDER), metavar="FOLDER", help="Holds KIND.yaml: what the teacher is told.")
     add("--wording", default=str(DETAILED), metavar="FILE", help="What detailed descriptions answer, one a line.")
     add("--objects", default=str(NAMES), metavar="FILE", help="Names of objects, by which texts are checked.")
-    add("--accept", nargs="+", default=[], metavar="REASON", help="Take texts with these faults, such as object.")
+    add(
+        "--accept",
+        nargs="+",
+        choices=REASONS,
+        default=[],
+        metavar="REASON",
+        help=f"Take texts with these faults, of {', '.join(REASONS)}.",
+    )
     add("--image_folder", metavar="FOLDER", help="Pictures, for the page alone.")
     add("--temperature", type=float, default=0.7, metavar="X", help="Of what is written.")
     add("--max_tokens", type=int, default=1024, metavar="N", help="Longest reply.")
@@ -114,6 +121,15 @@ def make_parser() -> TaskParser:
     parser.add_class_arguments(Prices, "prices")
     parser.add_class_arguments(Endpoint, skip={"url", "model", "temperature"})
     return parser
+
+
+def _make_endpoint(options: Namespace) -> Endpoint | None:
+    if options.max_cost is not None and Prices(**options.prices) == Prices():
+        raise InputError("--max_cost: expected --prices.read and --prices.written with it, found neither")
+    if options.endpoint is None:
+        return None
+    limits = {name: options[name] for name in ("num_at_once", "max_retries", "max_per_minute")}
+    return Endpoint(options.endpoint, options.model, temperature=options.temperature, **limits)
 
 
 def _draw(descriptions: list[Description], limit: int | None, seed: int) -> list[Description]:
@@ -144,20 +160,16 @@ def _show(request: Request) -> None:
         sys.stdout.write(f"----- {message['role']}\n{message['content']}\n")
 
 
-def _ask(missing: dict[str, Request], store: WrittenStore, options: Namespace) -> None:
-    limits = {name: options[name] for name in ("num_at_once", "max_retries", "max_per_minute")}
-    endpoint = Endpoint(options.endpoint, options.model, temperature=options.temperature, **limits)
+def _ask(missing: dict[str, Request], store: WrittenStore, endpoint: Endpoint, options: Namespace) -> None:
     prices = Prices(**options.prices)
-    if options.max_cost is not None and prices == Prices():
-        raise InputError("--max_cost: expected --prices.read and --prices.written with it, found neither")
     num_read, num_written = estimate((each.messages for each in missing.values()), [])
     budget = Budget(options.max_cost, prices, prices.cost(num_read, num_written) / len(missing))
     num_new = 0
     messages = {name: request.messages for name, request in missing.items()}
     try:
         with progress_bar(len(missing)) as advance:
-            for name, reply in ask_all(endpoint, messages, max_tokens=options.max_tokens, may_send=budget.may_send):
-                budget.settle(reply)
+            limits = {"max_tokens": options.max_tokens, "may_send": budget.may_send, "settle": budget.settle}
+            for name, reply in ask_all(endpoint, messages, **limits):
                 store.add(name, missing[name].description.image, missing[name].kind, reply)
                 num_new += 1
                 advance(1)

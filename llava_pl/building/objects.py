@@ -20,7 +20,7 @@ _NUMBER_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight",
 NUMBERS = dict(zip(_NUMBER_WORDS, range(1, 13), strict=True))
 
 _NEGATION = re.compile(r"\b(?:no|not|without|never|nor|neither|\w+n't)\b[^.!?;:]*$", re.IGNORECASE)
-_ADJECTIVES = r"(?:\s+(?!of\b|the\b|and\b)[a-z-]+){0,2}"
+_ADJECTIVES = r"(?:\s+(?!of\b|the\b|and\b|an?\b)[a-z-]+){0,2}"
 _NUMBER = re.compile(rf"\b({'|'.join(NUMBERS)}|\d{{1,2}}){_ADJECTIVES}\s+$", re.IGNORECASE)
 
 

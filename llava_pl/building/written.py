@@ -34,6 +34,9 @@ REFUSALS = re.compile(
     r"\b(?:as an? (?:ai|language model)|i(?:'m| am) (?:sorry|unable)|i can(?:not|'t) (?:see|view|assist|provide))\b",
     re.IGNORECASE,
 )
+REASONS = ("cut_off", "duplicate", "length", "number", "object", "questions", "refusal", "repeated", "slot", "source")
+"""Of faults of texts that have turns; "form" and "empty" are those of texts that have none."""
+
 _COUNTS_ALL = re.compile(r"\bthere (?:are|is)\b[^,;]*$", re.IGNORECASE)
 
 

@@ -1,0 +1,185 @@
+"""Guards `llava-pl data instruct`: money spent twice, malformed replies in the set, a key or a picture sent out."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from llava_pl.cli import main
+from llava_pl.data.records import read_records
+
+NUM_PICTURES = 6
+KEY = "a-key-that-nobody-may-see"
+
+
+def write(request):
+    """Reply to a request as a good teacher does, of what the request says alone."""
+    system, told = request["messages"][0]["content"], request["messages"][-1]["content"]
+    number = re.search(r"picture (\d+)", told)[1]
+    if "conversations between" in system:
+        return f"Question: Which is it?\nAnswer: The {number}th.\nQuestion: A dog?\nAnswer: Yes, one dog, {number}."
+    if "describe pictures in detail" in system:
+        return f"The picture with number {number} shows a dog. " + "It stands there for a while. " * 8
+    return f"Question: Why does it stand there in {number}?\nAnswer: " + f"It may wait for somebody, {number} say. " * 8
+
+
+@pytest.fixture
+def words(tmp_path, monkeypatch, teacher_server):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p").mkdir()
+    box = {"category": "dog", "box": [0.25, 0.25, 0.75, 0.75]}
+    rows = [{"image": f"{n}.png", "captions": [f"A dog in picture {n}."], "boxes": [box]} for n in range(NUM_PICTURES)]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for n in range(NUM_PICTURES):
+        Image.new("RGB", (40, 40), (n, 0, 0)).save(tmp_path / "p" / f"{n}.png")
+    teacher_server.reply = write
+    return ["data", "instruct", "d.jsonl", "out", "--model", "tiny", "--max_retries", "0"]
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_it_writes_records_of_each_kind(words, teacher_server, tmp_path, capsys):
+    assert main([*words, "--endpoint", teacher_server.url, "--image_folder", "p"]) == 0
+    shown = capsys.readouterr().out
+    assert "18 requests, 18 of them not answered yet: about " in shown
+    assert "          18  records\n" in shown
+    assert len(teacher_server.requests) == 18
+    for kind in ("conversation", "detailed", "reasoning"):
+        records = read_records(f"out/{kind}.json")
+        assert [record.id for record in records] == [f"{n}_{kind}" for n in range(NUM_PICTURES)]
+    assert (tmp_path / "out" / "report.html").read_text().count("<img ") == 18
+    # Nothing of a picture, and not even its name, was sent.
+    sent = json.dumps(teacher_server.requests)
+    assert ".png" not in sent
+    assert "base64" not in sent
+    assert not any(KEY.encode() in content for content in contents(tmp_path).values())
+
+
+def test_the_set_is_made_anew_without_asking(words, teacher_server, tmp_path, capsys):
+    main([*words, "--endpoint", teacher_server.url])
+    before = contents(tmp_path / "out")
+    assert main(words) == 0
+    assert contents(tmp_path / "out") == before
+    replies = (tmp_path / "out" / "replies.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "replies.jsonl").write_text("".join(reversed(replies)))
+    assert main([*words[:3], "other", *words[4:]]) == 0
+    for name in (
+        "conversation.json",
+        "detailed.json",
+        "reasoning.json",
+        "report.html",
+        "report.json",
+        "rejected.jsonl",
+    ):
+        assert (tmp_path / "other" / name).read_bytes() == before[name]
+    assert len(teacher_server.requests) == 18
+
+
+def test_malformed_replies_never_get_in(words, teacher_server, tmp_path, capsys):
+    bad = iter(
+        ["", "Sure!", "Question: a?", "Question: a?\nAnswer: A cat, as the caption says.\nQuestion: b?\nAnswer: c."]
+    )
+    teacher_server.reply = lambda request: next(bad, "nothing of use")
+    assert main([*words, "--endpoint", teacher_server.url, "--kinds", "conversation"]) == 0
+    assert json.loads((tmp_path / "out" / "conversation.json").read_text()) == []
+    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert len(rejected) == NUM_PICTURES
+    assert {reason for each in rejected for reason, _ in each["reasons"]} == {"empty", "form", "object", "source"}
+
+
+def test_a_failure_keeps_what_came_and_the_same_command_goes_on(words, teacher_server, tmp_path, capsys):
+    teacher_server.reply = lambda request: 500 if "picture 3" in request["messages"][-1]["content"] else write(request)
+    words += ["--endpoint", teacher_server.url, "--num_at_once", "1"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert re.search(
+        r"^llava-pl: error: --endpoint http://127.*status 500.*; \d+ new replies are kept, the same", error
+    )
+    assert KEY not in error
+    kept = len((tmp_path / "out" / "replies.jsonl").read_text().splitlines())
+    assert kept >= 9
+    teacher_server.reply, teacher_server.requests = write, []
+    assert main(words) == 0
+    assert len(teacher_server.requests) == 18 - kept
+
+
+def test_a_limit_on_the_cost(words, teacher_server, tmp_path, capsys):
+    words += ["--endpoint", teacher_server.url, "--num_at_once", "1", "--prices.written", "10000"]
+    # 20 tokens a reply, so 0.2 dollars; before the first one 350 tokens are expected, 3.5 dollars.
+    assert main([*words, "--max_cost", "4"]) == 1
+    shown = capsys.readouterr().out
+    assert len(teacher_server.requests) == 3
+    assert "63.00 dollars" in shown
+    assert "spent about 0.60 dollars" in shown
+    assert "--max_cost: 4.00 dollars would be passed; no more was sent" in shown
+    assert "15 of 18 requests are not answered yet; the same command goes on" in shown
+
+
+def test_a_dry_run_asks_nobody_and_writes_nothing(words, teacher_server, tmp_path, capsys):
+    assert main([*words, "--dry_run", "--limit", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "6 requests, 6 of them not answered yet" in shown
+    assert [line for line in shown.splitlines() if line.startswith("=====")] == [
+        f"===== {kind}: 3.png =====" for kind in ("conversation", "detailed", "reasoning")
+    ]
+    assert teacher_server.requests == []
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--limit", "0"], "--limit: expected at least 1, found 0"),
+        (["--prompts", "none"], "--prompts: none/conversation.yaml: cannot be read"),
+        (["--wording", "none"], "--wording: none: cannot be read"),
+        (["--objects", "none"], "--objects: none: cannot be read"),
+        (["--endpoint", "x"], "--endpoint: expected a URL such as"),
+        (
+            ["--endpoint", "http://x", "--max_cost", "3"],
+            "--max_cost: expected --prices.read and --prices.written with it",
+        ),
+    ],
+)
+def test_wrong_input_is_one_line(words, change, message, tmp_path, capsys):
+    assert main([*words, *change]) == 2
+    assert capsys.readouterr().err.startswith(f"llava-pl: error: {message}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.app  # a process is started and killed
+def test_a_kill_costs_nothing(words, teacher_server, tmp_path):
+    def slowly(request):
+        time.sleep(0.1)
+        return write(request)
+
+    teacher_server.reply = slowly
+    words += ["--endpoint", teacher_server.url, "--num_at_once", "1"]
+    process = subprocess.Popen([sys.executable, "-m", "llava_pl", *words], cwd=tmp_path, env={**os.environ})
+    while len(teacher_server.requests) < 5:
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.3)  # what was on its way is answered, to nobody
+    assert main(words) == 0
+    # One reply at most was on its way.
+    assert len(teacher_server.requests) in (18, 19)
+    assert len(read_records("out/reasoning.json")) == NUM_PICTURES
+
+
+def test_a_reason_that_there_is_not(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, "--accept", "objects"])
+    error = capsys.readouterr().err
+    assert error.startswith("llava-pl: error: ")
+    assert "cut_off" in error
+    assert error.count("\n") == 1

@@ -1,0 +1,64 @@
+"""Guards what becomes of replies: a text under another picture, a fault that is learned from, an order that changes."""
+
+import pytest
+
+from llava_pl.building.descriptions import Box, Description
+from llava_pl.building.instructions import check_written, make_requests
+from llava_pl.building.objects import Objects
+from llava_pl.building.prompts import Prompt
+from llava_pl.building.written_store import Teacher, WrittenStore
+from llava_pl.data.records import parse_record
+from llava_pl.endpoint import Reply
+
+DESCRIPTIONS = [Description(f"sub/{n}.png", (f"Picture {n}.",), (Box("dog", (0, 0, 1, 1)),)) for n in range(3)]
+PROMPTS = {kind: Prompt(kind, f"Write a {kind}.", ()) for kind in ("conversation", "reasoning")}
+LONG = "It runs. " * 20
+
+
+@pytest.fixture
+def requests():
+    return make_requests(DESCRIPTIONS, PROMPTS, Teacher("tiny"))
+
+
+@pytest.fixture
+def check(requests, tmp_path):
+    def check(*texts, finish="stop"):
+        store = WrittenStore(tmp_path / "r.jsonl")
+        for request, text in zip(requests, texts, strict=False):
+            if text is not None:
+                store.add(request.name, "x", "x", Reply(text, finish))
+        return list(check_written(requests, store, Objects({"dog", "cat"}, {}), ["Describe it."], seed=0))
+
+    return check
+
+
+def test_requests_are_of_each_kind_for_each_picture(requests):
+    assert [(each.description.image, each.kind) for each in requests] == [
+        (f"sub/{n}.png", kind) for n in range(3) for kind in ("conversation", "reasoning")
+    ]
+    assert len({each.name for each in requests}) == 6
+    assert requests[1].messages == [
+        {"role": "system", "content": "Write a reasoning."},
+        {"role": "user", "content": "Picture 0.\n\ndog: [0.000, 0.000, 1.000, 1.000]"},
+    ]
+
+
+def test_records(check):
+    first, second = check(
+        "Question: a?\nAnswer: b.\nQuestion: c?\nAnswer: d.", None, None, f"Question: e?\nAnswer: {LONG}"
+    )
+    assert (first.faults, second.faults) == ([], [])
+    record = parse_record(first.record, where="x")
+    assert (record.id, record.images) == ("sub/0_conversation", ("sub/0.png",))
+    assert [turn.text.replace("<image>", "").strip() for turn in record.turns] == ["a?", "b.", "c?", "d."]
+    assert parse_record(second.record, where="x").id == "sub/1_reasoning"
+
+
+def test_faults(check):
+    text = f"Question: e?\nAnswer: {LONG}"
+    (no_form, cut, again) = check("Sure!", text, None, text, finish="length")
+    assert (no_form.record, [each.reason for each in no_form.faults]) == (None, ["form"])
+    assert [each.reason for each in cut.faults] == ["cut_off"]
+    assert [(each.reason, each.found) for each in again.faults][1:] == [
+        ("duplicate", "the same answers as in sub/0_reasoning")
+    ]

@@ -1,0 +1,90 @@
+"""What a file of records holds, in numbers: how many, how long, about what.
+
+In: records. Out: `Statistics`, which a terminal and a page show.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llava_pl.types import IMAGE_SLOT, Record
+
+QUANTILES = {"least": 0.0, "5 %": 0.05, "half": 0.5, "95 %": 0.95, "most": 1.0}
+
+_WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
+
+
+@dataclass(slots=True)
+class Lengths:
+    """Numbers, each counted: a million records take no more memory than their different lengths.
+
+    Args:
+        counts: How often each number is there.
+    """
+
+    counts: Counter[int] = field(default_factory=Counter)
+
+    def quantiles(self) -> dict[str, int]:
+        """Return what `QUANTILES` name; nothing without numbers."""
+        if not self.counts:
+            return {}
+        values = np.array(sorted(self.counts))
+        cumulative = np.cumsum([self.counts[value] for value in values.tolist()])
+        places = {name: int(share * (cumulative[-1] - 1)) for name, share in QUANTILES.items()}
+        return {name: int(values[np.searchsorted(cumulative, place, "right")]) for name, place in places.items()}
+
+    def histogram(self, num_bins: int = 40) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return counts ``(num_bins,)`` and edges ``(num_bins + 1,)`` up to the length of 99 % of them."""
+        values = np.array(sorted(self.counts))
+        weights = np.array([self.counts[value] for value in values.tolist()], dtype=np.float64)
+        end = values[np.searchsorted(np.cumsum(weights), 0.99 * weights.sum())]
+        return np.histogram(values, num_bins, (0, max(end, 1)), weights=weights)
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What records hold.
+
+    Args:
+        counts: Of records, turns and pictures.
+        turns: Questions of a record.
+        question_words: Words of a question.
+        answer_words: Words of an answer.
+        openings: First two words of questions.
+        words: Words of answers.
+        pictures: How many records show each picture.
+    """
+
+    num_records: int = 0
+    num_without_picture: int = 0
+    questions: Lengths = field(default_factory=Lengths)
+    question_words: Lengths = field(default_factory=Lengths)
+    answer_words: Lengths = field(default_factory=Lengths)
+    openings: Counter[str] = field(default_factory=Counter)
+    words: Counter[str] = field(default_factory=Counter)
+    pictures: Counter[str] = field(default_factory=Counter)
+
+
+def measure_records(records: Iterable[Record]) -> Statistics:
+    """Return what records hold."""
+    found = Statistics()
+    for record in records:
+        found.num_records += 1
+        found.num_without_picture += not record.images
+        found.pictures.update(record.images)
+        found.questions.counts[sum(turn.role == "human" for turn in record.turns)] += 1
+        for turn in record.turns:
+            words = _WORD.findall(turn.text.replace(IMAGE_SLOT, " "))
+            if turn.role == "human":
+                found.question_words.counts[len(words)] += 1
+                found.openings[" ".join(words[:2]).lower()] += 1
+            else:
+                found.answer_words.counts[len(words)] += 1
+                found.words.update(map(str.lower, words))
+    return found

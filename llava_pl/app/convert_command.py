@@ -12,8 +12,8 @@ from llava_pl.app.arguments import OneLineArguments
 FORMS = ("llava", "sharegpt", "messages")
 
 DESCRIPTION = """Write conversations about pictures in another form: LLaVA's records, ShareGPT's, or messages as chat
-templates take them. Files are lists (.json) or lines (.jsonl); parquet is read as well. What a record cannot say, such as
-a system message, is refused with its place.
+templates take them. Files are lists (.json) or lines (.jsonl); parquet is read as well. What a record cannot say, such
+as a system message, is refused with its place.
 
   llava-pl data convert sharegpt.json records.json --from sharegpt
   llava-pl data convert records.json chat.jsonl --to messages"""

@@ -25,6 +25,9 @@ commands
   csv        make records of a table: picture, question, answer
   captions   make records of stage align of pictures with captions, balanced by what they name
   instruct   have a teacher write records of stage finetune from captions and boxes
+  convert    write records in another form: LLaVA's, ShareGPT's, chat messages
+  split      hold back the records of some pictures
+  stats      count what records hold: lengths, words, pictures
   scienceqa  write ScienceQA as the original's training script reads it
   ledger     prove that a run saw every sample exactly once per epoch, also across kills
 
@@ -57,9 +60,12 @@ def main(words: Sequence[str]) -> int:
         sys.stdout.write(HELP)
         return 0 if words else 2
     from llava_pl.app.captions_command import main as pair
+    from llava_pl.app.convert_command import main as convert
     from llava_pl.app.csv_command import main as read_table
     from llava_pl.app.instruct_command import main as instruct
-    from llava_pl.app.scienceqa_command import main as convert
+    from llava_pl.app.scienceqa_command import main as write_scienceqa
+    from llava_pl.app.split_command import main as split
+    from llava_pl.app.stats_command import main as count
 
     commands = {
         "view": _view,
@@ -67,7 +73,10 @@ def main(words: Sequence[str]) -> int:
         "csv": read_table,
         "captions": pair,
         "instruct": instruct,
-        "scienceqa": convert,
+        "convert": convert,
+        "split": split,
+        "stats": count,
+        "scienceqa": write_scienceqa,
         "ledger": prove,
     }
     if words[0] not in commands:

@@ -39,13 +39,12 @@ def main(words: Sequence[str]) -> int:
     if options.train.resolve() == options.val.resolve():
         raise InputError(f"--val: {options.val}: expected another file than --train, found the same")
     for option, path in outputs.items():
-        wanted = option == "--val"
-        kept = (
-            record
+        side = (
+            write_entry(record, "llava")
             for record in read_records(options.src)
-            if is_held_back(record, options.share, options.seed) == wanted
+            if is_held_back(record, options.share, options.seed) == (option == "--val")
         )
-        number = write_entries(path, (write_entry(record, "llava") for record in kept))
+        number = write_entries(path, side)
         sys.stdout.write(f"wrote {path}: {number:,} records\n")
     return 0
 

@@ -28,7 +28,7 @@ def read_records(path: Path, form: Form = "llava") -> Iterator[Record]:
 
 
 def write_entries(path: Path, entries: Iterable[Mapping[str, Any]]) -> int:
-    """Write a list (.json) or lines (.jsonl) of one entry a line, and return how many; the file is whole or not there."""
+    """Write a list (.json) or lines (.jsonl), an entry a line, and return how many; the file is whole or not there."""
     is_list, number = path.suffix == ".json", 0
     with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
         for entry in entries:

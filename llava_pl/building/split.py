@@ -1,7 +1,7 @@
 """Records to those that are learned from and those that are held back, a picture's questions on one side.
 
-In: records. Out: for each of them whether it is held back. The draw asks the picture's name and the seed alone: of a file
-that has grown, all that was held back still is.
+In: records. Out: for each of them whether it is held back. The draw asks the picture's name and the seed alone: of a
+file that has grown, all that was held back still is.
 """
 
 from __future__ import annotations

@@ -13,9 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from llava_pl.building.wordings import FOLDER
 from llava_pl.types import IMAGE_SLOT, Record
 
 QUANTILES = {"least": 0.0, "5 %": 0.05, "half": 0.5, "95 %": 0.95, "most": 1.0}
+
+FUNCTION_WORDS = frozenset((FOLDER / "function_words.txt").read_text().split("\n")[1:])
+"""Words that name nothing."""
 
 _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
 
@@ -52,13 +56,14 @@ class Statistics:
     """What records hold.
 
     Args:
-        counts: Of records, turns and pictures.
-        turns: Questions of a record.
-        question_words: Words of a question.
-        answer_words: Words of an answer.
+        num_records: All of them.
+        num_without_picture: Those that are text alone.
+        questions: Of a record, how many.
+        question_words: Of a question.
+        answer_words: Of an answer.
         openings: First two words of questions.
-        words: Words of answers.
-        pictures: How many records show each picture.
+        concepts: Words of answers that are no `FUNCTION_WORDS`: in how many records each is.
+        pictures: How many records show each.
     """
 
     num_records: int = 0
@@ -67,7 +72,7 @@ class Statistics:
     question_words: Lengths = field(default_factory=Lengths)
     answer_words: Lengths = field(default_factory=Lengths)
     openings: Counter[str] = field(default_factory=Counter)
-    words: Counter[str] = field(default_factory=Counter)
+    concepts: Counter[str] = field(default_factory=Counter)
     pictures: Counter[str] = field(default_factory=Counter)
 
 
@@ -79,6 +84,7 @@ def measure_records(records: Iterable[Record]) -> Statistics:
         found.num_without_picture += not record.images
         found.pictures.update(record.images)
         found.questions.counts[sum(turn.role == "human" for turn in record.turns)] += 1
+        concepts: set[str] = set()
         for turn in record.turns:
             words = _WORD.findall(turn.text.replace(IMAGE_SLOT, " "))
             if turn.role == "human":
@@ -86,5 +92,6 @@ def measure_records(records: Iterable[Record]) -> Statistics:
                 found.openings[" ".join(words[:2]).lower()] += 1
             else:
                 found.answer_words.counts[len(words)] += 1
-                found.words.update(map(str.lower, words))
+                concepts.update(map(str.lower, words))
+        found.concepts.update(sorted(concepts - FUNCTION_WORDS))
     return found

@@ -44,6 +44,10 @@ def read_entry(entry: Any, form: Form, name: str, where: str) -> Record:  # noqa
     """
     if not isinstance(entry, Mapping):
         raise RecordError(f"{where}: expected an object, found {type(entry).__name__}")
+    if form == "llava" and entry.get("images"):
+        raise RecordError(
+            f"{where}: field 'images': expected 'image', as LLaVA has it; take it as sharegpt or messages"
+        )
     own = entry if form == "llava" else _as_llava(entry, form, where)
     return parse_record({"id": name, **{key: value for key, value in own.items() if value is not None}}, where=where)
 

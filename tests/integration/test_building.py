@@ -17,6 +17,8 @@ from llava_pl.demo.dataset import sample_picture
 from llava_pl.demo.questions import ask, converse, describe
 from llava_pl.demo.shapes import CELLS, Scene, Shape
 from llava_pl.demo.small import TOPICS, make_small_parts
+from llava_pl.evaluation.answers import read_answers
+from llava_pl.evaluation.scienceqa import score_scienceqa
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

@@ -92,9 +92,8 @@ def check_written(
         faults = list(find_faults(request.kind, pairs, request.description, objects))
         if reply.finish == "length":
             faults.insert(0, Fault("cut_off", "the reply was cut off at its greatest length"))
-        answers = " ".join(answer for _, answer in pairs)
-        if (first := seen.setdefault(answers, name)) != name:
-            faults.append(Fault("duplicate", f"the same answers as in {first}"))
+        if (first := seen.setdefault(" ".join(reply.text.split()), name)) != name:
+            faults.append(Fault("duplicate", f"the same text as {first}"))
         yield Written(request, reply.text, _make_record(name, request.description.image, pairs, rng), faults)
 
 

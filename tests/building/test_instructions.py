@@ -60,5 +60,5 @@ def test_faults(check):
     assert (no_form.record, [each.reason for each in no_form.faults]) == (None, ["form"])
     assert [each.reason for each in cut.faults] == ["cut_off"]
     assert [(each.reason, each.found) for each in again.faults][1:] == [
-        ("duplicate", "the same answers as in sub/0_reasoning")
+        ("duplicate", "the same text as sub/0_reasoning")
     ]

@@ -6,8 +6,9 @@ once, as it was paid for.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from threading import Lock
@@ -18,6 +19,13 @@ from llava_pl.types import InputError
 
 if TYPE_CHECKING:
     from openai import OpenAI
+
+
+_REFUSED = (400, 413, 422)
+"""Statuses by which one request is refused, for its length or its words; others may be taken."""
+
+_MAX_REFUSED_IN_A_ROW = 3
+"""More are refused for what they have in common, such as an option."""
 
 
 class Message(TypedDict):
@@ -94,66 +102,62 @@ class Endpoint:
 def ask_all(
     endpoint: Endpoint,
     requests: Mapping[str, Sequence[Message]],
+    keep: Callable[[str, Reply], object],
     *,
     max_tokens: int | None = None,
     may_send: Callable[[], bool] = lambda: True,
-    settle: Callable[[Reply], object] = lambda _: None,
-) -> Iterator[tuple[str, Reply]]:
-    """Yield each reply with the name of its request, in the order in which they come.
+) -> None:
+    """Ask, and hand on each reply as it comes.
 
-    What is on its way when something fails still comes and is yielded, as it was paid for; nothing else is sent.
+    What is on its way when something fails, or when the user interrupts, still comes and is handed on, as it was paid
+    for; nothing else is sent. A request that is refused for itself stops no other.
 
     Args:
         endpoint: Where to ask.
         requests: Messages by name.
+        keep: Told of each reply with the name of its request, one at a time, by the thread that was sent it and before
+            that thread asks again.
         max_tokens: Of a reply; None leaves it to the endpoint.
         may_send: Asked before each request, by several threads; once it says no, no other is sent.
-        settle: Told of each reply by the thread that was sent it, before that thread asks again.
 
     Raises:
         InputError: The client is not installed.
         EndpointError: The endpoint refuses, or cannot be reached.
     """
+    client = _make_client(endpoint)
+    pace, lock = _Pace(endpoint.max_per_minute), Lock()
+
+    def ask(name: str, messages: Sequence[Message]) -> bool:
+        if not may_send():
+            return False
+        pace.wait()
+        reply = _ask(client, endpoint, messages, max_tokens)
+        with lock:
+            keep(name, reply)
+        return True
+
+    trouble = _Trouble()
+    with ThreadPoolExecutor(endpoint.num_at_once) as pool:
+        futures = [pool.submit(ask, name, messages) for name, messages in requests.items()]
+        try:
+            for future in as_completed(futures):
+                if not future.cancelled() and not trouble.goes_on_after(future):
+                    _cancel(futures)
+        finally:
+            _cancel(futures)
+    if (failure := trouble.explain(endpoint)) is not None:
+        raise failure
+
+
+def _make_client(endpoint: Endpoint) -> OpenAI:
     try:
         from openai import OpenAI, OpenAIError
     except ImportError as error:
         raise InputError("--endpoint: needs OpenAI's client; pip install -e '.[teacher]' in the checkout") from error
-
-    failure: Exception | None = None
     try:
-        client = OpenAI(base_url=endpoint.url, max_retries=endpoint.max_retries)
+        return OpenAI(base_url=endpoint.url, max_retries=endpoint.max_retries)
     except OpenAIError as error:  # such as a missing key
         raise _explain(endpoint, error) from error
-    pace = _Pace(endpoint.max_per_minute)
-
-    def ask(messages: Sequence[Message]) -> Reply | None:
-        if not may_send():
-            return None
-        pace.wait()
-        reply = _ask(client, endpoint, messages, max_tokens)
-        settle(reply)
-        return reply
-
-    with ThreadPoolExecutor(endpoint.num_at_once) as pool:
-        names = {pool.submit(ask, messages): name for name, messages in requests.items()}
-        try:
-            for future in as_completed(names):
-                if future.cancelled():
-                    continue
-                try:
-                    reply = future.result()
-                except (OpenAIError, ValueError) as error:  # a body that is no JSON is the latter
-                    failure = failure or error
-                    _cancel(names)
-                    continue
-                if reply is None:
-                    _cancel(names)
-                else:
-                    yield names[future], reply
-        finally:
-            _cancel(names)
-    if failure is not None:
-        raise _explain(endpoint, failure) from failure
 
 
 def _ask(client: OpenAI, endpoint: Endpoint, messages: Sequence[Message], max_tokens: int | None) -> Reply:
@@ -191,10 +195,44 @@ class _Pace:
         time.sleep(begin - now)
 
 
-def _explain(endpoint: Endpoint, error: Exception) -> EndpointError:
-    return EndpointError(f"--endpoint {endpoint.shown_url}: {' '.join(str(error).split())}")
+class _Trouble:
+    """What went wrong, and whether more may be sent after it."""
+
+    def __init__(self) -> None:
+        self._failure: Exception | None = None
+        self._refused: list[Exception] = []
+        self._num_in_a_row = 0
+
+    def goes_on_after(self, future: Future[bool]) -> bool:
+        from openai import OpenAIError
+
+        try:
+            was_sent = future.result()
+        except (OpenAIError, ValueError) as error:  # a body that is no JSON is the latter
+            self._num_in_a_row += 1
+            if getattr(error, "status_code", None) in _REFUSED and self._num_in_a_row <= _MAX_REFUSED_IN_A_ROW:
+                self._refused.append(error)
+                return True
+            self._failure = self._failure or error
+            return False
+        self._num_in_a_row = 0
+        return was_sent
+
+    def explain(self, endpoint: Endpoint) -> EndpointError | None:
+        if self._failure is not None:
+            return _explain(endpoint, self._failure)
+        if self._refused:
+            return _explain(endpoint, self._refused[0], f"{len(self._refused):,} requests were refused, the first: ")
+        return None
 
 
-def _cancel(futures: Iterable[Future[Reply | None]]) -> None:
+def _explain(endpoint: Endpoint, error: Exception, before: str = "") -> EndpointError:
+    text = " ".join(str(error).split())
+    if key := os.environ.get("OPENAI_API_KEY"):
+        text = text.replace(key, "[the key]")  # an endpoint may send it back
+    return EndpointError(f"--endpoint {endpoint.shown_url}: {before}{text}")
+
+
+def _cancel(futures: Iterable[Future[bool]]) -> None:
     for future in futures:
         future.cancel()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_pl.app.arguments import OneLineArguments, check_at_least
-from llava_pl.app.check_terminal import progress_bar
+from llava_pl.progress import progress_bar
 from llava_pl.types import InputError
 
 DESCRIPTION = """Write the records of stage `align` from pictures with captions: each asks about a picture in a wording
@@ -56,7 +56,7 @@ def main(words: Sequence[str]) -> int:
         raise InputError(f"{options.src}: expected captions, found none")
     folder = claim_folder(options.dst, digest, settings)
     captions = read_captions(options.src, options.image_folder)
-    with progress_bar(num_captions) as advance:
+    with progress_bar(num_captions, "looking at captions") as advance:
         parts = make_parts(captions, folder, settings, num_processes=options.workers, advance=advance)
     balance = Balance(options.min_count, options.max_captions, options.seed) if options.balance else None
     counts = write_alignment(

@@ -1,13 +1,8 @@
-"""A check on the terminal: a bar while it runs, a table of what it found."""
+"""What a check found, as a table on the terminal."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -16,29 +11,6 @@ from llava_pl.visible import visible
 
 NUM_EXAMPLES = 3
 NUM_PLACES = 8
-SECONDS_PER_REFRESH = 0.1
-
-
-@contextmanager
-def progress_bar(num_records: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on the error stream, if that is a terminal, and yield what moves it on by some records.
-
-    It is drawn by this thread alone: a drawing thread could hold a lock at the moment when workers are forked.
-    """
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal) as progress:
-        task, drawn = progress.add_task("records", total=num_records), 0.0
-
-        def advance(count: int) -> None:
-            nonlocal drawn
-            progress.update(task, advance=count)
-            if time.perf_counter() - drawn > SECONDS_PER_REFRESH:
-                progress.refresh()
-                drawn = time.perf_counter()
-
-        yield advance
-        progress.refresh()
 
 
 def print_report(report: CheckReport, console: Console | None = None) -> None:

@@ -111,9 +111,10 @@ def _check(words: Sequence[str]) -> int:
 
     from llava_pl.app.check import check_records
     from llava_pl.app.check_html import report_page
-    from llava_pl.app.check_terminal import print_report, progress_bar
+    from llava_pl.app.check_terminal import print_report
     from llava_pl.app.load_data import load_data
     from llava_pl.data.quarantine import write_quarantine
+    from llava_pl.progress import progress_bar
 
     data = load_data(rest)
     sources, encoder = data.open_entries(), data.make_encoder()
@@ -121,7 +122,7 @@ def _check(words: Sequence[str]) -> int:
     if not num_records:
         raise InputError("data: no records to check; give the data module a training file")
     num_workers = data.num_workers if options.workers is None else options.workers
-    with progress_bar(num_records) as advance:
+    with progress_bar(num_records, "checking records") as advance:
         report = check_records(sources, encoder, num_workers=num_workers, advance=advance)
     print_report(report)
     if options.quarantine is not None:

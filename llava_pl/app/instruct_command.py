@@ -9,9 +9,8 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from llava_pl.app.check_terminal import progress_bar
 from llava_pl.app.task_parser import TaskParser
-from llava_pl.building.costs import Budget, Prices, estimate
+from llava_pl.building.costs import TOKENS_PER_REPLY, Budget, Prices, estimate
 from llava_pl.building.descriptions import Description, read_descriptions
 from llava_pl.building.instruction_files import REPLIES, write_instructions
 from llava_pl.building.instructions import Request, check_written, make_requests
@@ -21,7 +20,8 @@ from llava_pl.building.wordings import DETAILED, read_wordings
 from llava_pl.building.written import REASONS
 from llava_pl.building.written_store import Teacher, WrittenStore
 from llava_pl.data.picture_files import find_picture, load_image
-from llava_pl.endpoint import Endpoint, EndpointError, ask_all
+from llava_pl.endpoint import Endpoint, EndpointError, Reply, ask_all
+from llava_pl.progress import progress_bar
 from llava_pl.types import InputError
 
 DESCRIPTION = """Write the records of stage `finetune` as LLaVA's authors made theirs: a teacher that sees no picture is
@@ -36,9 +36,9 @@ for twice. Without --endpoint nothing is asked: the set is made anew of the repl
 from OPENAI_API_KEY."""
 
 EXAMPLE = """examples
-  llava-pl data instruct annotations/ instructions --model gpt-5 --limit 1000 --dry_run
-  llava-pl data instruct annotations/ instructions --model gpt-5 --limit 1000 \\
-    --endpoint https://api.openai.com/v1 --prices.read 1.25 --prices.written 10 --max_cost 20
+  llava-pl data instruct annotations/ instructions --model gpt-4.1 --limit 1000 --dry_run
+  llava-pl data instruct annotations/ instructions --model gpt-4.1 --limit 1000 \\
+    --endpoint https://api.openai.com/v1 --prices.read 2 --prices.written 8 --max_cost 20
   llava-pl fit --config configs/experiment/finetune_7b.yaml --config instructions/mixture.yaml"""
 
 
@@ -71,8 +71,7 @@ def main(words: Sequence[str]) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another name") from error
-    if missing and endpoint is not None:
-        _ask(missing, store, endpoint, options)
+    failure = _ask(missing, store, endpoint, options) if missing and endpoint is not None else None
 
     written = list(check_written(requests, store, objects, wordings, options.seed))
     pictures = options.image_folder and Path(options.image_folder)
@@ -81,6 +80,8 @@ def main(words: Sequence[str]) -> int:
     for name, number in counts.items():
         sys.stdout.write(f"{number:>12,}  {name}\n")
     sys.stdout.write(f"wrote {folder}; look at {folder / 'report.html'}\n")
+    if failure is not None:
+        raise failure
     if num_left := len(requests) - len(written):
         sys.stdout.write(f"{num_left:,} of {len(requests):,} requests are not answered yet; the same command goes on\n")
     return 1 if num_left else 0
@@ -115,9 +116,15 @@ def make_parser() -> TaskParser:
         help=f"Take texts with these faults, of {', '.join(REASONS)}.",
     )
     add("--image_folder", metavar="FOLDER", help="Pictures, for the page alone.")
-    add("--temperature", type=float, default=0.7, metavar="X", help="Of what is written.")
-    add("--max_tokens", type=int, default=1024, metavar="N", help="Longest reply.")
-    add("--max_cost", type=float, metavar="DOLLARS", help="Send nothing that would cost more in all.")
+    add(
+        "--temperature",
+        type=float | None,
+        default=0.7,
+        metavar="X",
+        help="Of what is written; null for the endpoint's own.",
+    )
+    add("--max_tokens", type=int | None, default=1024, metavar="N", help="Longest reply, or null.")
+    add("--max_cost", type=float, metavar="DOLLARS", help="Send nothing by which DST could cost more in all.")
     parser.add_class_arguments(Prices, "prices")
     parser.add_class_arguments(Endpoint, skip={"url", "model", "temperature"})
     return parser
@@ -160,22 +167,37 @@ def _show(request: Request) -> None:
         sys.stdout.write(f"----- {message['role']}\n{message['content']}\n")
 
 
-def _ask(missing: dict[str, Request], store: WrittenStore, endpoint: Endpoint, options: Namespace) -> None:
+def _ask(missing: dict[str, Request], store: WrittenStore, endpoint: Endpoint, options: Namespace) -> InputError | None:
+    """Ask for what is missing, and return what went wrong after some of it had come.
+
+    Raises:
+        InputError: Nothing came.
+    """
     prices = Prices(**options.prices)
-    num_read, num_written = estimate((each.messages for each in missing.values()), [])
-    budget = Budget(options.max_cost, prices, prices.cost(num_read, num_written) / len(missing))
-    num_new = 0
-    messages = {name: request.messages for name, request in missing.items()}
-    try:
-        with progress_bar(len(missing)) as advance:
-            limits = {"max_tokens": options.max_tokens, "may_send": budget.may_send, "settle": budget.settle}
-            for name, reply in ask_all(endpoint, messages, **limits):
-                store.add(name, missing[name].description.image, missing[name].kind, reply)
-                num_new += 1
-                advance(1)
-    except EndpointError as error:
-        raise InputError(f"{error}; {num_new:,} new replies are kept, the same command goes on") from error
+    num_read, _ = estimate((each.messages for each in missing.values()), [])
+    most = prices.cost(num_read / len(missing), options.max_tokens or TOKENS_PER_REPLY)
+    budget = Budget(options.max_cost, prices, most, sum(prices.cost(*pair) for pair in store.count_tokens()))
+    spent_before, num_new = budget.spent, 0
+    failure = None
+    with progress_bar(len(missing), "asking") as advance:
+
+        def keep(name: str, reply: Reply) -> None:
+            nonlocal num_new
+            store.add(name, missing[name].description.image, missing[name].kind, reply)
+            budget.settle(reply)
+            num_new += 1
+            advance(1)
+
+        messages = {name: request.messages for name, request in missing.items()}
+        try:
+            ask_all(endpoint, messages, keep, max_tokens=options.max_tokens, may_send=budget.may_send)
+        except EndpointError as error:
+            failure = InputError(f"{error}; {num_new:,} new replies are kept, the same command goes on")
+            if not num_new:
+                raise failure from error
     if prices != Prices():
-        sys.stdout.write(f"spent about {budget.spent:,.2f} dollars\n")
-    if num_new < len(missing) and options.max_cost is not None:
-        sys.stdout.write(f"--max_cost: {options.max_cost:,.2f} dollars would be passed; no more was sent\n")
+        in_all = f", {budget.spent:,.2f} in all" if spent_before else ""
+        sys.stdout.write(f"spent about {budget.spent - spent_before:,.2f} dollars{in_all}\n")
+    if failure is None and num_new < len(missing):
+        sys.stdout.write(f"--max_cost: {options.max_cost:,.2f} dollars could be passed; no more was sent\n")
+    return failure

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_pl.app.check_terminal import progress_bar
 from llava_pl.app.eval_outputs import add_outputs, check_outputs, show
 from llava_pl.app.task_parser import TaskParser
 from llava_pl.endpoint import Endpoint
@@ -17,6 +16,7 @@ from llava_pl.evaluation.scienceqa import ScienceQA
 from llava_pl.evaluation.scores import Asked
 from llava_pl.evaluation.task import match_answers
 from llava_pl.evaluation.teacher import ask_teacher
+from llava_pl.progress import progress_bar
 from llava_pl.types import InputError
 
 DESCRIPTION = """Score a model together with a teacher that reads no pictures (LLaVA paper, section 5.2): "complement"
@@ -110,7 +110,7 @@ def _ask(what: str, prompts: dict[str, str], path: str, endpoint: Endpoint | Non
         if not Path(path).exists():
             raise InputError(f"--{what}: {path}: no such file; give one, or --endpoint and --model to ask now")
         return ask_teacher(prompts, Path(path), None, in_any_words=what == "teacher")
-    with progress_bar(len(prompts)) as advance:
+    with progress_bar(len(prompts), f"asking the {what}") as advance:
         said = ask_teacher(prompts, Path(path), endpoint, lambda: advance(1))
     if silent := len(prompts) - len(said):
         sys.stdout.write(f"{what}: nothing was said to {silent:,} of {len(prompts):,} prompts\n")

@@ -55,19 +55,20 @@ class Budget:
     Args:
         limit: Dollars that may be spent in all; None for no limit.
         prices: What is asked for.
-        expected: Dollars that a request is taken to cost until it is answered.
+        most: Dollars that a request costs at most, which are set aside until it is answered.
+        spent: Dollars that were spent before.
     """
 
-    def __init__(self, limit: float | None, prices: Prices, expected: float) -> None:
-        self.spent = 0.0
-        self._limit, self._prices, self._expected = limit, prices, expected
+    def __init__(self, limit: float | None, prices: Prices, most: float, spent: float = 0.0) -> None:
+        self.spent = spent
+        self._limit, self._prices, self._most = limit, prices, most
         self._num_running = 0
         self._lock = Lock()
 
     def may_send(self) -> bool:
         """Return whether what was spent, what is on its way and one more keep to the limit; if so, it is counted."""
         with self._lock:
-            if self._limit is not None and self.spent + (self._num_running + 1) * self._expected > self._limit:
+            if self._limit is not None and self.spent + (self._num_running + 1) * self._most > self._limit:
                 return False
             self._num_running += 1
             return True

@@ -27,12 +27,12 @@ class Teacher:
     Args:
         model: Name of the model.
         temperature: Of what it writes; None for the endpoint's own.
-        max_tokens: Longest reply.
+        max_tokens: Longest reply; None for the endpoint's own.
     """
 
     model: str
     temperature: float | None = 0.7
-    max_tokens: int = 1024
+    max_tokens: int | None = 1024
 
 
 def hash_request(teacher: Teacher, messages: Sequence[Message]) -> str:
@@ -66,6 +66,10 @@ class WrittenStore:
     def find(self, request: str) -> Reply | None:
         """Return the reply to a request, None where there is none yet."""
         return self._replies.get(request)
+
+    def count_tokens(self) -> list[tuple[int, int]]:
+        """Return how many tokens were read and written for each reply that is kept."""
+        return [(reply.num_read, reply.num_written) for reply in self._replies.values()]
 
     def add(self, request: str, image: str, kind: str, reply: Reply) -> None:
         """Keep a reply; it is on the disk when this returns.

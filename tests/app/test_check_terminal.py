@@ -1,13 +1,11 @@
 """Guards: a report that hides how many records are bad, or does not say which."""
 
 import io
-import sys
 
-import pytest
 from rich.console import Console
 
 from llava_pl.app.check import CheckReport
-from llava_pl.app.check_terminal import print_report, progress_bar
+from llava_pl.app.check_terminal import print_report
 from llava_pl.types import BadRecord
 
 
@@ -39,15 +37,3 @@ def test_reasons_with_counts_and_first_examples():
 
 def test_good_data_is_one_line():
     assert shown(CheckReport({"x": 1234})) == ["all 1,234 records are good"]
-
-
-@pytest.mark.parametrize("is_terminal", [True, False])
-def test_progress_goes_to_the_error_stream_if_that_is_a_terminal(capsys, monkeypatch, is_terminal):
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
-    with progress_bar(3) as advance:
-        advance(2)
-        advance(1)
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert ("3/3" in shown.err and "0:00:00" in shown.err) if is_terminal else shown.err == ""

@@ -1,14 +1,15 @@
 """Guards `llava-pl data instruct`: money spent twice, malformed replies in the set, a key or a picture sent out."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import scripted_teacher
 from PIL import Image
 
 from llava_pl.cli import main
@@ -40,6 +41,10 @@ def words(tmp_path, monkeypatch, teacher_server):
         Image.new("RGB", (40, 40), (n, 0, 0)).save(tmp_path / "p" / f"{n}.png")
     teacher_server.reply = write
     return ["data", "instruct", "d.jsonl", "out", "--model", "tiny", "--max_retries", "0"]
+
+
+def read_json(path):
+    return json.loads(Path(path).read_text())
 
 
 def contents(folder):
@@ -84,16 +89,39 @@ def test_the_set_is_made_anew_without_asking(words, teacher_server, tmp_path, ca
     assert len(teacher_server.requests) == 18
 
 
-def test_malformed_replies_never_get_in(words, teacher_server, tmp_path, capsys):
-    bad = iter(
-        ["", "Sure!", "Question: a?", "Question: a?\nAnswer: A cat, as the caption says.\nQuestion: b?\nAnswer: c."]
-    )
+def test_malformed_replies_never_get_in(words, teacher_server, tmp_path):
+    caption = "Question: a?\nAnswer: A cat, as the caption says.\nQuestion: b?\nAnswer: c."
+    bad = iter([caption, *scripted_teacher.TEXTS])
     teacher_server.reply = lambda request: next(bad, "nothing of use")
-    assert main([*words, "--endpoint", teacher_server.url, "--kinds", "conversation"]) == 0
-    assert json.loads((tmp_path / "out" / "conversation.json").read_text()) == []
+    words += ["--endpoint", teacher_server.url, "--num_at_once", "1"]
+    assert main([*words, "--kinds", "conversation"]) == 0
+    assert main([*words, "--kinds", "conversation", "reasoning"]) == 0
+    assert read_json("out/conversation.json") == []
+    assert read_json("out/reasoning.json") == []
     rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
-    assert len(rejected) == NUM_PICTURES
+    assert len(rejected) == 2 * NUM_PICTURES
     assert {reason for each in rejected for reason, _ in each["reasons"]} == {"empty", "form", "object", "source"}
+    assert [each["text"] for each in rejected[::2]][:1] == [caption]
+
+
+def test_bodies_that_are_no_reply_are_not_kept(words, teacher_server, tmp_path, capsys):
+    for body in scripted_teacher.BODIES:
+        teacher_server.reply = lambda request, body=body: (200, body)
+        assert main([*words, "--endpoint", teacher_server.url, "--num_at_once", "1", "--limit", "1"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("llava-pl: error: --endpoint http://127")
+        assert error.count("\n") == 1
+    assert not (tmp_path / "out" / "replies.jsonl").exists()
+
+
+def test_an_unsteady_endpoint_is_asked_again(words, teacher_server, tmp_path):
+    teacher_server.reply = scripted_teacher.unsteadily(write)
+    options = ["--endpoint", teacher_server.url, "--max_retries", "2", "--num_at_once", "9"]
+    assert main([*words[:-2], *options]) == 0
+    # Each was put off, failed, and was answered and paid for once.
+    assert len(teacher_server.requests) == 3 * 18
+    assert len((tmp_path / "out" / "replies.jsonl").read_text().splitlines()) == 18
+    assert read_json("out/report.json")["records"] == 18
 
 
 def test_a_failure_keeps_what_came_and_the_same_command_goes_on(words, teacher_server, tmp_path, capsys):
@@ -114,14 +142,26 @@ def test_a_failure_keeps_what_came_and_the_same_command_goes_on(words, teacher_s
 
 def test_a_limit_on_the_cost(words, teacher_server, tmp_path, capsys):
     words += ["--endpoint", teacher_server.url, "--num_at_once", "1", "--prices.written", "10000"]
-    # 20 tokens a reply, so 0.2 dollars; before the first one 350 tokens are expected, 3.5 dollars.
+    words += ["--max_tokens", "350"]
+    # 20 tokens a reply, so 0.2 dollars; until it is there, 350 tokens are set aside for it, 3.5 dollars.
     assert main([*words, "--max_cost", "4"]) == 1
     shown = capsys.readouterr().out
     assert len(teacher_server.requests) == 3
     assert "63.00 dollars" in shown
-    assert "spent about 0.60 dollars" in shown
-    assert "--max_cost: 4.00 dollars would be passed; no more was sent" in shown
+    assert "spent about 0.60 dollars\n" in shown
+    assert "--max_cost: 4.00 dollars could be passed; no more was sent" in shown
     assert "15 of 18 requests are not answered yet; the same command goes on" in shown
+    # The limit is one on all that was spent, not on one run.
+    assert main([*words, "--max_cost", "4"]) == 1
+    assert len(teacher_server.requests) == 3
+    assert main([*words, "--max_cost", "4.2"]) == 1
+    assert len(teacher_server.requests) == 4
+    assert "spent about 0.20 dollars, 0.80 in all" in capsys.readouterr().out
+
+
+def test_what_some_models_do_not_take_can_be_left_out(words, teacher_server):
+    assert main([*words, "--endpoint", teacher_server.url, "--temperature", "null", "--max_tokens", "null"]) == 0
+    assert {tuple(sorted(request)) for request in teacher_server.requests} == {("messages", "model")}
 
 
 def test_a_dry_run_asks_nobody_and_writes_nothing(words, teacher_server, tmp_path, capsys):
@@ -155,18 +195,22 @@ def test_wrong_input_is_one_line(words, change, message, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.app  # a process is started and killed
-def test_a_kill_costs_nothing(words, teacher_server, tmp_path):
-    def slowly(request):
-        time.sleep(0.1)
-        return write(request)
-
-    teacher_server.reply = slowly
-    words += ["--endpoint", teacher_server.url, "--num_at_once", "1"]
-    process = subprocess.Popen([sys.executable, "-m", "llava_pl", *words], cwd=tmp_path, env={**os.environ})
+def start(words, tmp_path, teacher_server):
+    """Start the command in a process, and return that once some requests were sent."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llava_pl", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
     while len(teacher_server.requests) < 5:
         time.sleep(0.01)
         assert process.poll() is None
+    return process
+
+
+@pytest.mark.app  # a process is started and killed
+def test_a_kill_costs_nothing(words, teacher_server, tmp_path):
+    teacher_server.reply = scripted_teacher.slowly(write, 0.1)
+    words += ["--endpoint", teacher_server.url, "--num_at_once", "1"]
+    process = start(words, tmp_path, teacher_server)
     process.send_signal(signal.SIGKILL)
     process.wait()
     time.sleep(0.3)  # what was on its way is answered, to nobody
@@ -174,6 +218,21 @@ def test_a_kill_costs_nothing(words, teacher_server, tmp_path):
     # One reply at most was on its way.
     assert len(teacher_server.requests) in (18, 19)
     assert len(read_records("out/reasoning.json")) == NUM_PICTURES
+
+
+@pytest.mark.app  # a process is started and interrupted
+def test_an_interrupt_keeps_what_is_on_its_way(words, teacher_server, tmp_path):
+    teacher_server.reply = scripted_teacher.slowly(write, 0.2)
+    words += ["--endpoint", teacher_server.url, "--num_at_once", "3"]
+    process = start(words, tmp_path, teacher_server)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert process.stderr.read() == "llava-pl: interrupted\n"
+    num_asked = len(teacher_server.requests)
+    assert num_asked < 12
+    assert len((tmp_path / "out" / "replies.jsonl").read_text().splitlines()) == num_asked
+    assert main(words) == 0
+    assert len(teacher_server.requests) == 18
 
 
 def test_a_reason_that_there_is_not(words, capsys):

@@ -14,9 +14,10 @@ def test_an_estimate():
 
 
 def test_a_limit_counts_what_is_on_its_way():
-    budget = Budget(1.0, Prices(0, 1), expected=0.3)
+    budget = Budget(1.0, Prices(0, 1), most=0.3)
     assert [budget.may_send() for _ in range(5)] == [True, True, True, False, False]
     budget.settle(Reply("", num_written=100_000))
     assert budget.spent == 0.1
     assert [budget.may_send() for _ in range(2)] == [True, False]
-    assert all(Budget(None, Prices(1, 1), expected=9.0).may_send() for _ in range(100))
+    assert not Budget(1.0, Prices(0, 1), most=0.3, spent=0.8).may_send()
+    assert all(Budget(None, Prices(1, 1), most=9.0).may_send() for _ in range(100))

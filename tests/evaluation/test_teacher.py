@@ -163,7 +163,7 @@ def test_words_that_were_asked_in(tmp_path):
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"choices": [{"message": null}]}', b'"text"'])
 def test_what_is_no_chat_completion(teacher_server, tmp_path, body):
-    teacher_server.answer = lambda prompt: body
+    teacher_server.answer = lambda prompt: (200, body)
     with pytest.raises(InputError, match="0 new answers are in") as caught:
         ask_teacher({"0": "?"}, tmp_path / "t.jsonl", endpoint(teacher_server))
     assert "\n" not in str(caught.value)

@@ -1,12 +1,45 @@
-"""A teacher for tests, behind an endpoint of OpenAI's kind on this machine."""
+"""A teacher for tests, behind an endpoint of OpenAI's kind on this machine: sound, slow, unsteady or malformed."""
 
 import json
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
 import pytest
+
+Rule = Callable[[dict[str, Any]], Any]
+"""Of a request the text of a reply, the status to fail with, or a status and the bytes of a body."""
+
+BODIES = (b"no JSON", b"{}", b'{"choices": []}', b"[]", b'{"choices": [{"index": 0}]}')
+"""Bodies that are no reply."""
+
+TEXTS = ("", " \n", "Sure!", "Question: a?", "Answer: b.", "Question: a?\nQuestion: b?\nAnswer: c.", "\x00", "{}")
+"""Replies that are no conversation."""
+
+
+def slowly(rule: Rule, seconds: float) -> Rule:
+    """Return a rule that takes its time."""
+
+    def reply(request: dict[str, Any]) -> Any:
+        time.sleep(seconds)
+        return rule(request)
+
+    return reply
+
+
+def unsteadily(rule: Rule) -> Rule:
+    """Return a rule that puts each request off at first, fails at it then, and replies to it the third time."""
+    times: Counter[str] = Counter()
+
+    def reply(request: dict[str, Any]) -> Any:
+        key = json.dumps(request, sort_keys=True)
+        times[key] += 1
+        return {1: 429, 2: 500}.get(times[key]) or rule(request)
+
+    return reply
 
 
 class ScriptedTeacher:
@@ -16,15 +49,15 @@ class ScriptedTeacher:
         url: As clients take it.
         prompts: What it was asked last in each request, in the order of arrival.
         requests: All of each request.
-        answer: Returns the text for a prompt, the status to fail with, or the bytes of another body.
-        reply: The same for a whole request; by default it asks `answer`.
+        answer: Says what is said to a prompt, as a `Rule` does.
+        reply: The `Rule`; by default it asks `answer`.
     """
 
     def __init__(self) -> None:
         self.prompts: list[str] = []
         self.requests: list[dict[str, Any]] = []
         self.answer: Any = lambda prompt: "The answer is A."
-        self.reply: Any = lambda request: self.answer(request["messages"][-1]["content"])
+        self.reply: Rule = lambda request: self.answer(request["messages"][-1]["content"])
         teacher = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -32,18 +65,10 @@ class ScriptedTeacher:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 teacher.prompts.append(request["messages"][-1]["content"])
                 teacher.requests.append(request)
-                answer = teacher.reply(request)
-                status, content = (answer, {"error": {"message": f"status {answer}"}}) if isinstance(answer, int) else (
-                    200,
-                    {
-                        "id": "x", "object": "chat.completion", "created": 0, "model": request["model"],
-                        "choices": [{"index": 0, "finish_reason": "stop",
-                                     "message": {"role": "assistant", "content": answer}}],
-                        "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
-                    },
-                )  # fmt: skip
-                body = answer if isinstance(answer, bytes) else json.dumps(content).encode()
+                status, body = _as_body(teacher.reply(request), request["model"])
                 self.send_response(status)
+                if status == 429:
+                    self.send_header("retry-after-ms", "10")
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -54,13 +79,29 @@ class ScriptedTeacher:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        self._thread = Thread(target=self._server.serve_forever)
+        self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
 
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _as_body(answer: Any, model: str) -> tuple[int, bytes]:
+    if isinstance(answer, tuple):
+        return answer
+    if isinstance(answer, int):
+        return answer, json.dumps({"error": {"message": f"status {answer}"}}).encode()
+    content = {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": model,
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": answer}}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
+    }
+    return 200, json.dumps(content).encode()
 
 
 @pytest.fixture

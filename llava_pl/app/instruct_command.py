@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -13,13 +14,14 @@ from llava_pl.app.task_parser import TaskParser
 from llava_pl.building.costs import TOKENS_PER_REPLY, Budget, Prices, estimate
 from llava_pl.building.descriptions import Description, read_descriptions
 from llava_pl.building.instruction_files import REPLIES, write_instructions
-from llava_pl.building.instructions import Request, check_written, make_requests
+from llava_pl.building.instructions import Request, Written, check_written, make_requests
 from llava_pl.building.objects import NAMES, Objects, read_names
 from llava_pl.building.prompts import FOLDER, KINDS, read_prompt
 from llava_pl.building.wordings import DETAILED, read_wordings
 from llava_pl.building.written import REASONS
 from llava_pl.building.written_store import Teacher, WrittenStore
 from llava_pl.data.picture_files import find_picture, load_image
+from llava_pl.data.store_cache import locked
 from llava_pl.endpoint import Endpoint, EndpointError, Reply, ask_all
 from llava_pl.progress import progress_bar
 from llava_pl.types import InputError
@@ -55,28 +57,24 @@ def main(words: Sequence[str]) -> int:
     endpoint = _make_endpoint(options)
     descriptions = _draw(read_descriptions(Path(options.src)), options.limit, options.seed)
     teacher = Teacher(options.model, options.temperature, options.max_tokens)
-    prompts = {kind: read_prompt(kind, Path(options.prompts)) for kind in KINDS if kind in options.kinds}
+    prompts = [read_prompt(kind, Path(options.prompts)) for kind in KINDS if kind in options.kinds]
     objects = Objects({box.category for each in descriptions for box in each.boxes}, read_names(Path(options.objects)))
     wordings = read_wordings(Path(options.wording))
     requests = make_requests(descriptions, prompts, teacher)
     folder = Path(options.dst)
-    store = WrittenStore(folder / REPLIES)
-    missing = {request.name: request for request in requests if store.find(request.name) is None}
-    _say_what_it_costs(requests, missing, store, options)
-    if options.dry_run:
-        for kind in prompts:
-            _show(next(request for request in requests if request.kind == kind))
-        return 0
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another name") from error
-    failure = _ask(missing, store, endpoint, options) if missing and endpoint is not None else None
-
-    written = list(check_written(requests, store, objects, wordings, options.seed))
-    pictures = options.image_folder and Path(options.image_folder)
-    load = (lambda name: load_image(find_picture(pictures, name))) if pictures else None
-    counts = write_instructions(folder, written, options.accept, load)
+    if not options.dry_run:
+        _make(folder)
+    with locked(folder, is_kept=True) if folder.is_dir() else nullcontext():
+        store = WrittenStore(folder / REPLIES)
+        missing = {request.name: request for request in requests if store.find(request.name) is None}
+        _say_what_it_costs(requests, missing, store, options)
+        if options.dry_run:
+            for request in requests[: len(prompts)]:
+                _show(request)
+            return 0
+        failure = _ask(missing, store, endpoint, options) if missing and endpoint is not None else None
+        written = list(check_written(requests, store, objects, wordings, options.seed))
+        counts = _write(folder, written, options)
     for name, number in counts.items():
         sys.stdout.write(f"{number:>12,}  {name}\n")
     sys.stdout.write(f"wrote {folder}; look at {folder / 'report.html'}\n")
@@ -148,6 +146,13 @@ def _draw(descriptions: list[Description], limit: int | None, seed: int) -> list
     return [descriptions[place] for place in places]
 
 
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another name") from error
+
+
 def _say_what_it_costs(
     requests: Sequence[Request], missing: dict[str, Request], store: WrittenStore, options: Namespace
 ) -> None:
@@ -165,6 +170,12 @@ def _show(request: Request) -> None:
     sys.stdout.write(f"\n===== {request.kind}: {request.description.image} =====\n")
     for message in request.messages:
         sys.stdout.write(f"----- {message['role']}\n{message['content']}\n")
+
+
+def _write(folder: Path, written: Sequence[Written], options: Namespace) -> dict[str, int]:
+    pictures = options.image_folder and Path(options.image_folder)
+    load = (lambda name: load_image(find_picture(pictures, name))) if pictures else None
+    return write_instructions(folder, written, options.accept, load)
 
 
 def _ask(missing: dict[str, Request], store: WrittenStore, endpoint: Endpoint, options: Namespace) -> InputError | None:

@@ -6,7 +6,7 @@ In: descriptions, prompts, and the replies that are there. Out: a `Written` for 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,23 @@ class Request:
 
     Args:
         name: Hash of all that decides the reply.
-        kind: What it is asked for.
+        prompt: How it is asked.
         description: Of the picture.
-        messages: What it is sent.
     """
 
     name: str
-    kind: Kind
+    prompt: Prompt
     description: Description
-    messages: list[Message]
+
+    @property
+    def kind(self) -> Kind:
+        """What it is asked for."""
+        return self.prompt.kind
+
+    @property
+    def messages(self) -> list[Message]:
+        """What it is sent; made when it is asked for, as half a million of them fill the memory."""
+        return self.prompt.messages(self.description)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +62,13 @@ class Written:
     faults: list[Fault] = field(default_factory=list)
 
 
-def make_requests(
-    descriptions: Sequence[Description], prompts: Mapping[Kind, Prompt], teacher: Teacher
-) -> list[Request]:
+def make_requests(descriptions: Iterable[Description], prompts: Sequence[Prompt], teacher: Teacher) -> list[Request]:
     """Return all that a teacher is to be asked: of each picture one of each kind."""
-    requests = []
-    for description in descriptions:
-        for kind, prompt in prompts.items():
-            messages = prompt.messages(description)
-            requests.append(Request(hash_request(teacher, messages), kind, description, messages))
-    return requests
+    return [
+        Request(hash_request(teacher, prompt.messages(description)), prompt, description)
+        for description in descriptions
+        for prompt in prompts
+    ]
 
 
 def check_written(

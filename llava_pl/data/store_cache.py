@@ -112,9 +112,14 @@ def _reopen(folder: Path, source: Source, *, may_hash: bool = True) -> RecordSto
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the right to build a folder; the system takes it back from a process that is killed."""
-    with folder.with_name(f".{folder.name}.lock").open("w") as file:
+def locked(folder: Path, *, is_kept: bool = False) -> Iterator[None]:
+    """Hold the right to build a folder; the system takes it back from a process that is killed.
+
+    Args:
+        folder: What is built.
+        is_kept: It is there and is added to, and holds its lock itself; otherwise it gets its place when it is whole.
+    """
+    with (folder / ".lock" if is_kept else folder.with_name(f".{folder.name}.lock")).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

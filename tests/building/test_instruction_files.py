@@ -10,6 +10,7 @@ from llava_pl.building.descriptions import Box, Description
 from llava_pl.building.instruction_files import write_instructions
 from llava_pl.building.instruction_page import draw_boxes
 from llava_pl.building.instructions import Request, Written
+from llava_pl.building.prompts import Prompt
 from llava_pl.building.written import Fault
 from llava_pl.types import InputError
 
@@ -18,7 +19,7 @@ def make(kind, number, *reasons, has_record=True):
     description = Description(f"{number}.png", ("A <dog>.",), (Box("dog", (0.25, 0.25, 0.75, 0.75)),))
     record = {"id": f"{number}_{kind}", "image": description.image, "conversations": []} if has_record else None
     faults = [Fault(reason, "a <cat>") for reason in reasons]
-    return Written(Request(f"hash {number}", kind, description, []), f"text {number}", record, faults)
+    return Written(Request(f"hash {number}", Prompt(kind, "", ()), description), f"text {number}", record, faults)
 
 
 @pytest.fixture

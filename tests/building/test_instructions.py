@@ -11,7 +11,7 @@ from llava_pl.data.records import parse_record
 from llava_pl.endpoint import Reply
 
 DESCRIPTIONS = [Description(f"sub/{n}.png", (f"Picture {n}.",), (Box("dog", (0, 0, 1, 1)),)) for n in range(3)]
-PROMPTS = {kind: Prompt(kind, f"Write a {kind}.", ()) for kind in ("conversation", "reasoning")}
+PROMPTS = [Prompt(kind, f"Write a {kind}.", ()) for kind in ("conversation", "reasoning")]
 LONG = "It runs. " * 20
 
 

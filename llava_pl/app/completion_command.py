@@ -28,7 +28,7 @@ made once, which takes some seconds, and again after an update; a TAB starts no 
   llava-pl completion fish > ~/.config/fish/completions/llava-pl.fish
   eval "$(llava-pl completion bash)"                for this shell alone"""
 
-PLACES = ("FILE", "FOLDER", "DIR", "MODEL", "RUN", "SRC", "DST", "CKPT", "CSV", "A", "B", "RUN_A", "RUN_B")
+PLACES = ("FILE", "FOLDER", "DIR", "MODEL", "RUN", "SRC", "DST", "CKPT", "A", "B", "RUN_A", "RUN_B")
 """Words that stand for files and folders in help pages."""
 
 FIT_PLACES = (
@@ -83,7 +83,7 @@ def _own_parser(command: str, fit: argparse.ArgumentParser) -> argparse.Argument
         return _with_places(import_module("llava_pl.app.carry_commands").make_parser(command))
     module: Any = import_module(f"llava_pl.app.{APP_COMMANDS[command]}")
     if command == "data":
-        modules = {"csv": "csv_command", "scienceqa": "scienceqa_command", "ledger": "ledger"}
+        modules = {"convert": "convert_command", "scienceqa": "scienceqa_command", "ledger": "ledger"}
         own = {name: import_module(f"llava_pl.app.{each}").make_parser() for name, each in modules.items()}
         return _group("data", {name: _with_fit(module.make_parser(name), fit) for name in ("view", "check")} | own)
     if command == "eval":

@@ -1,4 +1,4 @@
-"""`llava-pl data view`, `check`, `csv`, `captions`, `scienceqa` and `ledger`: words in, exit status out.
+"""`llava-pl data view`, `check`, `captions`, `convert`, `scienceqa` and `ledger`: words in, exit status out.
 
 Help pages are answered without torch; what needs it is imported when a command runs.
 """
@@ -22,10 +22,9 @@ understand every option of `llava-pl fit`, with the same meaning; no model is lo
 commands
   view       show one record as training sees it: tokens read, tokens learned, places of pictures
   check      decode every picture, encode every record; list all that training would stumble over
-  csv        make records of a table: picture, question, answer
   captions   make records of stage align of pictures with captions, balanced by what they name
   instruct   have a teacher write records of stage finetune from captions and boxes
-  convert    write records in another form: LLaVA's, ShareGPT's, chat messages
+  convert    write records in another form: LLaVA's, ShareGPT's, chat messages, a table
   split      hold back the records of some pictures
   stats      count what records hold: lengths, words, pictures
   scienceqa  write ScienceQA as the original's training script reads it
@@ -34,7 +33,7 @@ commands
 examples
   llava-pl data view --config configs/experiment/finetune_7b.yaml --index 7 --html view.html
   llava-pl data check --config configs/experiment/finetune_7b.yaml --quarantine bad.json
-  llava-pl data csv pictures.csv --image-folder pictures --output records.json
+  llava-pl data convert pictures.csv records.json --image_folder pictures
   llava-pl data scienceqa playground/data/scienceqa converted --split train --prompt_format QCM-LEA
   llava-pl data ledger runs/finetune_7b/TIME
   llava-pl fit --config FILE --data.bad_records quarantine --data.quarantine bad.json
@@ -61,7 +60,6 @@ def main(words: Sequence[str]) -> int:
         return 0 if words else 2
     from llava_pl.app.captions_command import main as pair
     from llava_pl.app.convert_command import main as convert
-    from llava_pl.app.csv_command import main as read_table
     from llava_pl.app.instruct_command import main as instruct
     from llava_pl.app.scienceqa_command import main as write_scienceqa
     from llava_pl.app.split_command import main as split
@@ -70,7 +68,6 @@ def main(words: Sequence[str]) -> int:
     commands = {
         "view": _view,
         "check": _check,
-        "csv": read_table,
         "captions": pair,
         "instruct": instruct,
         "convert": convert,

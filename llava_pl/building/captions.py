@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from llava_pl.building.csv_cells import read_cells
 from llava_pl.building.shards import PICTURE_ENDINGS, find_shards, read_shard
-from llava_pl.data.csv_records import read_cells
 from llava_pl.data.picture_files import find_picture
 from llava_pl.data.sources import read_entries
 from llava_pl.types import InputError

@@ -40,14 +40,15 @@ def write_entries(path: Path, entries: Iterable[Mapping[str, Any]]) -> int:
     return number
 
 
-def check_output(path: Path, option: str) -> None:
+def check_output(path: Path, option: str, *, is_table: bool = False) -> None:
     """Check that a file of records can be written, before they are read.
 
     Raises:
-        InputError: It exists, its folder does not, or its name says nothing of its form.
+        InputError: It exists, its folder does not, or its name does not say its form.
     """
-    if path.suffix not in (".json", ".jsonl"):
-        raise InputError(f"{option}: {path}: expected a name that ends in .json (a list) or .jsonl (lines)")
+    if path.suffix not in ((".csv",) if is_table else (".json", ".jsonl")):
+        expected = ".csv" if is_table else ".json (a list) or .jsonl (lines)"
+        raise InputError(f"{option}: {path}: expected a name that ends in {expected}")
     if path.exists():
         raise InputError(f"{option}: {path}: expected a new file, found one; choose another name")
     if not path.parent.is_dir():

@@ -10,7 +10,7 @@ import pytest
 from llava_pl.app.commands import APP_COMMANDS, CARRY_COMMANDS, COMMANDS, FIT_COMMANDS
 from llava_pl.evaluation.benchmarks import TASKS
 
-BELOW = [f"data {name}" for name in ("view", "check", "csv", "scienceqa", "ledger")] + ["verify invariance"]
+BELOW = [f"data {name}" for name in ("view", "check", "convert", "scienceqa", "ledger")] + ["verify invariance"]
 INSTANT = ["", *COMMANDS, *BELOW]
 INSTANT.remove("eval")
 EVAL = ["eval", "eval diff", "eval judge", *(f"eval {name}" for name in TASKS)]

@@ -49,7 +49,7 @@ def offered(scripts):
     ("words", "expected"),
     [
         (["ex"], ["export"]),
-        (["data", ""], ["view", "check", "csv", "scienceqa", "ledger"]),
+        (["data", ""], ["view", "check", "convert", "scienceqa", "ledger"]),
         (["verify", ""], ["invariance"]),
         (["eval", "mm"], ["mme", "mmbench", "mm-vet"]),
         (["completion", ""], ["bash", "zsh", "fish"]),

@@ -20,9 +20,9 @@ def test_help(capsys, words, status):
 
 
 def test_unknown_command(capsys):
-    assert (
-        error_of(capsys, ["inspect"])
-        == "llava-pl: error: data: unknown command 'inspect'; expected one of view, check, csv, scienceqa, ledger"
+    assert error_of(capsys, ["inspect"]) == (
+        "llava-pl: error: data: unknown command 'inspect'; expected one of view, check, captions, instruct, convert, "
+        "split, stats, scienceqa, ledger"
     )
 
 

@@ -52,3 +52,9 @@ def test_where_nothing_can_be_written(name, message, tmp_path):
     with pytest.raises(InputError) as caught:
         check_output(tmp_path / name, "DST")
     assert str(caught.value).startswith(f"DST: {tmp_path / name}: {message}")
+
+
+def test_tables_are_called_so(tmp_path):
+    check_output(tmp_path / "r.csv", "DST", is_table=True)
+    with pytest.raises(InputError, match=r"expected a name that ends in \.csv$"):
+        check_output(tmp_path / "r.json", "DST", is_table=True)

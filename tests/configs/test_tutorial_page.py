@@ -73,7 +73,7 @@ def test_the_page_runs(place, golden_path, tiny_parts, capsys):
     ran = tangle("## 1.", "## The same", FEWER)
     shown = capsys.readouterr().out
     assert [" ".join(words[:2] if words[0] == "data" else words[:1]) for words in ran] == [
-        "data csv", "data csv", "data view", "data check", "plan", "fit", "chat", "export",
+        "data convert", "data convert", "data view", "data check", "plan", "fit", "chat", "export",
     ]  # fmt: skip
     assert "wrote records.json: 32 records, 32 pictures" in shown
     assert "all 35 records are good" in shown

@@ -77,7 +77,7 @@ GOOD = [
     ["data", "check", *CONFIG],
     ["data", "view", *CONFIG],
     ["data", "ledger", "run"],
-    ["data", "csv", "table.csv", "--image-folder", ".", "--output", "table.json"],
+    ["data", "convert", "table.csv", "table.json", "--image_folder", "."],
 ]
 # `certify`, `runs`, `data ledger`, `doctor` and `verify` end with 1 in their own tests.
 PROBLEMS = [

@@ -43,7 +43,7 @@ test-gpu: $(DEEPSPEED_STAMP)  ## what needs a CUDA device; docs/gpu-runs.md says
 
 # PEERS: a folder that benchmarks/make_peer_envs.py made; LLAVA: a checkout of haotian-liu/LLaVA; TOKENIZER: a folder
 # with LLaMA's tokenizer.model. Each may be left out.
-BENCH_PEERS = $(if $(PEERS),--peers $(PEERS)) $(if $(LLAVA),--llava-checkout $(LLAVA)) \
+BENCH_PEERS = $(if $(PEERS),--peers $(PEERS)) $(if $(LLAVA),--llava_checkout $(LLAVA)) \
 	$(if $(TOKENIZER),--tokenizer $(TOKENIZER))
 
 bench: $(STAMP)  ## beside the peers at hand, in small: minutes

@@ -1,6 +1,6 @@
 """B2: samples per second through the dataset, beside the original's dataset and the processor of transformers.
 
-    python benchmarks/dataset.py --tokenizer LLAMA --llava-checkout LLAVA --llava-python PYTHON
+    python benchmarks/dataset.py --tokenizer LLAMA --llava_checkout LLAVA --llava_python PYTHON
 
 LLAMA is a folder with LLaMA's `tokenizer.model`, LLAVA a checkout of haotian-liu/LLaVA, PYTHON an interpreter with the
 packages that it pins; without the last two, its rows are left out. Records are 640 x 480 JPEGs with conversations of
@@ -224,8 +224,8 @@ def main() -> None:
     """Print two Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", required=True, help="folder with LLaMA's tokenizer.model")
-    parser.add_argument("--llava-checkout", help="folder of haotian-liu/LLaVA")
-    parser.add_argument("--llava-python", help="interpreter with the packages of haotian-liu/LLaVA")
+    parser.add_argument("--llava_checkout", help="folder of haotian-liu/LLaVA")
+    parser.add_argument("--llava_python", help="interpreter with the packages of haotian-liu/LLaVA")
     parser.add_argument("--records", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=8)
     options = parser.parse_args()

@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> dict[int, float]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workers", type=int, nargs="+", default=sorted({0, 1, cores // 2, cores}))
     parser.add_argument("--records", type=int, default=1024)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--aspect", choices=["square", "pad"], default="square", help="square in LLaVA's first stage")
     words = parser.parse_args(arguments)

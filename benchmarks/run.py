@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="the sizes that the targets are for")
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES))
     parser.add_argument("--peers", type=Path, help="folder that make_peer_envs.py made")
-    parser.add_argument("--llava-checkout", type=Path, help="folder of haotian-liu/LLaVA")
+    parser.add_argument("--llava_checkout", type=Path, help="folder of haotian-liu/LLaVA")
     parser.add_argument("--tokenizer", type=Path, help="folder with LLaMA's tokenizer.model")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--output", type=Path, default=Path("runs/bench"))

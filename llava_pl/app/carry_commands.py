@@ -26,7 +26,7 @@ FORMS = """forms that are read, told apart by their files and never by their nam
   llava-hf's folders, with the tensor names of transformers 4 or 5
   the original LLaVA's folders: a whole model; its stage 1 or its LoRA, which need --base
   a checkpoint of `llava-pl fit`, whose base models are where its configuration says, or --base
-  and --vision-encoder
+  and --vision_encoder
 
 What is written is read back and asked fixed questions with no, one and two pictures before it appears under its name.
 If its answers are not those of the model that it was made from, nothing is left behind.
@@ -80,7 +80,7 @@ def _export_parser() -> argparse.ArgumentParser:
         choices=FORMATS,
         help="hf: stock transformers; llava: the original's code; lora, projector: its partial folders",
     )
-    parser.add_argument("--merge-lora", action="store_true", help="make a LoRA part of the weights (hf and llava)")
+    parser.add_argument("--merge_lora", action="store_true", help="make a LoRA part of the weights (hf and llava)")
     _add_writing(parser)
     return parser
 

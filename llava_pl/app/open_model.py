@@ -40,7 +40,7 @@ class OpenModel:
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of where the parts of a model are, and whether its files are trusted."""
     parser.add_argument("--base", metavar="MODEL", help="language model of a projector, a LoRA or a moved checkpoint")
-    parser.add_argument("--vision-encoder", metavar="MODEL", help="encoder, where it is not what a source names")
+    parser.add_argument("--vision_encoder", metavar="MODEL", help="encoder, where it is not what a source names")
     parser.add_argument("--unsafe", action="store_true", help="read checkpoints with pickled objects: these run code")
 
 

@@ -137,7 +137,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--steps", type=_at_least(2), default=4, metavar="N", help="optimizer steps (%(default)s)")
     parser.add_argument(
-        "--val-samples", type=_at_least(0), default=64, metavar="N", help="samples to validate with (%(default)s)"
+        "--val_samples", type=_at_least(0), default=64, metavar="N", help="samples to validate with (%(default)s)"
     )
     parser.add_argument(
         "--tolerance",

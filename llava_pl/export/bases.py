@@ -16,7 +16,7 @@ from llava_pl.export.pretrained import BaseModel
 from llava_pl.export.weights import find_folder, hash_file, hash_weights
 from llava_pl.types import InputError
 
-OPTIONS = {"vision_encoder": "--vision-encoder", "decoder": "--base"}
+OPTIONS = {"vision_encoder": "--vision_encoder", "decoder": "--base"}
 """The parts that are made of a base model, and how `export`, `import` and `certify` are told where one is."""
 
 

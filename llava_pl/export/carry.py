@@ -83,7 +83,7 @@ def carry(
     check_target(target)
     if pretrained.origin.adapters is not None and layout in ("hf", "llava") and not merge_lora:
         raise InputError(
-            f"{target}: the model was trained by LoRA, which format {layout} has no place for; add --merge-lora to "
+            f"{target}: the model was trained by LoRA, which format {layout} has no place for; add --merge_lora to "
             "make it part of the weights, or write it alone with --format lora"
         )
     live = pretrained.origin.live_answers or probe(pretrained.model)

@@ -170,7 +170,7 @@ def build_parts(
     except InputError as error:
         if vision_encoder is not None or Path(tower).is_dir():
             raise
-        raise InputError(f"{error}; give its place: --vision-encoder MODEL, from Python vision_encoder=") from error
+        raise InputError(f"{error}; give its place: --vision_encoder MODEL, from Python vision_encoder=") from error
     transform = ImageTransform.from_pretrained(tower, aspect="pad" if config.aspect == "pad" else "square")
     check_projector(config.projector, folder, unsafe=unsafe)
     projector = build_projector(

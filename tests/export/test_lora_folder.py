@@ -253,7 +253,7 @@ def test_dora_keeps_its_lengths(run, tmp_path, tiny_parts):
 
 @pytest.mark.parametrize("layout", ["hf", "llava"])
 def test_merging_is_asked_for(trained, tmp_path, layout):
-    with pytest.raises(InputError, match=f"trained by LoRA, which format {layout} has no place for; add --merge-lora"):
+    with pytest.raises(InputError, match=f"trained by LoRA, which format {layout} has no place for; add --merge_lora"):
         carry(open_source(trained[1]), tmp_path / "x", layout)
     carry(open_source(trained[1]), tmp_path / "x", layout, merge_lora=True)
 

@@ -111,7 +111,7 @@ def test_tower_at_an_absolute_path_is_found(models, expected, tmp_path):
 
 def test_tower_nowhere_is_an_error_that_names_it(models, tmp_path):
     folder = writable_copy(models / "llava-mlp2x", tmp_path / "x")
-    message = f"^vision_encoder.path: {TOWER}: expected a model folder or hub name.*; give its place: --vision-encoder "
+    message = f"^vision_encoder.path: {TOWER}: expected a model folder or hub name.*; give its place: --vision_encoder "
     with pytest.raises(InputError, match=message):
         load_pretrained(folder)
     with pytest.raises(InputError, match=r"^vision_encoder.path: nowhere/at/all: [^;]*$"):

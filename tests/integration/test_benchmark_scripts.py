@@ -58,7 +58,7 @@ def test_gpu_trains_in_every_way(load, tmp_path, monkeypatch, words):
 
 def test_loader(load, monkeypatch, tmp_path):
     monkeypatch.setenv("LLAVA_PL_CACHE", str(tmp_path))  # which the script sets for itself
-    assert load("loader").main(["--records", "3", "--batch-size", "2", "--rounds", "1", "--workers", "0"])[0] > 0
+    assert load("loader").main(["--records", "3", "--batch_size", "2", "--rounds", "1", "--workers", "0"])[0] > 0
 
 
 @pytest.mark.slow

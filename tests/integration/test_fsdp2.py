@@ -168,7 +168,7 @@ def test_ranks_write_about_as_much_each(runs, kind):
 
 def test_the_folder_of_a_run_is_exported(runs, kind):
     """Its last checkpoint, whatever the number of its files."""
-    merge = ["--merge-lora"] * (kind == "lora")
+    merge = ["--merge_lora"] * (kind == "lora")
     found = {}
     names = [name for name in ("one", "two", "two-ddp") if (runs / name).is_dir()]
     for name in names:

@@ -118,7 +118,7 @@ def test_a_7b_is_divided_trained_saved_and_loaded_in_transformers(tiny_parts, tm
     losses = read_losses(tmp_path / "run")
     assert len(losses) == 6
     assert sum(losses[4:]) < sum(losses[:2])  # each the same eight samples
-    words = ["export", "run", "hf", "--format", "hf", "--merge-lora", "--dtype", "bfloat16"]
+    words = ["export", "run", "hf", "--format", "hf", "--merge_lora", "--dtype", "bfloat16"]
     run("-m", "llava_pl", *words, cwd=tmp_path, seconds=900)
     loaded, info = LlavaForConditionalGeneration.from_pretrained(tmp_path / "hf", output_loading_info=True)
     assert not info["missing_keys"]

@@ -134,7 +134,7 @@ def write_scienceqa(root: Path) -> tuple[str, ...]:
 def test_generated_answers_are_the_same(root):
     """Of seven questions the first four: batches of two, because ranks would not get equally many of three."""
     words = write_scienceqa(root)
-    status, found = verify(*words, "--val-samples", "4", "--data.batch_size", "2", "--data.eval_batch_size", "3")
+    status, found = verify(*words, "--val_samples", "4", "--data.batch_size", "2", "--data.eval_batch_size", "3")
     assert_invariant(status, found)
     answered = [each["largest"]["answers"]["values"] for each in found["comparisons"]]
     assert (found["num_validated"], answered) == (4, ["4 equal", "4 equal"])

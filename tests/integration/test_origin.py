@@ -63,7 +63,7 @@ def test_a_chain_of_runs_outlives_its_first_files(fit, tmp_path):
     last = "resumed/checkpoints/last.ckpt"
     assert main(["validate", *words, "--run_dir", "val", "--ckpt_path", last]) == 0
     assert all(torch.equal(*pair) for pair in zip(probe(load_pretrained(last).model), answers, strict=True))
-    assert main(["export", last, "out", "--format", "hf", "--merge-lora"]) == 0
+    assert main(["export", last, "out", "--format", "hf", "--merge_lora"]) == 0
     fourth = [*words, "--run_dir", "fourth", "--model.init_from", last, "--model.optim.learning_rate", "0"]
     assert main(["fit", *fourth]) == 0
     same(state(Path("fourth/checkpoints/last.ckpt")), expected)
@@ -118,9 +118,9 @@ def test_base_models_that_have_moved(fit, own_parts, capsys):
     shutil.move("decoder", "words")
     capsys.readouterr()
     assert main(["export", last, "out", "--format", "projector"]) == 2
-    hint = "if it has moved, give --vision-encoder for its vision_encoder and --base for its decoder"
+    hint = "if it has moved, give --vision_encoder for its vision_encoder and --base for its decoder"
     assert capsys.readouterr().err.splitlines()[-1].endswith(hint)
-    given = ["--base", "words", "--vision-encoder", "eye"]
+    given = ["--base", "words", "--vision_encoder", "eye"]
     assert main(["export", last, "out", "--format", "projector", *given]) == 0
     assert main(["certify", last, "out", *given]) == 0
     found = load_pretrained(last, base="words", vision_encoder="eye")

@@ -70,7 +70,7 @@ def model(golden_path, tiny_parts, tmp_path_factory):
     parts = [
         "--tokenizer",
         str(tiny_parts / "decoder"),
-        "--vision-encoder",
+        "--vision_encoder",
         str(golden_path / "model" / "clip-mlp2x-patch14-56"),
     ]
     assert main(["import", str(source), place, *parts]) == 0

@@ -81,6 +81,18 @@ def test_transformers_is_imported_in_its_few_places(path):
     assert "transformers" not in imported or TRANSFORMERS_HOMES.fullmatch(relative(path))
 
 
+@pytest.mark.parametrize("path", [*MODULES, *sorted((REPOSITORY / "benchmarks").glob("*.py"))], ids=relative)
+def test_options_are_spelled_with_underscores(path):
+    """As Lightning's are; those of other programs, which are given and not declared, are theirs to spell."""
+    added = [
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument"
+    ]
+    texts = [text for node in added for name in node.args for text in ast.walk(name) if isinstance(text, ast.Constant)]
+    assert not [text.value for text in texts if re.match(r"--\w.*-", str(text.value))]
+
+
 def test_what_is_to_be_installed_is_an_extra_of_the_checkout():
     """No index has this package under its name, so that only a checkout brings its extras."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]

@@ -66,7 +66,7 @@ class Endpoint:
         num_at_once: Requests at the same time.
         max_retries: How often a request that failed or was put off is sent again, after longer and longer waits.
         temperature: Of the answers; None leaves it to the endpoint, as some models ask for.
-        max_per_minute: Requests that are begun in a minute at most; None for no limit.
+        max_per_minute: Most requests that are begun in a minute; None for no limit.
 
     Raises:
         InputError: A number is too small, or the URL is none.

@@ -83,8 +83,8 @@ def _own_parser(command: str, fit: argparse.ArgumentParser) -> argparse.Argument
         return _with_places(import_module("llava_pl.app.carry_commands").make_parser(command))
     module: Any = import_module(f"llava_pl.app.{APP_COMMANDS[command]}")
     if command == "data":
-        modules = {"convert": "convert_command", "scienceqa": "scienceqa_command", "ledger": "ledger"}
-        own = {name: import_module(f"llava_pl.app.{each}").make_parser() for name, each in modules.items()}
+        own = {name: import_module(f"llava_pl.app.{each}").make_parser() for name, each in module.MODULES.items()}
+        _read_types(own["instruct"])
         return _group("data", {name: _with_fit(module.make_parser(name), fit) for name in ("view", "check")} | own)
     if command == "eval":
         return _group("eval", _eval_parsers())

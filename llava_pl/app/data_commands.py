@@ -1,4 +1,4 @@
-"""`llava-pl data view`, `check`, `captions`, `convert`, `scienceqa` and `ledger`: words in, exit status out.
+"""`llava-pl data`: `view`, `check`, and the way to the others; words in, exit status out.
 
 Help pages are answered without torch; what needs it is imported when a command runs.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from llava_pl.app.arguments import OneLineArguments, check_place
-from llava_pl.app.ledger import main as prove
 from llava_pl.types import InputError
 
 HELP = """usage: llava-pl data COMMAND [options]
@@ -45,6 +45,17 @@ options
 usage.
 """
 
+MODULES = {
+    "convert": "convert_command",
+    "captions": "captions_command",
+    "instruct": "instruct_command",
+    "split": "split_command",
+    "stats": "stats_command",
+    "scienceqa": "scienceqa_command",
+    "ledger": "ledger",
+}
+"""Commands in modules of their own, each with a `main` and a `make_parser`."""
+
 
 def main(words: Sequence[str]) -> int:
     """Run a data command and return its exit status.
@@ -58,27 +69,13 @@ def main(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         sys.stdout.write(HELP)
         return 0 if words else 2
-    from llava_pl.app.captions_command import main as pair
-    from llava_pl.app.convert_command import main as convert
-    from llava_pl.app.instruct_command import main as instruct
-    from llava_pl.app.scienceqa_command import main as write_scienceqa
-    from llava_pl.app.split_command import main as split
-    from llava_pl.app.stats_command import main as count
-
-    commands = {
-        "view": _view,
-        "check": _check,
-        "captions": pair,
-        "instruct": instruct,
-        "convert": convert,
-        "split": split,
-        "stats": count,
-        "scienceqa": write_scienceqa,
-        "ledger": prove,
-    }
-    if words[0] not in commands:
-        raise InputError(f"data: unknown command {words[0]!r}; expected one of {', '.join(commands)}")
-    return commands[words[0]](words[1:])
+    name, *rest = words
+    if name in ("view", "check"):
+        return _view(rest) if name == "view" else _check(rest)
+    if name not in MODULES:
+        raise InputError(f"data: unknown command {name!r}; expected one of view, check, {', '.join(MODULES)}")
+    status: int = import_module(f"llava_pl.app.{MODULES[name]}").main(rest)
+    return status
 
 
 def _view(words: Sequence[str]) -> int:

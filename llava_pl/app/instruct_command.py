@@ -57,9 +57,11 @@ def main(words: Sequence[str]) -> int:
     endpoint = _make_endpoint(options)
     descriptions = _draw(read_descriptions(Path(options.src)), options.limit, options.seed)
     teacher = Teacher(options.model, options.temperature, options.max_tokens)
-    prompts = [read_prompt(kind, Path(options.prompts)) for kind in KINDS if kind in options.kinds]
-    objects = Objects({box.category for each in descriptions for box in each.boxes}, read_names(Path(options.objects)))
-    wordings = read_wordings(Path(options.wording))
+    prompts = [read_prompt(kind, Path(options.prompts or FOLDER)) for kind in KINDS if kind in options.kinds]
+    objects = Objects(
+        {box.category for each in descriptions for box in each.boxes}, read_names(Path(options.objects or NAMES))
+    )
+    wordings = read_wordings(Path(options.wording or DETAILED))
     requests = make_requests(descriptions, prompts, teacher)
     folder = Path(options.dst)
     if not options.dry_run:
@@ -98,21 +100,16 @@ def make_parser() -> TaskParser:
     add("dst", metavar="DST", help="Folder to write; made if need be.")
     add("--model", required=True, metavar="NAME", help="Who writes.")
     add("--endpoint", metavar="URL", help="Where it answers; without it, replies that are there are taken.")
-    add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="What is asked for.")
+    kinds = f"What is asked for, of {', '.join(KINDS)}."
+    add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help=kinds)
     add("--limit", type=int, metavar="N", help="Draw so many pictures.")
     add("--seed", type=int, default=0, metavar="N", help="Of all draws.")
     add("--dry_run", action="store_true", help="Say what it would cost, show a request of each kind, and ask nobody.")
-    add("--prompts", default=str(FOLDER), metavar="FOLDER", help="Holds KIND.yaml: what the teacher is told.")
-    add("--wording", default=str(DETAILED), metavar="FILE", help="What detailed descriptions answer, one a line.")
-    add("--objects", default=str(NAMES), metavar="FILE", help="Names of objects, by which texts are checked.")
-    add(
-        "--accept",
-        nargs="+",
-        choices=REASONS,
-        default=[],
-        metavar="REASON",
-        help=f"Take texts with these faults, of {', '.join(REASONS)}.",
-    )
+    add("--prompts", metavar="FOLDER", help="Holds KIND.yaml: what the teacher is told (our own).")
+    add("--wording", metavar="FILE", help="What detailed descriptions answer, one a line (our own).")
+    add("--objects", metavar="FILE", help="Names of objects, by which texts are checked (our own).")
+    reasons = f"Take texts with these faults, of {', '.join(REASONS)}."
+    add("--accept", nargs="+", choices=REASONS, default=[], metavar="REASON", help=reasons)
     add("--image_folder", metavar="FOLDER", help="Pictures, for the page alone.")
     add(
         "--temperature",

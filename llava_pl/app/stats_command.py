@@ -48,8 +48,9 @@ def main(words: Sequence[str]) -> int:
         table.add_row(first, *cells)
     Console().print(table, highlight=False)
     for label, one in found.items():
-        most = ", ".join(f"{visible(word)} {number:,}" for word, number in one.concepts.most_common(10))
-        sys.stdout.write(f"{visible(label)}: most talked about (records): {most}\n")
+        for title, counts in (("most talked about", one.concepts), ("folders of pictures", one.folders)):
+            most = ", ".join(f"{visible(word)} {number:,}" for word, number in counts.most_common(10))
+            sys.stdout.write(f"{visible(label)}: {title} (records): {most or 'none'}\n")
     if options.html is not None:
         try:
             options.html.write_text(statistics_page(found), encoding="utf-8")

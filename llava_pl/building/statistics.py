@@ -64,6 +64,7 @@ class Statistics:
         openings: First two words of questions.
         concepts: Words of answers that are no `FUNCTION_WORDS`: in how many records each is.
         pictures: How many records show each.
+        folders: How many records show a picture of each folder, which says where the pictures are from.
     """
 
     num_records: int = 0
@@ -74,6 +75,7 @@ class Statistics:
     openings: Counter[str] = field(default_factory=Counter)
     concepts: Counter[str] = field(default_factory=Counter)
     pictures: Counter[str] = field(default_factory=Counter)
+    folders: Counter[str] = field(default_factory=Counter)
 
 
 def measure_records(records: Iterable[Record]) -> Statistics:
@@ -83,6 +85,7 @@ def measure_records(records: Iterable[Record]) -> Statistics:
         found.num_records += 1
         found.num_without_picture += not record.images
         found.pictures.update(record.images)
+        found.folders.update(sorted({image.rpartition("/")[0] or "." for image in record.images}))
         found.questions.counts[sum(turn.role == "human" for turn in record.turns)] += 1
         concepts: set[str] = set()
         for turn in record.turns:

@@ -44,9 +44,12 @@ def statistics_page(statistics: Mapping[str, Statistics]) -> str:
     body += f"<figure>{as_svg(draw_lengths(statistics))}</figure>\n"
     for name, one in statistics.items():
         body += f"<h2>{show(name)}</h2>\n"
-        for title, counts in (("word of answers", one.concepts), ("questions begin", one.openings)):
+        for title, of, counts in (
+            ("word of answers", "records", one.concepts),
+            ("questions begin", "questions", one.openings),
+            ("folder of pictures", "records", one.folders),
+        ):
             rows = [(word, f"{number:,}") for word, number in counts.most_common(NUM_WORDS)]
-            of = "records" if counts is one.concepts else "questions"
             body += f"<figure>{_table([title, of], rows)}</figure>\n"
     return page("Records", body, STYLE)
 

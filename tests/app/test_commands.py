@@ -8,16 +8,17 @@ import sys
 import pytest
 
 from llava_pl.app.commands import APP_COMMANDS, CARRY_COMMANDS, COMMANDS, FIT_COMMANDS
+from llava_pl.app.data_commands import MODULES
 from llava_pl.evaluation.benchmarks import TASKS
 
-BELOW = [f"data {name}" for name in ("view", "check", "convert", "scienceqa", "ledger")] + ["verify invariance"]
-INSTANT = ["", *COMMANDS, *BELOW]
-INSTANT.remove("eval")
-EVAL = ["eval", "eval diff", "eval judge", *(f"eval {name}" for name in TASKS)]
+BELOW = [f"data {name}" for name in ("view", "check", *MODULES)] + ["verify invariance"]
+OF_SIGNATURES = ["data instruct", "eval"]
+INSTANT = [line for line in ("", *COMMANDS, *BELOW) if line not in OF_SIGNATURES]
+EVAL = [*OF_SIGNATURES, "eval diff", "eval judge", *(f"eval {name}" for name in TASKS)]
 
 MAX_LINES, MAX_COLUMNS = 40, 100
-LONGER = {"eval judge": 48}
-"""A task's options and a teacher's, which are read off their signatures."""
+LONGER = {"eval judge": 49, "data instruct": 57}
+"""Options of a task, a teacher and its prices, which are read off their signatures."""
 
 RUN_ALL = """
 import contextlib, io, json, sys

@@ -8,6 +8,7 @@ import pytest
 import shtab
 
 from llava_pl.app.completion_command import SHELLS, make_tree
+from llava_pl.app.data_commands import MODULES
 from llava_pl.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -49,9 +50,11 @@ def offered(scripts):
     ("words", "expected"),
     [
         (["ex"], ["export"]),
-        (["data", ""], ["view", "check", "convert", "scienceqa", "ledger"]),
+        (["data", ""], ["view", "check", *MODULES]),
         (["verify", ""], ["invariance"]),
         (["eval", "mm"], ["mme", "mmbench", "mm-vet"]),
+        (["data", "instruct", "x", "y", "--kinds", "d"], ["detailed"]),
+        (["data", "instruct", "--prices."], ["--prices.read", "--prices.written"]),
         (["completion", ""], ["bash", "zsh", "fish"]),
         (["chat", "--qua"], ["--quantization"]),
         (["eval", "scienceqa", "--pa"], ["--parser"]),

@@ -1,19 +1,37 @@
-"""Pictures with captions in every form, and a small pipeline of spaCy's, trained here."""
+"""Pictures, what a teacher wrote of some, and a small pipeline of spaCy's, trained here."""
 
 import random
 from pathlib import Path
 
 import pytest
-from PIL import Image
+
+from llava_pl.building.descriptions import Box, Description
+from llava_pl.building.instructions import Request, Written
+from llava_pl.building.prompts import Prompt
+from llava_pl.building.written import Fault
 
 ADJECTIVES = ("red", "green", "blue", "small", "old", "wooden")
 NOUNS = ("square", "circle", "triangle", "dog", "cat", "man", "table", "grass", "horse")
 PREPOSITIONS = ("on", "in", "with", "near", "beside", "at")
 
 
-def draw_picture(path: Path, shade: int, side: int = 40) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (side, side), (shade, shade, 0)).save(path)
+def _write(kind, number, *reasons, has_record=True):
+    description = Description(f"{number}.png", ("A <dog>.",), (Box("dog", (0.25, 0.25, 0.75, 0.75)),))
+    record = {"id": f"{number}_{kind}", "image": description.image, "conversations": []} if has_record else None
+    faults = [Fault(reason, "a <cat>") for reason in reasons]
+    return Written(Request(f"hash {number}", Prompt(kind, "", ()), description), f"text {number}", record, faults)
+
+
+@pytest.fixture
+def written():
+    return [
+        _write("conversation", 0),
+        _write("detailed", 1, "object", "length"),
+        _write("conversation", 2),
+        _write("detailed", 3, "object"),
+        _write("conversation", 4, "form", has_record=False),
+        _write("reasoning", 5),
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_pl.building.statistics import QUANTILES, Lengths, measure_records
-from llava_pl.building.statistics_page import as_rows, statistics_page
 from llava_pl.types import Record, Turn
 
 RECORDS = [
@@ -21,6 +20,7 @@ def test_counts():
     found = measure_records(RECORDS)
     assert (found.num_records, found.num_without_picture) == (3, 1)
     assert found.pictures == {"a.png": 2}
+    assert found.folders == {".": 2}
     assert found.questions.counts == {1: 2, 2: 1}
     assert found.question_words.counts == {3: 2, 1: 1, 2: 1}
     assert found.answer_words.counts == {4: 2, 2: 1, 0: 1}
@@ -40,14 +40,3 @@ def test_a_histogram_holds_nearly_all(numbers):
     counts, edges = Lengths(Counter(numbers)).histogram()
     assert counts.sum() >= 0.99 * len(numbers)
     assert np.all(np.diff(edges) > 0)
-
-
-def test_rows_and_page():
-    found = {"a <b>": measure_records(RECORDS), "none": measure_records([])}
-    rows = {first: cells for first, *cells in as_rows(found)}
-    assert rows["records"] == ["3", "0"]
-    assert rows["words of an answer: least, 5 %, half, 95 %, most"] == ["0, 0, 2, 4, 4", ""]
-    page = statistics_page(found)
-    assert "a &lt;b&gt;" in page
-    assert "<b>" not in page
-    assert "<td>ball</td><td class=number>3</td>" in page

@@ -101,6 +101,9 @@ def place(tmp_path_factory, fit_parser):
     (folder / "mine.yaml").write_text(yaml.safe_dump(mine))
     for name in ("block.yaml", "llava.yaml"):
         (folder / name).write_text("trainer: {max_epochs: 1}")
+    (folder / "taught").mkdir()
+    sources = [{"path": "taught/detailed.json", "repeats": 1.0}]
+    (folder / "taught/mixture.yaml").write_text(yaml.safe_dump({"data": {"records": sources}}))
     for page, module in (("docs/tasks.md", "captions"), ("docs/connectors.md", "my_connectors")):
         (code,) = [code for name, code in blocks("python") if name == page]
         (folder / f"{module}.py").write_text(code)

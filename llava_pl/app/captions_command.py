@@ -57,7 +57,7 @@ def main(words: Sequence[str]) -> int:
     folder = claim_folder(options.dst, digest, settings)
     captions = read_captions(options.src, options.image_folder)
     with progress_bar(num_captions, "looking at captions") as advance:
-        parts = make_parts(captions, folder, settings, num_processes=options.workers, advance=advance)
+        parts = make_parts(captions, num_captions, folder, settings, num_processes=options.workers, advance=advance)
     balance = Balance(options.min_count, options.max_captions, options.seed) if options.balance else None
     counts = write_alignment(
         options.dst, parts, wordings, balance, options.seed, extract=bool(find_shards(options.src))

@@ -92,7 +92,7 @@ def _read(part: Path, column: str) -> pa.Array:
 def _is_first(parts: Sequence[Path], is_sound: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return which captions are sound and the first ones of their pictures' bytes."""
     digests = pa.chunked_array([_read(part, "digest") for part in parts], pa.binary()).filter(pa.array(is_sound))
-    content = b"".join(digests.to_pylist())
+    content = b"".join(b"".join(of_part.to_pylist()) for of_part in digests.chunks)
     halves = np.frombuffer(content, dtype="<u8").reshape(-1, 2)
     # One sort by both halves, which keeps equal ones in their order.
     order = np.lexsort((halves[:, 1], halves[:, 0]))

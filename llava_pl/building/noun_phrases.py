@@ -6,6 +6,7 @@ In: texts. Out: phrases of each, found by a pipeline of spaCy's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING
 
 from llava_pl.types import InputError
@@ -18,8 +19,9 @@ POINTING = ("DET", "PRON", "PUNCT", "SPACE")
 _TEXTS_AT_ONCE = 1000
 
 
+@cache  # a second one would lie in memory beside the first, which is freed late
 def load_pipeline(name: str) -> Language:
-    """Return a pipeline that finds noun phrases.
+    """Return a pipeline that finds noun phrases, the same one each time.
 
     Args:
         name: Of an installed package such as en_core_web_sm, or a folder.

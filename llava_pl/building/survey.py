@@ -7,8 +7,9 @@ that was stopped goes on with the next part, and parts are made in parallel.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from itertools import islice
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 from llava_pl.building.captions import Caption
 from llava_pl.building.noun_phrases import find_phrases, load_pipeline
 from llava_pl.data.picture_files import check_picture
+from llava_pl.lifeline import end_with
 from llava_pl.types import RecordError
 from llava_pl.whole_file import whole_file
 
@@ -61,6 +63,7 @@ class SurveySettings:
 
 def make_parts(
     captions: Iterable[Caption],
+    num_captions: int,
     folder: Path,
     settings: SurveySettings,
     *,
@@ -70,7 +73,8 @@ def make_parts(
     """Write the parts that a folder does not have yet, and return all of them in order.
 
     Args:
-        captions: All of the source.
+        captions: All of the source, which is read if a part is to be written.
+        num_captions: How many they are.
         folder: Where parts lie; those that are there were made of the same captions and settings.
         settings: What is looked at.
         num_processes: Parts that are made at once.
@@ -79,17 +83,18 @@ def make_parts(
     Raises:
         InputError: The source is broken further on, or the pipeline cannot be loaded.
     """
-    paths: list[Path] = []
+    num_parts = -(-num_captions // CAPTIONS_PER_PART)
+    paths = [folder / f"{number:06d}.parquet" for number in range(num_parts)]
+    if all(path.exists() for path in paths):
+        advance(num_captions)
+        return paths
     running: dict[Future[None], int] = {}
-    # Not forked: this process may have threads.
-    processes = ProcessPoolExecutor(num_processes, get_context("spawn")) if num_processes > 1 else ThreadPoolExecutor(1)
-    with processes as pool:
-        for part in _cut(captions):
-            paths.append(folder / f"{len(paths):06d}.parquet")
-            if paths[-1].exists():
+    with _start_pool(num_processes) as pool:
+        for path, part in zip(paths, _cut(captions), strict=True):
+            if path.exists():
                 advance(len(part))
                 continue
-            running[pool.submit(write_part, part, paths[-1], settings)] = len(part)
+            running[pool.submit(write_part, part, path, settings)] = len(part)
             if len(running) > num_processes:  # one waits; more would only fill the memory
                 _finish(wait(running, return_when=FIRST_COMPLETED).done, running, advance)
         _finish(list(running), running, advance)
@@ -132,6 +137,13 @@ def look_at(caption: Caption, min_pixels: int) -> tuple[str, str, bytes]:
         found = f"{size[0]} x {size[1]}"
         return "picture_tiny", f"{caption.where}: expected at least {min_pixels} pixels a side, found {found}", digest
     return "", "", digest
+
+
+def _start_pool(num_processes: int) -> Executor:
+    if num_processes == 1:
+        return ThreadPoolExecutor(1)
+    # Not forked: this process may have threads. After a kill they would wait for work forever.
+    return ProcessPoolExecutor(num_processes, get_context("spawn"), initializer=end_with, initargs=(os.getpid(),))
 
 
 def _cut(captions: Iterable[Caption]) -> Iterator[list[Caption]]:

@@ -18,6 +18,10 @@ def test_phrases(pipeline_folder):
     ]
 
 
+def test_a_pipeline_is_loaded_once(pipeline_folder):
+    assert load_pipeline(str(pipeline_folder)) is load_pipeline(str(pipeline_folder))
+
+
 def test_a_pipeline_that_is_not_there(pipeline_folder, tmp_path):
     with pytest.raises(
         InputError, match="--spacy: none_such: expected an installed pipeline or its folder, found none"

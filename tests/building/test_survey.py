@@ -1,7 +1,10 @@
 """Guards the survey of captions: work that is done twice after a kill, a part of other captions, a defect unseen."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -31,7 +34,7 @@ def small_parts(monkeypatch):
 
 def test_parts(captions, tmp_path):
     done = []
-    paths = make_parts(captions, tmp_path, SurveySettings(), advance=done.append)
+    paths = make_parts(captions, 5, tmp_path, SurveySettings(), advance=done.append)
     assert [path.name for path in paths] == ["000000.parquet", "000001.parquet", "000002.parquet"]
     assert sum(done) == 5
     assert read(paths, "image") == ["0.png", "1.png", "2.png", "3.png", "4.png"]
@@ -43,13 +46,20 @@ def test_parts(captions, tmp_path):
 
 
 def test_work_goes_on_where_it_was_stopped(captions, tmp_path):
-    first = make_parts(captions, tmp_path, SurveySettings())
+    first = make_parts(captions, 5, tmp_path, SurveySettings())
     before = {path: path.stat().st_mtime_ns for path in first}
     first[1].unlink()
     done = []
-    assert make_parts(captions, tmp_path, SurveySettings(), advance=done.append) == first
+    assert make_parts(captions, 5, tmp_path, SurveySettings(), advance=done.append) == first
     assert sum(done) == 5
     assert [path for path in first if path.stat().st_mtime_ns != before[path]] == [first[1]]
+
+
+def test_a_source_whose_parts_are_all_there_is_not_read(captions, tmp_path):
+    paths = make_parts(captions, 5, tmp_path, SurveySettings())
+    done, unread = [], iter(captions)
+    assert make_parts(unread, 5, tmp_path, SurveySettings(), advance=done.append) == paths
+    assert (sum(done), len(list(unread))) == (5, 5)
 
 
 @pytest.mark.app  # two processes are started
@@ -58,9 +68,39 @@ def test_processes_make_the_same_parts(captions, tmp_path, pipeline_folder):
     contents = []
     for num_processes in (1, 2):
         (folder := tmp_path / str(num_processes)).mkdir()
-        paths = make_parts(captions, folder, settings, num_processes=num_processes)
+        paths = make_parts(captions, 5, folder, settings, num_processes=num_processes)
         contents.append([path.read_bytes() for path in paths])
     assert contents[0] == contents[1]
+
+
+KILLED = """
+import os, signal, sys, time
+from multiprocessing import active_children
+from pathlib import Path
+from llava_pl.building import survey
+from llava_pl.building.captions import Caption
+
+def captions():
+    for number in range(4):
+        yield Caption("x", "x", "", Path("x"))
+    while len(list(Path(sys.argv[1]).glob("*.parquet"))) < 4:
+        time.sleep(0.1)
+    Path(sys.argv[1], "processes").write_text(" ".join(str(child.pid) for child in active_children()))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+survey.CAPTIONS_PER_PART = 1
+survey.make_parts(captions(), 9, Path(sys.argv[1]), survey.SurveySettings(), num_processes=2)
+"""
+
+
+@pytest.mark.app  # two processes are started
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    names = [int(word) for word in (tmp_path / "processes").read_text().split()]
+    _, alive = psutil.wait_procs([psutil.Process(name) for name in names if psutil.pid_exists(name)], timeout=60)
+    for process in alive:
+        process.kill()
+    assert (len(names), alive) == (2, [])
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,7 @@ def main() -> None:
         command = [sys.executable, "-m", "llava_pl", "data", "captions", str(source), str(pairs), "--balance"]
         command += ["--spacy", options.spacy, "--workers", str(options.workers)]
         found = watch(command, pairs, -(-options.captions // CAPTIONS_PER_PART))
-        counts = json.loads((pairs / "report.json").read_text())
+        counts = json.loads((pairs / "report.json").read_text())["counts"]
     machine = describe_machine(options.workers) + f" spaCy {version('spacy')}, pyarrow {version('pyarrow')}."
     print(f"{machine} {options.workers} workers.\n\n| phase | s | all, MB | main process, MB | a worker, MB |")
     print("| --- " * 5 + "|")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_pl.app.arguments import OneLineArguments, check_at_least
-from llava_pl.progress import progress_bar
+from llava_pl.progress import progress_bar, show_progress
 from llava_pl.types import InputError
 
 DESCRIPTION = """Write the records of stage `align` from pictures with captions: each asks about a picture in a wording
@@ -38,34 +38,55 @@ def main(words: Sequence[str]) -> int:
     options = make_parser().parse_args(list(words))
     for option in ("min_pixels", "min_count", "max_captions", "workers"):
         check_at_least(1, getattr(options, option), f"--{option}")
+    check_at_least(0, options.seed, "--seed")
 
-    from llava_pl.building.alignment_files import claim_folder, digest_captions, write_alignment
+    from llava_pl.building.alignment_files import LEFT_OUT, PARTS, check_folder, open_folder, write_alignment
     from llava_pl.building.balance import Balance
     from llava_pl.building.captions import read_captions
-    from llava_pl.building.noun_phrases import load_pipeline
+    from llava_pl.building.noun_phrases import describe_pipeline, load_pipeline
     from llava_pl.building.shards import find_shards
-    from llava_pl.building.survey import SurveySettings, make_parts
+    from llava_pl.building.survey import SurveySettings, make_parts, plan_parts
     from llava_pl.building.wordings import BRIEF, read_wordings
 
     wordings = read_wordings(options.wording or BRIEF)
-    settings = SurveySettings(options.min_pixels, options.spacy if options.balance else None)
-    if settings.pipeline is not None:
-        load_pipeline(settings.pipeline)
-    num_captions, digest = digest_captions(read_captions(options.src, options.image_folder))
-    if not num_captions:
-        raise InputError(f"{options.src}: expected captions, found none")
-    folder = claim_folder(options.dst, digest, settings)
-    captions = read_captions(options.src, options.image_folder)
-    with progress_bar(num_captions, "looking at captions") as advance:
-        parts = make_parts(captions, num_captions, folder, settings, num_processes=options.workers, advance=advance)
+    version = describe_pipeline(load_pipeline(options.spacy)) if options.balance else ""
+    settings = SurveySettings(options.min_pixels, options.spacy if options.balance else None, version)
     balance = Balance(options.min_count, options.max_captions, options.seed) if options.balance else None
-    counts = write_alignment(
-        options.dst, parts, wordings, balance, options.seed, extract=bool(find_shards(options.src))
-    )
+    check_folder(options.dst, options.src)
+    captions = read_captions(options.src, options.image_folder)
+    plan = plan_parts(show_progress(captions, "reading captions"), options.dst / PARTS, settings)
+    if not plan:
+        raise InputError(f"{options.src}: expected captions, found none")
+    with open_folder(options.dst, options.src):
+        captions = read_captions(options.src, options.image_folder)
+        with progress_bar(sum(plan.values()), "looking at captions") as advance:
+            make_parts(captions, plan, settings, num_processes=options.workers, advance=advance)
+        counts = write_alignment(
+            options.dst,
+            list(plan),
+            wordings,
+            balance,
+            options.seed,
+            _describe(options, version),
+            extract=bool(find_shards(options.src)),
+        )
     for name, number in counts.items():
         sys.stdout.write(f"{number:>12,}  {name}\n")
+    if not counts["records"]:
+        raise InputError(f"{options.src}: expected captions to learn from, found none; see {options.dst / LEFT_OUT}")
     sys.stdout.write(f"wrote {options.dst / 'records.json'}; look at {options.dst / 'report.html'}\n")
     return 0
+
+
+def _describe(options: argparse.Namespace, version: str) -> dict[str, object]:
+    """Return what a report is to say of how it came about."""
+    names = ["seed", "min_pixels", *(("min_count", "max_captions") if options.balance else ())]
+    return {
+        "source": str(options.src),
+        "wording": str(options.wording or "our own"),
+        **{name: getattr(options, name) for name in names},
+        **({"pipeline": version} if version else {}),
+    }
 
 
 def make_parser() -> argparse.ArgumentParser:

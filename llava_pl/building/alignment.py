@@ -20,8 +20,9 @@ from llava_pl.building.balance import Balance, draw_captions
 from llava_pl.building.captions import Caption
 from llava_pl.building.wordings import ask_about_picture
 
-NOT_DRAWN = "not_drawn"
 REPEATED = "picture_repeated"
+NO_PHRASE, RARE_PHRASES, NOT_DRAWN = "phrase_none", "phrases_rare", "not_drawn"
+"""Why a sound caption is not among a balanced draw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Choice:
     Args:
         is_kept: bool ``(captions,)``.
         left_out: How many are not, by the reason.
+        repeats: int64 ``(repeats, 2)``, captions whose pictures are the very ones of captions before, and these.
         phrases: All noun phrases of sound captions.
         before: How many sound captions have each of them, int64 ``(phrases,)``.
         after: How many kept ones have, int64 ``(phrases,)``.
@@ -38,6 +40,7 @@ class Choice:
 
     is_kept: NDArray[np.bool_]
     left_out: dict[str, int]
+    repeats: NDArray[np.int64]
     phrases: list[str]
     before: NDArray[np.int64]
     after: NDArray[np.int64]
@@ -51,19 +54,24 @@ def choose(parts: Sequence[Path], balance: Balance | None) -> Choice:
         balance: None to keep them all.
     """
     reasons = pa.chunked_array([_read(part, "reason") for part in parts], pa.string())
-    is_sound = pc.equal(reasons, "").to_numpy()
-    is_kept = is_sound & _is_first(parts, is_sound)
+    is_kept = pc.equal(reasons, "").to_numpy()
     left_out = Counter(pc.filter(reasons, pc.not_equal(reasons, "")).to_pylist())
-    left_out[REPEATED] = int(is_sound.sum() - is_kept.sum())
+    repeats = _find_repeats(parts, is_kept)
+    is_kept[repeats[:, 0]] = False
+    left_out[REPEATED] = len(repeats)
     phrases, captions, names = _list_phrases(parts, is_kept)
     before = np.bincount(phrases, minlength=len(names))
     if balance is not None:
-        is_drawn = np.zeros_like(is_kept)
+        is_drawn, has_phrase, has_frequent = (np.zeros_like(is_kept) for _ in range(3))
         is_drawn[draw_captions(phrases, captions, balance)] = True
-        left_out[NOT_DRAWN] = int(is_kept.sum() - is_drawn.sum())
+        has_phrase[captions] = True
+        has_frequent[captions[before[phrases] >= balance.min_count]] = True
+        left_out[NO_PHRASE] = int((is_kept & ~has_phrase).sum())
+        left_out[RARE_PHRASES] = int((has_phrase & ~has_frequent).sum())
+        left_out[NOT_DRAWN] = int((has_frequent & ~is_drawn).sum())
         is_kept = is_drawn
     after = np.bincount(phrases[is_kept[captions]], minlength=len(names))
-    return Choice(is_kept, dict(left_out), names, before, after)
+    return Choice(is_kept, dict(left_out), repeats, names, before, after)
 
 
 def make_records(
@@ -72,7 +80,7 @@ def make_records(
     """Yield the records of the captions that are kept, in the order of the source, each with what it was made of."""
     start = 0
     for part in parts:
-        table = pq.read_table(part, columns=["where", "image", "text", "file", "offset", "num_bytes"])
+        table = pq.read_table(part, columns=["where", "image", "text", "file", "offset", "num_bytes", "id"])
         rows = table.filter(pa.array(is_kept[start : start + len(table)])).to_pylist()
         start += len(table)
         for row in rows:
@@ -81,7 +89,7 @@ def make_records(
                 {"from": "human", "value": ask_about_picture(wordings, seed, caption.image)},
                 {"from": "gpt", "value": caption.text},
             ]
-            name = str(Path(caption.image).with_suffix(""))
+            name = caption.id or str(Path(caption.image).with_suffix(""))
             yield {"id": name, "image": caption.image, "conversations": turns}, caption
 
 
@@ -89,8 +97,8 @@ def _read(part: Path, column: str) -> pa.Array:
     return pq.read_table(part, columns=[column]).column(0).combine_chunks()
 
 
-def _is_first(parts: Sequence[Path], is_sound: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return which captions are sound and the first ones of their pictures' bytes."""
+def _find_repeats(parts: Sequence[Path], is_sound: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return sound captions whose pictures have the very bytes of one before, each with the first of them."""
     digests = pa.chunked_array([_read(part, "digest") for part in parts], pa.binary()).filter(pa.array(is_sound))
     content = b"".join(b"".join(of_part.to_pylist()) for of_part in digests.chunks)
     halves = np.frombuffer(content, dtype="<u8").reshape(-1, 2)
@@ -98,9 +106,10 @@ def _is_first(parts: Sequence[Path], is_sound: NDArray[np.bool_]) -> NDArray[np.
     order = np.lexsort((halves[:, 1], halves[:, 0]))
     is_new = np.ones(len(order), dtype=bool)
     is_new[1:] = (halves[order[1:]] != halves[order[:-1]]).any(axis=1)
-    is_first = np.zeros_like(is_sound)
-    is_first[np.flatnonzero(is_sound)[order[is_new]]] = True
-    return is_first
+    captions = np.flatnonzero(is_sound)[order]
+    firsts = captions[is_new][np.cumsum(is_new) - 1]
+    repeats = np.stack((captions[~is_new], firsts[~is_new]), axis=1)
+    return repeats[np.argsort(repeats[:, 0])]
 
 
 def _list_phrases(

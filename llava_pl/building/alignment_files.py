@@ -1,72 +1,70 @@
 """The folder that alignment pairs are built in.
 
 In: captions. Out: ``records.json``; ``images/`` where pictures lay in shards; ``left_out.jsonl``, each caption that is
-wrong, with the reason; ``report.json`` and ``report.html``. ``parts/`` keeps the survey: by it a build that was stopped
-goes on, and the next one, with another balance, takes seconds.
+wrong or shows a picture again, with the reason; ``report.json`` and ``report.html``. ``parts/`` keeps the survey: by it
+a build that was stopped goes on, and the next one, with another balance, takes seconds.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
-from hashlib import blake2b
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from llava_pl.building.alignment import Choice, choose, make_records
+from llava_pl.building.alignment import REPEATED, Choice, choose, make_records
 from llava_pl.building.alignment_report import alignment_page
 from llava_pl.building.balance import Balance
 from llava_pl.building.captions import Caption
-from llava_pl.building.survey import SurveySettings
 from llava_pl.data.json_files import read_json_object
+from llava_pl.data.store_cache import locked
 from llava_pl.types import InputError
 from llava_pl.whole_file import whole_file
+
+NOTE, PARTS, LEFT_OUT = "survey.json", "parts", "left_out.jsonl"
 
 NUM_EXAMPLES = 12
 
 
-def digest_captions(captions: Iterable[Caption]) -> tuple[int, str]:
-    """Return how many captions a source has, and a hash of them; what its pictures hold is not looked at.
+def check_folder(folder: Path, source: Path) -> None:
+    """Check that a folder is new, or one that was begun with the same source.
 
     Raises:
-        InputError: The source is broken somewhere.
+        InputError: It is another one.
     """
-    number, state = 0, blake2b(digest_size=16)
-    for caption in captions:
-        number += 1
-        state.update(repr((caption.image, caption.text, caption.offset, caption.num_bytes)).encode())
-    return number, state.hexdigest()
-
-
-def claim_folder(folder: Path, digest: str, settings: SurveySettings) -> Path:
-    """Make the folder of the survey, and return it; one of the same captions and settings is taken as it is.
-
-    Raises:
-        InputError: The folder holds another survey, or something else.
-    """
-    wanted = {"version": 1, "captions": digest, **asdict(settings)}
-    note = folder / "survey.json"
-    if note.exists():
-        if (found := read_json_object(note)) != wanted:
-            differing = ", ".join(name for name in wanted if found.get(name) != wanted[name])
-            raise InputError(
-                f"{folder}: expected a new folder or one of the same captions and settings, found one of other "
-                f"{differing}; choose another name"
-            )
-    elif folder.exists() and not folder.is_dir():
+    if not folder.exists():
+        return
+    if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder, found a file; choose another name")
-    elif folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder}: expected a new folder or one that was begun here, found other files in it")
-    parts = folder / "parts"
-    parts.mkdir(parents=True, exist_ok=True)
-    with whole_file(note) as part:
-        part.write_text(json.dumps(wanted, indent=2) + "\n")
-    return parts
+    note = folder / NOTE
+    found = read_json_object(note).get("source") if note.exists() else None
+    others = [each for each in folder.iterdir() if not each.name.startswith(".")]  # what a kill leaves
+    if found != str(source.resolve()) and (note.exists() or others):
+        what = f"one of {found}" if note.exists() else "other files in it"
+        raise InputError(f"{folder}: expected a new folder or one of {source}, found {what}; choose another name")
+
+
+@contextmanager
+def open_folder(folder: Path, source: Path) -> Iterator[Path]:
+    """Make the folder or go on with it, for this process alone, and yield where the parts of the survey lie.
+
+    Raises:
+        InputError: As `check_folder`; another process may have begun it since.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, is_kept=True):
+        check_folder(folder, source)
+        parts = folder / PARTS
+        for left in (*folder.glob(".*.part"), *parts.glob(".*.part")):  # by a kill
+            left.unlink()
+        with whole_file(folder / NOTE) as part:
+            part.write_text(json.dumps({"version": 1, "source": str(source.resolve())}, indent=2) + "\n")
+        parts.mkdir(exist_ok=True)
+        yield parts
 
 
 def write_alignment(
@@ -75,6 +73,7 @@ def write_alignment(
     wordings: Sequence[str],
     balance: Balance | None,
     seed: int,
+    settings: Mapping[str, object],
     *,
     extract: bool,
     advance: Callable[[], object] = lambda: None,
@@ -87,6 +86,7 @@ def write_alignment(
         wordings: Questions to draw from.
         balance: None to keep all sound captions.
         seed: Of the questions.
+        settings: What else the report is to say of them, by name.
         extract: Copy the pictures of kept captions to ``images/``.
         advance: Told after each record.
     """
@@ -102,29 +102,40 @@ def write_alignment(
                 shown.append(caption)
             advance()
         file.write("\n]\n" if kept else "[]\n")
-    with whole_file(folder / "left_out.jsonl") as part, part.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in _list_wrong(parts))
+    with whole_file(folder / LEFT_OUT) as part, part.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in _list_wrong(parts, choice))
     counts = _count(choice)
     with whole_file(folder / "report.json") as part:
-        part.write_text(json.dumps(counts, indent=2) + "\n")
+        part.write_text(json.dumps({"settings": settings, "counts": counts}, indent=2) + "\n", encoding="utf-8")
     with whole_file(folder / "report.html") as part:
-        part.write_text(alignment_page(counts, choice, shown), encoding="utf-8")
+        part.write_text(alignment_page(counts, settings, choice, shown), encoding="utf-8")
     return counts
 
 
 def _extract(caption: Caption, folder: Path) -> None:
     path = folder / caption.image
-    if not (path.exists() and path.stat().st_size == caption.num_bytes):
+    content = caption.read_picture()
+    if not (path.exists() and path.read_bytes() == content):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as part:
-            part.write_bytes(caption.read_picture())
+            part.write_bytes(content)
 
 
-def _list_wrong(parts: Iterable[Path]) -> Iterator[dict[str, str]]:
-    columns = ["image", "reason", "message"]
-    return chain.from_iterable(
-        pq.read_table(part, columns=columns, filters=[("reason", "!=", "")]).to_pylist() for part in parts
-    )
+def _list_wrong(parts: Sequence[Path], choice: Choice) -> Iterator[dict[str, str]]:
+    """Yield captions that are wrong, or repeat a picture, in their order."""
+    first_of: dict[int, int] = dict(choice.repeats.tolist())
+    names: dict[int, str] = {}
+    wanted, start = set(first_of.values()), 0
+    for part in parts:
+        table = pq.read_table(part, columns=["image", "reason", "message"])
+        for number, row in enumerate(table.to_pylist(), start=start):
+            if number in wanted:
+                names[number] = row["image"]
+            if number in first_of:
+                row |= {"reason": REPEATED, "message": f"the very bytes of {names[first_of[number]]}"}
+            if row["reason"]:
+                yield row
+        start += len(table)
 
 
 def _count(choice: Choice) -> dict[str, int]:

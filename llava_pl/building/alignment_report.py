@@ -25,21 +25,28 @@ NUM_PHRASES = 15
 
 THUMBNAIL = (160, 160)
 
+EXPLANATION = (
+    "A caption counts for all phrases in it. Of a frequent phrase more captions can stay than are drawn for it: those "
+    "that were drawn for its rarer neighbours."
+)
 
-def alignment_page(counts: Mapping[str, int], choice: Choice, examples: Sequence[Caption]) -> str:
+
+def alignment_page(
+    counts: Mapping[str, int], settings: Mapping[str, object], choice: Choice, examples: Sequence[Caption]
+) -> str:
     """Return the page.
 
     Args:
         counts: Of captions and phrases, by what is counted.
+        settings: What was asked for, by name.
         choice: What was kept.
         examples: Captions that were kept, shown with their pictures.
     """
-    rows = "".join(
-        f'<tr><td>{show(name)}</td><td class="number">{count:,}</td></tr>\n' for name, count in counts.items()
-    )
-    body = f"<table>\n<tbody>\n{rows}</tbody>\n</table>\n"
+    shown = {name: f"{count:,}" for name, count in counts.items()}
+    body = _table(shown) + "<h2>Settings</h2>\n" + _table({name: str(value) for name, value in settings.items()})
     if choice.phrases:
-        body += f"<h2>Noun phrases</h2>\n<figure>{as_svg(draw_phrases(choice))}</figure>\n{_list_phrases(choice)}"
+        body += f"<h2>Noun phrases</h2>\n<p>{show(EXPLANATION)}</p>\n"
+        body += f"<figure>{as_svg(draw_phrases(choice))}</figure>\n{_list_phrases(choice)}"
     body += "<h2>Some of the pairs</h2>\n" + "".join(map(_figure, examples))
     return page("Captions to alignment pairs", body, "svg { max-width: 100%; height: auto; }")
 
@@ -63,6 +70,11 @@ def draw_phrases(choice: Choice) -> Figure:
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=8)
     return figure
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    cells = (f'<tr><td>{show(name)}</td><td class="number">{show(value)}</td></tr>\n' for name, value in rows.items())
+    return f"<table>\n<tbody>\n{''.join(cells)}</tbody>\n</table>\n"
 
 
 def _list_phrases(choice: Choice) -> str:

@@ -5,8 +5,11 @@ In: texts. Out: phrases of each, found by a pipeline of spaCy's.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from functools import cache
+from hashlib import blake2b
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 from llava_pl.types import InputError
@@ -43,6 +46,13 @@ def load_pipeline(name: str) -> Language:
     if not pipeline.has_pipe("parser"):
         raise InputError(f"--spacy: {name}: expected a pipeline with a parser, found {', '.join(pipeline.pipe_names)}")
     return pipeline
+
+
+def describe_pipeline(pipeline: Language) -> str:
+    """Return the version of a pipeline and a hash of what it says of itself, its scores among that."""
+    meta = pipeline.meta
+    digest = blake2b(json.dumps(meta, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
+    return f"{meta['lang']}_{meta['name']} {meta['version']}, spaCy {metadata.version('spacy')}, {digest}"
 
 
 def find_phrases(pipeline: Language, texts: Iterable[str]) -> Iterator[list[str]]:

@@ -126,7 +126,8 @@ def _read_picture(file: BinaryIO, name: str) -> Iterator[Image.Image]:
             with Image.open(file) as picture:
                 yield picture
         except Exception as error:  # on damaged files Pillow raises anything from OSError to struct.error
-            found = " ".join(f"{type(error).__name__}: {error}".split())
+            text = str(error).replace(repr(file), "it")  # another number in memory each time
+            found = " ".join(f"{type(error).__name__}: {text}".split())
             raise RecordError(
                 f"cannot read picture {name}: expected a complete picture of at most {Image.MAX_IMAGE_PIXELS} pixels, "
                 f"found {file.seek(0, os.SEEK_END)} bytes ({found}); replace or shrink the file, or leave it out",

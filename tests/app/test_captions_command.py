@@ -2,7 +2,12 @@
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 
 import pytest
 from PIL import Image
@@ -44,8 +49,11 @@ def test_it_writes_records_and_says_what_it_left_out(words, tmp_path, capsys):
     assert [(record.id, record.images, record.turns[1].text) for record in records] == [
         (str(shade), (f"{shade}.png",), f"a picture of shade {shade}") for shade in range(5)
     ]
-    (wrong,) = map(json.loads, (tmp_path / "out/left_out.jsonl").read_text().splitlines())
-    assert (wrong["image"], wrong["reason"]) == ("6.png", "picture_missing")
+    wrong = map(json.loads, (tmp_path / "out/left_out.jsonl").read_text().splitlines())
+    assert [(each["image"], each["reason"]) for each in wrong] == [
+        ("5.png", "picture_repeated"),
+        ("6.png", "picture_missing"),
+    ]
     page = (tmp_path / "out/report.html").read_text()
     assert page.count("<img ") == 5
     assert "http" not in page.replace("http://www.w3.org", "")
@@ -83,12 +91,13 @@ def test_pictures_of_shards_are_copied_out(tmp_path, monkeypatch):
         (["none.tsv", "out"], "none.tsv: cannot be read (No such file or directory)"),
         (["p", "out"], "p: expected pictures, each beside a file NAME.txt, or shards NAME.tar; found neither"),
         (["empty.tsv", "out"], "empty.tsv: expected captions, found none"),
-        (["c.tsv", "p"], "p: expected a new folder or one that was begun here, found other files in it"),
+        (["c.tsv", "p"], "p: expected a new folder or one of c.tsv, found other files in it"),
         (["c.tsv", "c.tsv"], "c.tsv: expected a folder, found a file"),
         (["c.tsv", "out", "--wording", "none.txt"], "--wording: none.txt: cannot be read"),
         (["c.tsv", "out", "--min_pixels", "0"], "--min_pixels: expected at least 1, found 0"),
         (["c.tsv", "out", "--workers", "0"], "--workers: expected at least 1, found 0"),
         (["c.tsv", "out", "--max_captions", "0"], "--max_captions: expected at least 1, found 0"),
+        (["c.tsv", "out", "--seed", "-1"], "--seed: expected at least 0, found -1"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_all_as_it_was(words, change, message, tmp_path, capsys):
@@ -99,12 +108,59 @@ def test_wrong_input_is_one_line_and_leaves_all_as_it_was(words, change, message
     assert contents(tmp_path) == before
 
 
-def test_a_folder_of_another_source_or_of_other_settings(words, tmp_path, capsys):
+def test_a_folder_of_another_source(words, tmp_path, capsys):
     main(words)
     before = contents(tmp_path / "out")
-    assert main([*words, "--min_pixels", "10"]) == 2
-    assert "found one of other min_pixels; choose another name" in capsys.readouterr().err
-    (tmp_path / "c.tsv").write_text("a picture\t0.png\n")
-    assert main(words) == 2
-    assert "found one of other captions; choose another name" in capsys.readouterr().err
+    (tmp_path / "d.tsv").write_text("a picture\t0.png\n")
+    assert main([*words[:2], "d.tsv", *words[3:]]) == 2
+    assert f"found one of {tmp_path}/c.tsv; choose another name" in capsys.readouterr().err
     assert contents(tmp_path / "out") == before
+
+
+def test_a_source_that_has_changed(words, tmp_path):
+    main(words)
+    (tmp_path / "p" / "6.png").write_bytes(png(6))
+    assert main(words) == 0
+    assert len(read_records("out/records.json")) == 6
+
+
+def test_nothing_to_learn_from(words, tmp_path, capsys):
+    assert main([*words, "--min_pixels", "41"]) == 2
+    assert capsys.readouterr().err == (
+        "llava-pl: error: c.tsv: expected captions to learn from, found none; see out/left_out.jsonl\n"
+    )
+    assert len((tmp_path / "out/left_out.jsonl").read_text().splitlines()) == 7
+
+
+@pytest.mark.app  # a process is started and killed
+def test_a_kill_costs_the_part_that_was_made(words, tmp_path):
+    lines = [f"a picture of shade {n}\t{n % 5}.png\n" for n in range(30_000)]
+    (tmp_path / "c.tsv").write_text("".join(lines))
+    process = subprocess.Popen([sys.executable, "-m", "llava_pl", *words], cwd=tmp_path)
+    while len(done := list((tmp_path / "out" / "parts").glob("*.parquet"))) < 2:
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    times = {path: path.stat().st_mtime_ns for path in done}
+    assert main(words) == 0
+    assert {path: path.stat().st_mtime_ns for path in done} == times
+    assert main([*words[:3], "other", *words[4:]]) == 0
+    once, killed = (contents(tmp_path / name) for name in ("other", "out"))
+    assert once == killed
+    assert len([path for path in once if path.parent.name == "parts"]) == 6
+
+
+@pytest.mark.app  # three processes are started and interrupted
+def test_an_interrupt_is_one_line(words, tmp_path):
+    lines = [f"a picture of shade {n}\t{n % 5}.png\n" for n in range(60_000)]
+    (tmp_path / "c.tsv").write_text("".join(lines))
+    command = [sys.executable, "-m", "llava_pl", *words[:-1], "2"]
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while not list((tmp_path / "out" / "parts").glob("*.parquet")):
+        time.sleep(0.01)
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert process.communicate(timeout=60)[1] == "llava-pl: interrupted\n"
+    assert process.returncode == 130
+    assert main(words) == 0

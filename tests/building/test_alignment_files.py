@@ -1,14 +1,14 @@
 """Guards the folder of alignment pairs: another source's work that is taken, other bytes, a picture left out."""
 
 import json
-from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from llava_pl.building.alignment_files import claim_folder, digest_captions, write_alignment
+from llava_pl.building import survey
+from llava_pl.building.alignment_files import check_folder, open_folder, write_alignment
 from llava_pl.building.captions import Caption
-from llava_pl.building.survey import SurveySettings, write_part
+from llava_pl.building.survey import SurveySettings, make_parts, plan_parts
 from llava_pl.types import InputError
 
 SETTINGS = SurveySettings()
@@ -22,49 +22,69 @@ def captions(tmp_path):
     return [Caption(f"line {n}", f"s/{n}.png", f"picture {n}", file) for n, file in enumerate(files)]
 
 
-@pytest.mark.parametrize("change", [{"image": "x.png"}, {"text": "x"}, {"offset": 1}, {"num_bytes": 1}])
-def test_a_hash_is_of_all_that_decides_a_survey(captions, change):
-    number, digest = digest_captions(captions)
-    assert number == 5
-    assert digest_captions(captions) == (5, digest)
-    assert digest_captions([replace(captions[0], where="elsewhere"), *captions[1:]]) == (5, digest)
-    assert digest_captions([replace(captions[0], **change), *captions[1:]]) != (5, digest)
+def test_a_folder_is_of_one_source(tmp_path):
+    folder, source = tmp_path / "out", tmp_path / "c.tsv"
+    for _ in range(2):
+        check_folder(folder, source)
+        with open_folder(folder, source) as parts:
+            assert parts == folder / "parts"
+            (parts / ".1.parquet.7.part").write_text("left by a kill")
+    with open_folder(folder, source):
+        assert list(parts.iterdir()) == []
+    with pytest.raises(InputError, match=rf"out: expected a new folder or one of .*, found one of {source}; choose"):
+        check_folder(folder, tmp_path / "d.tsv")
 
 
-def test_a_folder_is_of_one_source_and_its_settings(tmp_path):
+@pytest.mark.parametrize("left", [[], [".survey.json.7.part"], [".lock"]])
+def test_what_a_kill_leaves_is_no_other_folder(tmp_path, left):
+    (tmp_path / "out").mkdir()
+    for name in left:
+        (tmp_path / "out" / name).touch()
+    check_folder(tmp_path / "out", tmp_path / "c.tsv")
+    (tmp_path / "out" / "mine.txt").touch()
+    with pytest.raises(InputError, match="found other files in it; choose another name"):
+        check_folder(tmp_path / "out", tmp_path / "c.tsv")
+
+
+def make(captions, folder, source):
+    with open_folder(folder, source) as parts:
+        plan = plan_parts(captions, parts, SETTINGS)
+        make_parts(captions, plan, SETTINGS)
+    return list(plan)
+
+
+def test_what_is_written(captions, tmp_path, monkeypatch):
+    monkeypatch.setattr(survey, "CAPTIONS_PER_PART", 2)
     folder = tmp_path / "out"
-    assert claim_folder(folder, "a", SETTINGS) == folder / "parts"
-    assert claim_folder(folder, "a", SETTINGS) == folder / "parts"
-    for digest, settings, what in (("b", SETTINGS, "captions"), ("a", SurveySettings(pipeline="x"), "pipeline")):
-        with pytest.raises(InputError, match=f"found one of other {what}; choose another name"):
-            claim_folder(folder, digest, settings)
-
-
-def test_what_is_written(captions, tmp_path):
-    folder = tmp_path / "out"
-    parts = [claim_folder(folder, "a", SETTINGS) / f"{n}.parquet" for n in range(2)]
-    write_part(captions[:2], parts[0], SETTINGS)
-    write_part(captions[2:], parts[1], SETTINGS)
-    advanced = []
-    counts = write_alignment(folder, parts, ["What?"], None, 0, extract=True, advance=lambda: advanced.append(1))
+    parts, advanced = make(captions, folder, tmp_path), []
+    assert len(parts) == 3
+    options = {"settings": {"seed": 0}, "extract": True}
+    counts = write_alignment(folder, parts, ["What?"], None, 0, advance=lambda: advanced.append(1), **options)
     assert counts == {
         "captions": 5,
         "records": 3,
         "left out: picture_missing": 1,
         "left out: picture_repeated": 1,
     }
+    assert json.loads((folder / "report.json").read_text()) == {"settings": {"seed": 0}, "counts": counts}
     assert len(advanced) == 3
     records = json.loads((folder / "records.json").read_text())
     assert [record["id"] for record in records] == ["s/0", "s/1", "s/2"]
     for number, record in enumerate(records):
         assert (folder / "images" / record["image"]).read_bytes() == (tmp_path / f"{number}.png").read_bytes()
+    left_out = [json.loads(line) for line in (folder / "left_out.jsonl").read_text().splitlines()]
+    assert left_out[0] == {
+        "image": "s/3.png",
+        "reason": "picture_repeated",
+        "message": "the very bytes of s/1.png",
+    }
+    assert [row["reason"] for row in left_out[1:]] == ["picture_missing"]
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    write_alignment(folder, parts, ["What?"], None, 0, extract=True)
+    write_alignment(folder, parts, ["What?"], None, 0, **options)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_nothing_is_left(captions, tmp_path):
-    parts = [claim_folder(tmp_path / "out", "a", SETTINGS) / "0.parquet"]
-    write_part(captions[4:], parts[0], SETTINGS)
-    assert write_alignment(tmp_path / "out", parts, ["What?"], None, 0, extract=False)["records"] == 0
+    parts = make(captions[4:], tmp_path / "out", tmp_path)
+    assert write_alignment(tmp_path / "out", parts, ["What?"], None, 0, {}, extract=False)["records"] == 0
     assert json.loads((tmp_path / "out" / "records.json").read_text()) == []

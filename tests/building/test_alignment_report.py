@@ -9,7 +9,8 @@ from llava_pl.building.alignment_report import alignment_page, draw_phrases
 from llava_pl.building.captions import Caption
 
 BEFORE, AFTER = np.array([5, 1, 3, 200]), np.array([5, 0, 3, 100])
-CHOICE = Choice(np.ones(1, dtype=bool), {}, ["dog", "cat", "<b>", "man"], BEFORE, AFTER)
+NONE = np.ones(1, dtype=bool), {}, np.zeros((0, 2), dtype=np.int64)
+CHOICE = Choice(*NONE, ["dog", "cat", "<b>", "man"], BEFORE, AFTER)
 
 
 def test_curves_go_from_the_most_frequent_phrase_down():
@@ -23,13 +24,14 @@ def test_curves_go_from_the_most_frequent_phrase_down():
     ]
 
 
-@pytest.mark.parametrize("choice", [CHOICE, Choice(np.ones(1, dtype=bool), {}, [], BEFORE[:0], AFTER[:0])])
+@pytest.mark.parametrize("choice", [CHOICE, Choice(*NONE, [], BEFORE[:0], AFTER[:0])])
 def test_page(choice, tmp_path):
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
     caption = Caption("line 1", "a.png", "a <b>bold</b> dog", tmp_path / "a.png")
-    page = alignment_page({"captions": 1234}, choice, [caption])
+    page = alignment_page({"captions": 1234}, {"seed": "<i>"}, choice, [caption])
     assert '<td>captions</td><td class="number">1,234</td>' in page
     assert "a &lt;b&gt;bold&lt;/b&gt; dog" in page
+    assert '<td>seed</td><td class="number">&lt;i&gt;</td>' in page
     assert "<b>" not in page
     assert page.count("<img ") == 1
     rows = [page.find(f"<td>{name}</td>") for name in ("man", "dog", "&lt;b&gt;", "cat")]

@@ -27,6 +27,7 @@ def read(path, folder=None):
 )
 def test_tables_and_json(name, content, tmp_path):
     (tmp_path / name).write_text(content, newline="")
+    (tmp_path / "p").mkdir()
     assert read(tmp_path / name, tmp_path / "p") == [("sub/a.png", 'a "red" dog'), ("b.png", "")]
     first = next(read_captions(tmp_path / name, tmp_path / "p"))
     assert first.file == tmp_path / "p" / "sub/a.png"
@@ -57,13 +58,9 @@ def test_a_folder_of_pictures_beside_texts(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("c.tsv", b"a\tb.png\nc\n", "line 2: expected 2 cells (caption, tab, picture), found 1"),
         ("c.tsv", b"a\thttp://x/b.png\n", "line 1: field 'image': expected a file in "),
-        ("c.tsv", b"a\t../b.png\n", "picture '../b.png': expected a file inside the image folder"),
         ("c.tsv", b"\xff\tb.png\n", "cannot be read ('utf-8' codec can't decode"),
         ("c.csv", b"caption\na\n", "line 1: expected a head with one each of image, found caption"),
-        ("c.json", b'[{"image": 3}]', "record 0: field 'image': expected the name of a picture, found 3"),
-        ("c.json", b"[7]", "record 0: expected an object, found int"),
         ("c.json", b"{}", "expected a JSON list of records"),
         ("none.csv", None, "No such file"),
     ],
@@ -74,6 +71,58 @@ def test_what_is_no_source(name, content, message, tmp_path):
     with pytest.raises(InputError) as caught:
         list(read_captions(tmp_path / name, tmp_path))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason", "message"),
+    [
+        ("c.tsv", b"a\tb.png\n\nc\n", "invalid",
+         "line 3: expected a caption and 'image', the name of a picture, found ['c']"),
+        ("c.tsv", b"a\t../b.png\n", "path_outside", "line 1: picture '../b.png': expected a file inside the image"),
+        ("c.json", b'[{"image": 3}]', "invalid", "record 0: expected a caption and 'image', the name of a picture"),
+        ("c.json", b"[7]", "invalid", "record 0: expected a caption and 'image', the name of a picture, found 7"),
+        ("c.jsonl", b'{"image": "a.png", "caption": ["a", "b"]}', "invalid",
+         "field 'caption': expected a text, found list"),
+        ("c.json", b'[{"image": "a.png", "conversations": []}]', "invalid",
+         "expected one of caption, text, blip_caption, found image, conversations"),
+    ],
+)  # fmt: skip
+def test_one_that_is_wrong_says_so(name, content, reason, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    wrong = list(read_captions(tmp_path / name, tmp_path))[-1]
+    assert wrong.reason == reason
+    assert wrong.message.startswith(f"{tmp_path / name}: ")
+    assert message in wrong.message
+
+
+def test_pictures_and_texts_of_a_folder_that_are_wrong(tmp_path):
+    folder = tmp_path / "p"
+    (folder / "folder.png").mkdir(parents=True)
+    for name in ("latin.png", "none.png", "upper.JPG"):
+        (folder / name).touch()
+    (tmp_path / "outside.png").touch()
+    (folder / "link.png").symlink_to(tmp_path / "outside.png")
+    (folder / "latin.txt").write_bytes(b"caf\xe9")
+    (folder / "upper.TXT").write_text("a dog")
+    found = {each.image: (each.text, each.reason) for each in read_captions(folder)}
+    assert found == {
+        "latin.png": ("", "invalid"),
+        "link.png": ("", "path_outside"),
+        "none.png": ("", ""),
+        "upper.JPG": ("a dog", ""),
+    }
+
+
+def test_ids_are_kept(tmp_path):
+    rows = [{"id": each, "image": "a.png", "text": "x"} for each in ("7", 8, None)]
+    (tmp_path / "c.json").write_text(json.dumps(rows))
+    assert [each.id for each in read_captions(tmp_path / "c.json", tmp_path)] == ["7", "8", ""]
+
+
+def test_a_folder_of_pictures_that_is_not_there(tmp_path):
+    (tmp_path / "c.tsv").write_text("a\tb.png\n")
+    with pytest.raises(InputError, match=r"--image_folder: .*none: expected a folder, found nothing"):
+        list(read_captions(tmp_path / "c.tsv", tmp_path / "none"))
 
 
 def test_names_need_a_folder_that_they_start_from(tmp_path):

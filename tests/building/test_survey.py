@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from multiprocessing import active_children
 
 import psutil
 import pyarrow.parquet as pq
@@ -11,7 +12,10 @@ from PIL import Image
 
 from llava_pl.building import survey
 from llava_pl.building.captions import Caption
-from llava_pl.building.survey import SurveySettings, look_at, make_parts
+from llava_pl.building.survey import SurveySettings, look_at, make_parts, plan_parts
+from llava_pl.types import InputError
+
+SETTINGS = SurveySettings()
 
 
 @pytest.fixture
@@ -32,10 +36,17 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(survey, "CAPTIONS_PER_PART", 2)
 
 
+def make(captions, folder, settings=SETTINGS, **options):
+    """Make all parts, and return them."""
+    plan = plan_parts(captions, folder, settings)
+    make_parts(captions, plan, settings, **options)
+    return list(plan)
+
+
 def test_parts(captions, tmp_path):
     done = []
-    paths = make_parts(captions, 5, tmp_path, SurveySettings(), advance=done.append)
-    assert [path.name for path in paths] == ["000000.parquet", "000001.parquet", "000002.parquet"]
+    paths = make(captions, tmp_path, advance=done.append)
+    assert [path.name.partition("-")[0] for path in paths] == ["000000", "000001", "000002"]
     assert sum(done) == 5
     assert read(paths, "image") == ["0.png", "1.png", "2.png", "3.png", "4.png"]
     assert read(paths, "reason") == [""] * 5
@@ -46,20 +57,48 @@ def test_parts(captions, tmp_path):
 
 
 def test_work_goes_on_where_it_was_stopped(captions, tmp_path):
-    first = make_parts(captions, 5, tmp_path, SurveySettings())
+    first = make(captions, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in first}
     first[1].unlink()
     done = []
-    assert make_parts(captions, 5, tmp_path, SurveySettings(), advance=done.append) == first
+    assert make(captions, tmp_path, advance=done.append) == first
     assert sum(done) == 5
     assert [path for path in first if path.stat().st_mtime_ns != before[path]] == [first[1]]
 
 
-def test_a_source_whose_parts_are_all_there_is_not_read(captions, tmp_path):
-    paths = make_parts(captions, 5, tmp_path, SurveySettings())
-    done, unread = [], iter(captions)
-    assert make_parts(unread, 5, tmp_path, SurveySettings(), advance=done.append) == paths
-    assert (sum(done), len(list(unread))) == (5, 5)
+@pytest.mark.parametrize(
+    "change", [{"image": "x.png"}, {"text": "x"}, {"offset": 1}, {"num_bytes": 1}, {"id": "x"}, {"where": "x"}]
+)
+def test_another_caption_makes_another_part(captions, tmp_path, change):
+    before = list(plan_parts(captions, tmp_path, SETTINGS))
+    after = list(plan_parts([replace(captions[0], **change), *captions[1:]], tmp_path, SETTINGS))
+    assert [one == two for one, two in zip(before, after, strict=True)] == [False, True, True]
+
+
+def test_other_pictures_and_settings_make_other_parts(captions, tmp_path):
+    before = list(plan_parts(captions, tmp_path, SETTINGS))
+    for settings in (SurveySettings(33), SurveySettings(pipeline="x"), SurveySettings(pipeline_version="2")):
+        assert set(before).isdisjoint(plan_parts(captions, tmp_path, settings))
+    (tmp_path / "2.png").unlink()
+    without = list(plan_parts(captions, tmp_path, SETTINGS))
+    assert [one == two for one, two in zip(before, without, strict=True)] == [True, False, True]
+    Image.new("RGB", (41, 40)).save(tmp_path / "2.png")
+    assert list(plan_parts(captions, tmp_path, SETTINGS))[1] not in (before[1], without[1])
+
+
+@pytest.mark.parametrize("change", [slice(0, 2), slice(1, 5)])
+def test_a_source_that_changes_while_it_is_read(captions, tmp_path, change):
+    plan = plan_parts(captions, tmp_path, SETTINGS)
+    with pytest.raises(InputError, match="expected captions as they were when they were counted, found others"):
+        make_parts(captions[change], plan, SETTINGS)
+
+
+def test_a_source_whose_parts_are_all_there_is_not_read_again(captions, tmp_path):
+    plan = plan_parts(captions, tmp_path, SETTINGS)
+    make_parts(captions, plan, SETTINGS)
+    unread = iter(captions)
+    make_parts(unread, plan, SETTINGS)
+    assert len(list(unread)) == 5
 
 
 @pytest.mark.app  # two processes are started
@@ -68,7 +107,7 @@ def test_processes_make_the_same_parts(captions, tmp_path, pipeline_folder):
     contents = []
     for num_processes in (1, 2):
         (folder := tmp_path / str(num_processes)).mkdir()
-        paths = make_parts(captions, 5, folder, settings, num_processes=num_processes)
+        paths = make(captions, folder, settings, num_processes=num_processes)
         contents.append([path.read_bytes() for path in paths])
     assert contents[0] == contents[1]
 
@@ -80,16 +119,19 @@ from pathlib import Path
 from llava_pl.building import survey
 from llava_pl.building.captions import Caption
 
-def captions():
+def captions(waits):
     for number in range(4):
         yield Caption("x", "x", "", Path("x"))
-    while len(list(Path(sys.argv[1]).glob("*.parquet"))) < 4:
+    while waits and len(list(Path(sys.argv[1]).glob("*.parquet"))) < 4:
         time.sleep(0.1)
-    Path(sys.argv[1], "processes").write_text(" ".join(str(child.pid) for child in active_children()))
-    os.kill(os.getpid(), signal.SIGKILL)
+    if waits:
+        Path(sys.argv[1], "processes").write_text(" ".join(str(child.pid) for child in active_children()))
+        os.kill(os.getpid(), signal.SIGKILL)
+    yield Caption("x", "x", "", Path("x"))
 
 survey.CAPTIONS_PER_PART = 1
-survey.make_parts(captions(), 9, Path(sys.argv[1]), survey.SurveySettings(), num_processes=2)
+plan = survey.plan_parts(captions(False), Path(sys.argv[1]), survey.SurveySettings())
+survey.make_parts(captions(True), plan, survey.SurveySettings(), num_processes=2)
 """
 
 
@@ -103,21 +145,46 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
     assert (len(names), alive) == (2, [])
 
 
+@pytest.mark.app  # two processes are started
+def test_a_process_that_the_system_ends(captions, tmp_path, monkeypatch):
+    plan = plan_parts(captions, tmp_path, SETTINGS)
+
+    def end_processes(caption):
+        for process in active_children():
+            process.kill()
+        return caption
+
+    with pytest.raises(InputError, match="--workers: a process was ended by the system"):
+        make_parts(map(end_processes, captions), plan, SETTINGS, num_processes=2)
+
+
 @pytest.mark.parametrize(
     ("change", "reason", "message"),
     [
-        ({"text": ""}, "caption_empty", "line 0: expected a caption, found none"),
+        ({"text": ""}, "caption_empty", "expected a caption, found none"),
+        ({"text": "x" * 10_001}, "caption_long", "expected at most 10,000 characters, found 10,001"),
+        ({"text": "the <image> tag"}, "image_slots", "2 '<image>' marks for 1 images"),
+        ({"text": "half \ud800"}, "invalid", "found half a character"),
+        ({"image": "\udcff.png"}, "invalid", "found half a character"),
+        ({"reason": "path_outside", "message": "line 0: x"}, "path_outside", "x"),
         ({"file": "none.png"}, "picture_missing", "none.png: cannot be read (No such file or directory)"),
-        ({"offset": 5}, "picture_broken", "line 0: cannot read picture 0.png: expected a complete picture"),
-        ({"num_bytes": 60}, "picture_broken", "line 0: cannot read picture 0.png: expected a complete picture"),
+        ({"file": "none\0.png"}, "picture_missing", "none\0.png: cannot be read (embedded null byte)"),
+        ({"offset": 5}, "picture_broken", "cannot read picture 0.png: expected a complete picture"),
+        ({"num_bytes": 60}, "picture_broken", "cannot read picture 0.png: expected a complete picture"),
+        ({"num_bytes": 0}, "picture_broken", "found 0 bytes (UnidentifiedImageError: cannot identify image file it)"),
     ],
 )
 def test_what_is_wrong(captions, change, reason, message, tmp_path):
     if "file" in change:
         change = {"file": tmp_path / change["file"]}
-    found = look_at(replace(captions[0], **change), 32)
+    caption = replace(captions[0], **change)
+    found = look_at(caption, 32)
     assert found[0] == reason
+    assert found[1].startswith("line 0")
+    assert found[1].count("line 0") == 1
     assert message in found[1]
+    (path,) = make([caption], tmp_path)
+    assert read([path], "reason") == [reason]
 
 
 @pytest.mark.parametrize(("min_pixels", "reason"), [(40, ""), (41, "picture_tiny")])

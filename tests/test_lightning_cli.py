@@ -703,7 +703,7 @@ def test_float32_matrices_are_multiplied_as_exactly_as_asked(config):
 
 
 def test_deepspeed_is_asked_for_in_one_line(config, monkeypatch, capsys):
-    monkeypatch.setattr("llava_pl.training.zero.find_spec", lambda name: None)
+    monkeypatch.setattr("llava_pl.training.zero.is_installed", lambda name: False)
     overlay = Path(__file__).parents[1] / "configs" / "strategy" / "zero2.yaml"
     assert main(["fit", "--config", str(config), "--config", str(overlay)]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("llava-pl: error")]

@@ -12,13 +12,13 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from llava_pl.app.arguments import OneLineArguments
 from llava_pl.evaluation.report import Report, ReportTable
 from llava_pl.evaluation.report_terminal import print_report
+from llava_pl.packages import is_installed
 
 GIB = 2**30
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
@@ -121,7 +121,7 @@ def make_report(found: Mapping[str, Any]) -> Report:
         (name, str(environment[name])) for name in ("python", "platform", "cuda", "commit") if environment[name]
     ]
     tables = [
-        ReportTable("Versions", ("", ""), (*versions, *environment["packages"].items()), has_numbers=False),
+        ReportTable("Versions", ("of", "version"), (*versions, *environment["packages"].items()), has_numbers=False),
         ReportTable(
             "Devices, and attention that was tried on them",
             ("device", "what", "memory", "free", *ATTENTIONS),
@@ -203,7 +203,7 @@ def _find_picture_backends() -> dict[str, str]:
 
     codecs = [f"{name} {features.version(name)}" for name in ("libjpeg_turbo", "webp", "avif") if features.check(name)]
     pillow = f"Pillow {__version__}"
-    has_torchvision = find_spec("torchvision") is not None
+    has_torchvision = is_installed("torchvision")
     theirs = "torchvision, whose values differ by up to 1/255" if has_torchvision else "Pillow, with the same values"
     return {
         "decoding": f"{pillow} ({', '.join(codecs)})",
@@ -223,8 +223,7 @@ def _room(folder: Path, what: str) -> dict[str, Any]:
 
 
 def _find_feature(feature: Feature, *, has_cuda: bool) -> str:
-    found = find_spec(feature.module)
-    if found is None or found.origin is None:  # a folder without files of Python, such as `wandb/` of a run
+    if not is_installed(feature.module):
         package = feature.module if feature.extra is None else f"-e '.[{feature.extra}]'"
         command = f"{feature.prefix}pip install {package}{feature.suffix}"
         return f"missing; {command}" + (", on a machine with CUDA" if feature.needs_cuda else "")

@@ -11,13 +11,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 from llava_pl.app.address import add_address_options, find_port, in_url, listens, warn_of_others
 from llava_pl.app.arguments import OneLineArguments
 from llava_pl.app.carry_commands import orderly_end
 from llava_pl.app.open_model import DEVICES, DTYPES, add_reading_options, check_answers, check_exists
+from llava_pl.packages import is_installed
 from llava_pl.types import InputError
 
 PORTS = range(8000, 8100)
@@ -55,7 +55,7 @@ def main(words: Sequence[str]) -> int:
     if taken := {"--host", "--port"} & {word.partition("=")[0] for word in more}:
         raise InputError(f"serve: {min(taken)} behind --: expected in front of it, as the address is printed")
     options = make_parser().parse_args(own)
-    if missing := [package for package in PACKAGES if find_spec(package) is None]:
+    if missing := [package for package in PACKAGES if not is_installed(package)]:
         raise InputError(f"serve: needs {', '.join(missing)}, not installed; pip install -e '.[serve]' in the checkout")
     port = find_port(options.host, options.port, PORTS)
     with orderly_end(), _hf_form(options) as folder:

@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from llava_pl.app.arguments import OneLineArguments
 from llava_pl.app.carry_commands import orderly_end
 from llava_pl.app.chat_command import add_sampling_options, check_picture, make_sampling
 from llava_pl.app.open_model import add_model_options, check_exists, open_model
+from llava_pl.packages import is_installed
 from llava_pl.types import InputError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def main(words: Sequence[str]) -> int:
     """
     options = make_parser().parse_args(list(words))
     check_exists(options.model)
-    if find_spec("gradio") is None:
+    if not is_installed("gradio"):
         raise InputError("web: needs Gradio, which is not installed; pip install -e '.[app]' in the checkout")
     for path in options.image:
         check_picture(path)  # before minutes of reading weights, as the port

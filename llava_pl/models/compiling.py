@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import shutil
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
 
 from llava_pl.models.recompute import GradientCheckpointing, find_layers, run_layer
+from llava_pl.packages import is_installed
 from llava_pl.types import InputError
 
 
@@ -52,7 +52,7 @@ def check_compiler(device_type: str) -> None:
         InputError: It does not.
     """
     if device_type == "cuda":
-        found, needs = find_spec("triton") is not None, "the package triton"
+        found, needs = is_installed("triton"), "the package triton"
     else:
         found, needs = any(shutil.which(name) for name in ("c++", "g++", "clang++")), "a C++ compiler, such as g++"
     if not found:

@@ -9,7 +9,6 @@ differ by much more than roundings of bfloat16. Not run on a GPU yet.
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -17,6 +16,7 @@ from torch import nn
 
 from llava_pl.models.adapters import is_adapter
 from llava_pl.models.recompute import find_layers
+from llava_pl.packages import is_installed
 from llava_pl.types import InputError
 
 Float8 = Literal["none", "tensorwise", "rowwise"]
@@ -42,7 +42,7 @@ def check_float8(device: torch.device, precision: str) -> None:
             f"model.decoder.float8: expected trainer.precision bf16-mixed or bf16-true, found {precision}; change it, "
             "or set it to none"
         )
-    if find_spec("torchao") is None:
+    if not is_installed("torchao"):
         raise InputError(
             "model.decoder.float8: needs torchao, which is not installed; pip install -e '.[float8]' in the "
             "checkout, or set it to none"

@@ -7,9 +7,9 @@ GPU yet.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
+from llava_pl.packages import is_installed
 from llava_pl.types import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def check_liger(device_type: str) -> None:
     Raises:
         InputError: It is not, or has not.
     """
-    if find_spec("liger_kernel") is None:
+    if not is_installed("liger_kernel"):
         raise InputError(
             "model.decoder.fused_kernels: liger needs liger-kernel, which is not installed; pip install "
             "-e '.[liger]' in the checkout, or set it to none"

@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, Literal
 
 from torch import nn
 
+from llava_pl.packages import is_installed
 from llava_pl.types import InputError
 
 Quantization = Literal["none", "nf4", "fp4", "int8"]
@@ -40,7 +40,7 @@ def require_bitsandbytes(field: str) -> None:
     Raises:
         InputError: It is not.
     """
-    if find_spec("bitsandbytes") is None:
+    if not is_installed("bitsandbytes"):
         raise InputError(f"{field}: needs bitsandbytes, not installed; pip install -e '.[qlora]' in the checkout")
     silence_bitsandbytes()
 

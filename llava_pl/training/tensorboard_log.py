@@ -5,11 +5,11 @@ In: what the trainer logs. Out: event files, which `tensorboard --logdir runs` s
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from llava_pl.packages import is_installed
 from llava_pl.types import InputError
 
 NAME = "tensorboard"
@@ -25,7 +25,7 @@ class TensorBoardLog(TensorBoardLogger):
     """
 
     def __init__(self, save_dir: str | None = None) -> None:
-        if find_spec("tensorboard") is None:
+        if not is_installed("tensorboard"):
             raise InputError(
                 "trainer.logger: TensorBoardLog: expected the package tensorboard, found none; install it with "
                 "pip install -e '.[tensorboard]' in the checkout, or leave configs/logger/tensorboard.yaml out"

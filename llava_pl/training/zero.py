@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from importlib.util import find_spec
 from typing import Any, Literal, cast
 
 import torch
@@ -26,6 +25,7 @@ from llava_pl.export.streaming import WeightStream
 from llava_pl.models.decoder import CausalDecoder
 from llava_pl.models.llava import LlavaModel
 from llava_pl.models.recompute import find_layers
+from llava_pl.packages import is_installed
 from llava_pl.training.module import LlavaModule
 from llava_pl.training.schedule import is_step_complete
 from llava_pl.training.strategies import WholeTensorCheckpoints
@@ -225,7 +225,7 @@ def require_deepspeed() -> None:
     Raises:
         InputError: It is not.
     """
-    if find_spec("deepspeed") is None:
+    if not is_installed("deepspeed"):
         raise InputError(
             "trainer.strategy: ZeroStrategy needs DeepSpeed, which is not installed; "
             "DS_BUILD_OPS=0 pip install -e '.[deepspeed]' in the checkout, or use configs/strategy/fsdp2.yaml"

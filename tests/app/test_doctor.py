@@ -32,7 +32,7 @@ def test_what_is_here(found):
 @pytest.mark.parametrize(("has_torchvision", "words"), [(True, "torchvision, whose values differ"), (False, "Pillow")])
 def test_what_resizes_pictures_of_an_export(monkeypatch, has_torchvision, words):
     """As transformers decides it: its processors are backed by torchvision where that is installed."""
-    monkeypatch.setattr(doctor, "find_spec", lambda name: name if has_torchvision else None)
+    monkeypatch.setattr(doctor, "is_installed", lambda name: has_torchvision)
     assert doctor._find_picture_backends()["resizing, stock transformers with an export"].startswith(words)
 
 

@@ -117,6 +117,6 @@ def test_one_line_for_wrong_input(words, message, model, imported, ran, tmp_path
 
 
 def test_without_the_extra(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(serve_command, "find_spec", lambda name: None if name == "uvicorn" else name)
+    monkeypatch.setattr(serve_command, "is_installed", lambda name: name != "uvicorn")
     assert main(["serve", str(tmp_path)]) == 2
     assert "serve: needs uvicorn, not installed; pip install -e '.[serve]' in the checkout" in capsys.readouterr().err

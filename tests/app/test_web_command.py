@@ -47,7 +47,7 @@ def test_one_line_for_wrong_input(words, message, taken, tmp_path, capsys):
 
 
 def test_without_the_extra(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(web_command, "find_spec", lambda name: None)
+    monkeypatch.setattr(web_command, "is_installed", lambda name: False)
     assert main(["web", str(tmp_path)]) == 2
     assert "which is not installed; pip install -e '.[app]' in the checkout" in capsys.readouterr().err
 

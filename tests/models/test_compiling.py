@@ -148,11 +148,11 @@ def test_a_model_without_layers_is_refused():
 
 @pytest.mark.parametrize(("device", "needs"), [("cuda", "the package triton"), ("cpu", "a C\\+\\+ compiler")])
 def test_a_machine_that_cannot_compile_is_refused(device, needs, monkeypatch):
-    monkeypatch.setattr(compiling, "find_spec", lambda _: None)
+    monkeypatch.setattr(compiling, "is_installed", lambda _: False)
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(InputError, match=rf"^compile_layers: torch compiles for {device} with {needs}.*, found none; "):
         check_compiler(device)
-    monkeypatch.setattr(compiling, "find_spec", lambda _: "found")
+    monkeypatch.setattr(compiling, "is_installed", lambda _: True)
     monkeypatch.setattr(shutil, "which", lambda _: "found")
     check_compiler(device)
 

@@ -26,7 +26,7 @@ def make():
 
 
 def test_without_the_package_it_is_refused(monkeypatch):
-    monkeypatch.setattr(float8, "find_spec", lambda _: None)
+    monkeypatch.setattr(float8, "is_installed", lambda _: False)
     with pytest.raises(InputError, match=r"^model.decoder.float8: needs torchao, which is not installed; pip install"):
         check_float8(torch.device("cuda"), "bf16-mixed")
 
@@ -36,7 +36,7 @@ def test_without_the_package_it_is_refused(monkeypatch):
     [("cpu", None, "cpu"), ("cuda", (8, 0), r"one of compute capability 8.0"), ("cuda", (8, 9), None)],
 )
 def test_a_device_that_cannot_do_it_is_refused(monkeypatch, device, capability, found):
-    monkeypatch.setattr(float8, "find_spec", lambda _: "found")
+    monkeypatch.setattr(float8, "is_installed", lambda _: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     if found is None:
         check_float8(torch.device(device), "bf16-true")

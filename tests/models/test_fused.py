@@ -13,13 +13,13 @@ from llava_pl.types import InputError
 
 
 def test_without_the_package_it_is_refused(monkeypatch):
-    monkeypatch.setattr(fused, "find_spec", lambda _: None)
+    monkeypatch.setattr(fused, "is_installed", lambda _: False)
     with pytest.raises(InputError, match=r"^model.decoder.fused_kernels: liger needs liger-kernel, which is not inst"):
         check_liger("cuda")
 
 
 def test_without_a_gpu_it_is_refused(monkeypatch):
-    monkeypatch.setattr(fused, "find_spec", lambda _: "found")
+    monkeypatch.setattr(fused, "is_installed", lambda _: True)
     with pytest.raises(InputError, match=r"^model.decoder.fused_kernels: liger is for GPUs, found accelerator cpu; "):
         check_liger("cpu")
     check_liger("cuda")

@@ -106,7 +106,7 @@ def test_known_noise_is_left_out_and_nothing_else(caplog):
 
 def test_without_bitsandbytes_one_line_names_the_extra(monkeypatch):
     require_bitsandbytes("x")
-    monkeypatch.setattr(quantization, "find_spec", lambda name: None)
+    monkeypatch.setattr(quantization, "is_installed", lambda name: False)
     message = r"^model.decoder.quantization: nf4: needs bitsandbytes, .*; pip install -e '.\[qlora\]' in the checkout$"
     with pytest.raises(InputError, match=message):
         require_bitsandbytes("model.decoder.quantization: nf4")

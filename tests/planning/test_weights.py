@@ -131,7 +131,7 @@ def test_all_of_the_decoder_is_streamed_but_adapters_and_tables_with_new_rows(ma
 
 def test_what_a_run_needs_need_not_be_installed(make, monkeypatch):
     monkeypatch.setitem(sys.modules, "flash_attn", None)
-    monkeypatch.setattr("llava_pl.models.quantization.find_spec", lambda _: None)
+    monkeypatch.setattr("llava_pl.models.quantization.is_installed", lambda _: False)
     module = make(stage="align", decoder={"attention": "flash_attention_2", "quantization": "nf4"})
     assert counts(build_run_model(module))["decoder"][1] == DECODER["7b"] - TABLE["7b"]
 

@@ -177,7 +177,7 @@ def test_optimizers_of_bitsandbytes_step_on_the_cpu(name):
 
 
 def test_bitsandbytes_that_is_not_installed_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setattr(quantization, "find_spec", lambda name: None)
+    monkeypatch.setattr(quantization, "is_installed", lambda name: False)
     message = r"^model.optim.optimizer: bitsandbytes.optim.AdamW8bit: needs bitsandbytes.*'\.\[qlora\]'"
     with pytest.raises(ValueError, match=message):
         build_optimizer(Toy(), OptimConfig(1.0, optimizer="bitsandbytes.optim.AdamW8bit"))

@@ -20,6 +20,6 @@ def test_numbers_come_back(tmp_path):
 
 
 def test_without_the_package_there_is_one_line(monkeypatch):
-    monkeypatch.setattr(tensorboard_log, "find_spec", lambda name: None)
+    monkeypatch.setattr(tensorboard_log, "is_installed", lambda name: False)
     with pytest.raises(InputError, match=r"^trainer.logger: TensorBoardLog: expected the package tensorboard, found n"):
         TensorBoardLog()

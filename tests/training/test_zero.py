@@ -70,13 +70,13 @@ def test_what_it_cannot_is_refused_in_one_line(settings, stage, offload, message
 
 
 def test_without_deepspeed_the_line_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(zero, "find_spec", lambda name: None)
+    monkeypatch.setattr(zero, "is_installed", lambda name: False)
     with pytest.raises(InputError, match=r"^trainer.strategy: .* not installed; DS_BUILD_OPS=0 pip install -e '"):
         ZeroStrategy()
 
 
 def test_stage_is_checked(monkeypatch):
-    monkeypatch.setattr(zero, "find_spec", lambda name: True)
+    monkeypatch.setattr(zero, "is_installed", lambda name: True)
     with pytest.raises(InputError, match=r"trainer\.strategy\.stage: expected 2 or 3, found 1"):
         ZeroStrategy(stage=1)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,10 @@ from llava_pl.types import InputError
 Advance = Callable[[float], object]
 """Told after each piece how many bytes were read: what a progress bar needs."""
 
-_FIELDS = ("id", "image", "conversations")
+FIELDS = ("id", "image", "conversations")
+"""What a record is made of."""
+
+_TURN_FIELDS = {"conversations": ("from", "value"), "messages": ("role", "content")}
 _ROWS_AT_ONCE = 1024
 
 
@@ -90,12 +93,20 @@ def source_files(path: str | Path) -> tuple[Path, ...]:
     )
 
 
-def read_entries(path: str | Path, *, chunk_size: int = 2**20, advance: Advance | None = None) -> Iterator[Any]:
+def read_entries(
+    path: str | Path,
+    *,
+    fields: Collection[str] | None = FIELDS,
+    chunk_size: int = 2**20,
+    advance: Advance | None = None,
+) -> Iterator[Any]:
     """Yield the entries of a source in order, parsed but not checked.
 
     Args:
         path: A ``.jsonl`` or ``.ndjson`` file of one entry a line, a ``.parquet`` file or a folder of them, a folder
             written by `datasets`' ``save_to_disk``; any other file is a JSON list.
+        fields: Columns to read of parquet files and of `datasets`, as far as they are there; None for all. An entry of
+            JSON has all its fields in any case.
         chunk_size: Bytes of text read at once.
         advance: Called with the number of bytes that were read since the last call.
 
@@ -107,10 +118,10 @@ def read_entries(path: str | Path, *, chunk_size: int = 2**20, advance: Advance 
     files = source_files(path)
     try:
         if path.is_dir() and files[0].name == "state.json":
-            yield from _read_dataset_shards(files[1:], advance)
-        elif files[0].suffix == ".parquet":
-            yield from _read_parquet(files, advance)
-        elif path.suffix in (".jsonl", ".ndjson"):
+            yield from _read_dataset_shards(files[1:], fields, advance)
+        elif files[0].suffix.lower() == ".parquet":
+            yield from _read_parquet(files, fields, advance)
+        elif path.suffix.lower() in (".jsonl", ".ndjson"):
             yield from _read_json_lines(path, _read_text(path, chunk_size, advance))
         else:
             yield from _read_json_list(path, _read_text(path, chunk_size, advance))
@@ -184,16 +195,16 @@ def _lines(chunks: Iterator[str]) -> Iterator[str]:
     yield "".join(parts)
 
 
-def _read_parquet(files: Iterable[Path], advance: Advance) -> Iterator[Any]:
+def _read_parquet(files: Iterable[Path], fields: Collection[str] | None, advance: Advance) -> Iterator[Any]:
     for path in files:
         try:
             with pq.ParquetFile(path) as file:
-                names = [name for name in _FIELDS if name in file.schema_arrow.names]
+                names = None if fields is None else [name for name in fields if name in file.schema_arrow.names]
                 size_per_row = path.stat().st_size / max(file.metadata.num_rows, 1)
                 for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=names):
-                    yield from _rows(batch)
+                    yield from _rows(batch, fields)
                     advance(size_per_row * batch.num_rows)
-        except (pa.ArrowException, UnicodeDecodeError) as error:
+        except (pa.ArrowException, ValueError, OverflowError) as error:
             raise _not_arrow(path, "a parquet file", error) from error
 
 
@@ -215,28 +226,31 @@ def _dataset_shards(folder: Path) -> tuple[Path, ...]:
     return shards
 
 
-def _read_dataset_shards(shards: Iterable[Path], advance: Advance) -> Iterator[Any]:
+def _read_dataset_shards(shards: Iterable[Path], fields: Collection[str] | None, advance: Advance) -> Iterator[Any]:
     for path in shards:
         try:
             with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
                 done = 0
                 for batch in stream:
                     for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
-                        yield from _rows(batch.slice(start, _ROWS_AT_ONCE))
+                        yield from _rows(batch.slice(start, _ROWS_AT_ONCE), fields)
                     advance(file.tell() - done)
                     done = file.tell()
-        except (pa.ArrowException, UnicodeDecodeError) as error:
+        except (pa.ArrowException, ValueError, OverflowError) as error:
             raise _not_arrow(path, "an Arrow stream, as save_to_disk writes it", error) from error
 
 
-def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    names = [name for name in _FIELDS if name in batch.schema.names]
-    for row in batch.select(names).to_pylist():
-        turns = row.get("conversations")
-        # A `datasets.Sequence` of objects is stored as an object of lists.
-        if isinstance(turns, Mapping) and all(isinstance(turns.get(name), list) for name in ("from", "value")):
-            pairs = zip(turns["from"], turns["value"], strict=False)
-            row["conversations"] = [{"from": role, "value": text} for role, text in pairs]
+def _rows(batch: pa.RecordBatch, fields: Collection[str] | None) -> Iterator[dict[str, Any]]:
+    if fields is not None:
+        batch = batch.select([name for name in fields if name in batch.schema.names])
+    of_turns = [(name, *_TURN_FIELDS[name]) for name in _TURN_FIELDS if name in batch.schema.names]
+    for row in batch.to_pylist():
+        for name, who, what in of_turns:
+            turns = row[name]
+            # A `datasets.Sequence` of objects is stored as an object of lists.
+            if isinstance(turns, Mapping) and all(isinstance(turns.get(key), list) for key in (who, what)):
+                lists = {key: each for key, each in turns.items() if isinstance(each, list) and each}
+                row[name] = [dict(zip(lists, each, strict=True)) for each in zip(*lists.values(), strict=False)]
         yield row
 
 

@@ -244,6 +244,29 @@ def test_folder_of_datasets_with_turns_as_an_object_of_lists(tmp_path):
     assert list(read_entries(folder)) == [{"id": "a", "conversations": TURNS}]
 
 
+def test_all_columns_or_others(tmp_path):
+    pq.write_table(TABLE, tmp_path / "a.PARQUET")
+    folder = save_to_disk(tmp_path / "train", TABLE)
+    for source in (tmp_path / "a.PARQUET", folder):
+        assert list(read_entries(source, fields=None)) == TABLE.to_pylist()
+        assert list(read_entries(source, fields=("width", "none"))) == [{"width": n} for n in (1.0, 2.0, 3.0)]
+
+
+def test_turns_of_other_forms_as_an_object_of_lists(tmp_path):
+    turns = {"role": ["user", "assistant"], "content": ["What?", "A dog."], "weight": [1, 0], "name": None}
+    folder = save_to_disk(tmp_path / "train", pa.table({"messages": [turns]}))
+    (entry,) = read_entries(folder, fields=None)
+    assert entry["messages"][1] == {"role": "assistant", "content": "A dog.", "weight": 0}
+
+
+def test_values_that_python_cannot_hold(tmp_path):
+    column = pa.array([10**13], pa.timestamp("s"))  # far beyond the year 9999
+    pq.write_table(pa.table({"id": ["a"], "date": column}), tmp_path / "a.parquet")
+    assert list(read_entries(tmp_path / "a.parquet")) == [{"id": "a"}]
+    with pytest.raises(InputError, match=r"a\.parquet: .*out of range"):
+        list(read_entries(tmp_path / "a.parquet", fields=None))
+
+
 def test_folder_that_cannot_be_read(tmp_path):
     folder = save_to_disk(tmp_path / "train", TABLE)
     shard = folder / "data-00000-of-00001.arrow"

@@ -13,6 +13,9 @@ from llava_pl.types import InputError
 
 MAX_WIDTH = 100
 
+RECORD_FORMS = ("llava", "sharegpt", "messages")
+"""Those of `building.formats`, which is not imported for a help page."""
+
 
 class HelpPage(argparse.HelpFormatter):
     """Fills paragraphs up to the terminal's width; those with indented lines, such as examples, stay as they are."""
@@ -41,6 +44,14 @@ class OneLineArguments(argparse.ArgumentParser):
         hint = "" if says_what_to_do else f"; `{self.prog} --help` lists the options"
         sys.stderr.write(f"llava-pl: error: {message}{hint}\n")
         sys.exit(2)
+
+
+def parse_delimiter(text: str) -> str:
+    """Return the character between two cells of a table that an option names: itself, or ``tab``."""
+    character = "\t" if text == "tab" else text
+    if len(character) != 1 or character in '"\r\n':
+        raise argparse.ArgumentTypeError(f"expected one character or the word tab, found {text!r}")
+    return character
 
 
 def check_at_least(least: int, number: int, option: str) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from llava_pl.app.arguments import OneLineArguments
+from llava_pl.app.arguments import RECORD_FORMS, OneLineArguments, parse_delimiter
 from llava_pl.types import InputError
 
 if TYPE_CHECKING:
     from llava_pl.types import Record
 
-FORMS = ("llava", "sharegpt", "messages", "csv")
+FORMS = (*RECORD_FORMS, "csv")
 
 DESCRIPTION = """Write conversations about pictures in another form: LLaVA's records, which `fit` learns from,
 ShareGPT's, messages as chat templates take them, or a table. What a form cannot say, such as a system message in
@@ -43,8 +43,7 @@ def main(words: Sequence[str]) -> int:
     _check_table_options(options, form, to)
 
     from llava_pl.building.csv_records import read_table, write_table
-    from llava_pl.building.formats import write_entry
-    from llava_pl.building.record_files import check_output, read_records, write_entries
+    from llava_pl.building.record_files import check_output, convert_records, read_records, write_entries
 
     check_output(options.dst, "DST", is_table=to == "csv")
     of_table = {"delimiter": options.delimiter or ",", "joins_turns": options.turns}
@@ -58,7 +57,7 @@ def main(words: Sequence[str]) -> int:
     if to == "csv":
         number = write_table(options.dst, records, options.src, **of_table)
     else:
-        number = write_entries(options.dst, (write_entry(record, to) for record in records))
+        number = write_entries(options.dst, convert_records(records, to, options.src))
     sys.stdout.write(f"wrote {options.dst}: {number:,} records{pictures}\n")
     return 0
 
@@ -84,7 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--delimiter",
-        type=_delimiter,
+        type=parse_delimiter,
         metavar="CHAR",
         help="between two cells of a table, or the word tab; by default a comma",
     )
@@ -113,10 +112,3 @@ def _check_table_options(options: argparse.Namespace, form: str, to: str) -> Non
             raise InputError(
                 f"--{option}: expected a table (--from csv or --to csv), found {form} to {to}; leave the option out"
             )
-
-
-def _delimiter(text: str) -> str:
-    character = "\t" if text == "tab" else text
-    if len(character) != 1 or character in '"\r\n':
-        raise argparse.ArgumentTypeError(f"expected one character or the word tab, found {text!r}")
-    return character

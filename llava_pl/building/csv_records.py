@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_pl.building.csv_cells import read_cells
+from llava_pl.building.entry_pictures import check_names
 from llava_pl.data.picture_files import find_picture
 from llava_pl.data.records import parse_record
 from llava_pl.types import IMAGE_SLOT, InputError, Record, RecordError
@@ -142,6 +143,7 @@ def _check_picture(row: CsvRow, image_folder: Path) -> None:
 
 def _make_rows(record: Record, joins_turns: bool) -> list[tuple[str, ...]]:
     """Return the rows that a record is made of."""
+    check_names(record.images)
     if len(record.images) > 1:
         raise RecordError(f"expected at most one picture in a table, found {len(record.images)}")
     roles, texts = [turn.role for turn in record.turns], [turn.text for turn in record.turns]

@@ -1,8 +1,11 @@
 """Guards wrong options of commands: one line and status 2, never a page of usage."""
 
+import argparse
+
 import pytest
 
-from llava_pl.app.arguments import OneLineArguments, check_place
+from llava_pl.app.arguments import RECORD_FORMS, OneLineArguments, check_place, parse_delimiter
+from llava_pl.building.formats import FORMS
 from llava_pl.types import InputError
 
 
@@ -25,3 +28,14 @@ def test_places_of_files(tmp_path):
         check_place(tmp_path, "--html")
     with pytest.raises(InputError, match="found no folder"):
         check_place(tmp_path / "none" / "new.html", "--html")
+
+
+def test_delimiters():
+    assert [parse_delimiter(text) for text in (";", "tab", "|")] == [";", "\t", "|"]
+    for text in ("", ",,", '"', "\n"):
+        with pytest.raises(argparse.ArgumentTypeError, match="expected one character or the word tab"):
+            parse_delimiter(text)
+
+
+def test_forms_have_one_list():
+    assert RECORD_FORMS == FORMS

@@ -24,6 +24,27 @@ def test_there_and_back(tmp_path, capsys):
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "r.json").read_bytes()
 
 
+def test_any_name_of_a_form(table, tmp_path, capsys):
+    assert main(["data", "convert", *table, "R.JSONL"]) == 0
+    assert main(["data", "convert", "R.JSONL", "T.CSV"]) == 0
+    assert main(["data", "convert", "T.CSV", "again.JSON", *table[1:]]) == 0
+    lines = (tmp_path / "R.JSONL").read_text(encoding="utf-8").splitlines()
+    assert json.loads((tmp_path / "again.JSON").read_text(encoding="utf-8")) == [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("name", ["https://a/b.png", "data:image/png;base64,AA", "/tmp/a.png", "../a.png"])
+@pytest.mark.parametrize("to", ["llava", "csv"])
+def test_pictures_that_are_no_files(name, to, tmp_path, capsys):
+    (tmp_path / "r.json").write_text(json.dumps([{"id": "7", "image": name, "conversations": TURNS}]))
+    assert main(["data", "convert", "r.json", {"llava": "w.json", "csv": "w.csv"}[to]]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        f"llava-pl: error: r.json: record 0 (id '7'): picture '{name}': expected the name of a file"
+    )
+    assert error.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"r.json", "s.json"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

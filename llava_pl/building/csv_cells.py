@@ -59,13 +59,19 @@ def _read_text(path: Path) -> str:
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     codec, name = ("utf-16", "UTF-16") if is_wide else ("utf-8-sig", "UTF-8")
     try:
-        return content.decode(codec)
+        text = content.decode(codec)
     except UnicodeDecodeError as error:
         until = error.object[: error.start + 1].decode(codec, "replace")  # the wrong byte is its last character
         raise InputError(
             f"{path}: line {len(list(io.StringIO(until, newline='')))}: expected {name} text, found byte "
             f"{error.object[error.start]:#04x}; save it as CSV UTF-8"
         ) from error
+    if "\0" in text.partition("\n")[0]:  # every second byte of the head, or three of four
+        raise InputError(
+            f"{path}: line 1: expected UTF-8 text, or UTF-16 that begins with a byte order mark, found null "
+            "characters; save it as CSV UTF-8"
+        )
+    return text
 
 
 def _check_head(where: str, head: list[str], columns: Sequence[str], delimiter: str) -> None:

@@ -55,6 +55,9 @@ def test_text_as_spreadsheets_write_it(read, codec):
         (HEAD + 'a.png,"red\n' + "x" * 140_000, "line 2: cannot be read as CSV (field larger than"),
         ((HEAD + "a.png,What?\na.png,gr\xfcn\n").encode("latin-1"), "line 3: expected UTF-8 text, found byte 0xfc"),
         (("\ufeff" + HEAD).encode() + b"\xff", "line 2: expected UTF-8 text, found byte 0xff"),
+        (HEAD.encode("utf-16-le"), "line 1: expected UTF-8 text, or UTF-16 that begins with a byte order mark, found"),
+        (HEAD.encode("utf-16-be"), "line 1: expected UTF-8 text, or UTF-16 that"),
+        (HEAD.encode("utf-32"), "line 1: expected UTF-8 text, or UTF-16 that"),
         (HEAD.encode("utf-16") + b"a", "line 2: expected UTF-16 text, found byte 0x61"),
     ],
 )

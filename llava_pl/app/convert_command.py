@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 FORMS = (*RECORD_FORMS, "csv")
 
 DESCRIPTION = """Write conversations about pictures in another form: LLaVA's records, which `fit` learns from,
-ShareGPT's, messages as chat templates take them, or a table. What a form cannot say, such as a system message in
-records, is refused with its place.
+ShareGPT's, messages as chat templates take them, or a table. What changes the meaning and a form cannot say, such as a
+system message, tools or a turn's weight, is refused with its place; so are pictures that are no files of a folder.
+Other fields, such as a licence, are left behind.
 
 A table is a CSV file with the columns image, question and answer. A column id is taken as well, others are passed over.
 Without an image a row is text alone. Other files are lists (.json) or lines (.jsonl); parquet is read as well.

@@ -17,6 +17,7 @@ from llava_pl.building.wordings import FOLDER
 from llava_pl.types import IMAGE_SLOT, Record
 
 QUANTILES = {"least": 0.0, "5 %": 0.05, "half": 0.5, "95 %": 0.95, "most": 1.0}
+NUM_BINS = 40
 
 FUNCTION_WORDS = frozenset((FOLDER / "function_words.txt").read_text().split("\n")[1:])
 """Words that name nothing."""
@@ -43,12 +44,21 @@ class Lengths:
         places = {name: int(share * (cumulative[-1] - 1)) for name, share in QUANTILES.items()}
         return {name: int(values[np.searchsorted(cumulative, place, "right")]) for name, place in places.items()}
 
-    def histogram(self, num_bins: int = 40) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return counts ``(num_bins,)`` and edges ``(num_bins + 1,)`` up to the length of 99 % of them."""
-        values = np.array(sorted(self.counts))
-        weights = np.array([self.counts[value] for value in values.tolist()], dtype=np.float64)
-        end = values[np.searchsorted(np.cumsum(weights), 0.99 * weights.sum())]
-        return np.histogram(values, num_bins, (0, max(end, 1)), weights=weights)
+    def most_usual(self) -> int:
+        """Return the number that 99 % do not pass; 0 without numbers."""
+        wanted, seen = 0.99 * self.counts.total(), 0
+        return next((value for value in sorted(self.counts) if (seen := seen + self.counts[value]) >= wanted), 0)
+
+    def histogram(self, end: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return counts ``(bins,)`` and edges ``(bins + 1,)`` from 0 to ``end`` or a little more.
+
+        A bin holds as many whole numbers as each other one; there are at most `NUM_BINS`.
+        """
+        width = -(-(end + 1) // NUM_BINS)
+        num_bins = -(-(end + 1) // width)
+        edges = width * np.arange(num_bins + 1, dtype=np.float64) - 0.5
+        counts, _ = np.histogram(list(self.counts), edges, weights=np.array(list(self.counts.values()), np.float64))
+        return counts, edges
 
 
 @dataclass(slots=True)

@@ -26,6 +26,28 @@ def test_files_side_by_side(tmp_path, monkeypatch, capsys):
     assert "a/r.json" in (tmp_path / "s.html").read_text()
 
 
+def test_quantiles_have_columns(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    (tmp_path / "r.json").write_text(json.dumps([RECORD]))
+    assert main(["data", "stats", "r.json", "r.json", "./r.json"]) == 0
+    rows = [[cell.strip() for cell in line.split("\u2502")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert ["records", "1", "1", "1"] in rows
+    assert ["words of an answer", "r.json (2)", "3", "3", "3", "3", "3"] in rows
+    assert ["words of an answer", "r.json (3)", "3", "3", "3", "3", "3"] in rows
+
+
+def test_other_forms(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    turns = [{"from": "user", "value": "<image>"}, {"from": "assistant", "value": "b", "weight": 0}]
+    (tmp_path / "s.json").write_text(json.dumps([{"images": ["a.png"], "conversations": turns, "system": "Be brief."}]))
+    assert main(["data", "stats", "s.json", "--from", "sharegpt"]) == 0
+    rows = [[cell.strip() for cell in line.split("\u2502")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert ["pictures", "1"] in rows
+    assert main(["data", "stats", "s.json"]) == 2
+    assert "s.json: record 0: field 'images': expected 'image'" in capsys.readouterr().err
+
+
 def test_wrong_input(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.json").write_text("[7]")

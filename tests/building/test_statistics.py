@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_pl.building.statistics import QUANTILES, Lengths, measure_records
+from llava_pl.building.statistics import NUM_BINS, QUANTILES, Lengths, measure_records
 from llava_pl.types import Record, Turn
 
 RECORDS = [
@@ -35,8 +35,19 @@ def test_quantiles_are_of_the_sorted_numbers(numbers):
     assert Lengths(Counter(numbers)).quantiles() == expected
 
 
-@given(st.lists(st.integers(0, 50), min_size=1, max_size=60))
+@given(st.lists(st.integers(0, 500), min_size=1, max_size=60))
 def test_a_histogram_holds_nearly_all(numbers):
-    counts, edges = Lengths(Counter(numbers)).histogram()
-    assert counts.sum() >= 0.99 * len(numbers)
-    assert np.all(np.diff(edges) > 0)
+    lengths = Lengths(Counter(numbers))
+    end = lengths.most_usual()
+    counts, edges = lengths.histogram(end)
+    assert 0.99 * len(numbers) <= sum(number <= end for number in numbers) <= counts.sum()
+    assert len(counts) <= NUM_BINS
+    assert edges[0] < 0 < end < edges[-1] or end == 0
+    assert len(set(np.diff(edges))) == 1  # files are compared bin by bin
+
+
+def test_bins_of_small_numbers_hold_one_each():
+    counts, edges = Lengths(Counter([1, 1, 3])).histogram(4)
+    assert counts.tolist() == [0, 2, 0, 1, 0]
+    assert edges.tolist() == [-0.5, 0.5, 1.5, 2.5, 3.5, 4.5]
+    assert Lengths().most_usual() == 0

@@ -6,9 +6,10 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from llava_pl.app.arguments import OneLineArguments, check_at_least
+from llava_pl.app.arguments import OneLineArguments, check_at_least, parse_delimiter
 from llava_pl.progress import progress_bar, show_progress
 from llava_pl.types import InputError
 
@@ -16,7 +17,7 @@ DESCRIPTION = """Write the records of stage `align` from pictures with captions:
 that is drawn, and its caption is the answer. Pictures that are missing, broken, tiny or there before are left out.
 
 SRC is a folder of pictures with NAME.txt beside each, shards of img2dataset (NAME.tar, or a folder of them), a table of
-captions and pictures (.tsv without a head, .csv with one), or JSON (.json, .jsonl) with image and caption.
+captions and pictures (.tsv without a head, .csv with one), or JSON or parquet with image and caption.
 
 With --balance a caption is kept for the noun phrases in it, of which rare ones are passed over and frequent ones are
 drawn from, as LLaVA chose 595K of CC3M's three million. A build that was stopped goes on by the same command.
@@ -53,14 +54,13 @@ def main(words: Sequence[str]) -> int:
     settings = SurveySettings(options.min_pixels, options.spacy if options.balance else None, version)
     balance = Balance(options.min_count, options.max_captions, options.seed) if options.balance else None
     check_folder(options.dst, options.src)
-    captions = read_captions(options.src, options.image_folder)
-    plan = plan_parts(show_progress(captions, "reading captions"), options.dst / PARTS, settings)
+    read = partial(read_captions, options.src, options.image_folder, delimiter=options.delimiter)
+    plan = plan_parts(show_progress(read(), "reading captions"), options.dst / PARTS, settings)
     if not plan:
         raise InputError(f"{options.src}: expected captions, found none")
     with open_folder(options.dst, options.src):
-        captions = read_captions(options.src, options.image_folder)
         with progress_bar(sum(plan.values()), "looking at captions") as advance:
-            make_parts(captions, plan, settings, num_processes=options.workers, advance=advance)
+            make_parts(read(), plan, settings, num_processes=options.workers, advance=advance)
         counts = write_alignment(
             options.dst,
             list(plan),
@@ -101,6 +101,13 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FOLDER",
         help="folder that names of pictures in tables and JSON start from",
+    )
+    parser.add_argument(
+        "--delimiter",
+        type=parse_delimiter,
+        default=",",
+        metavar="CHAR",
+        help="between two cells of a .csv table, or the word tab (a comma)",
     )
     parser.add_argument("--wording", type=Path, metavar="FILE", help="questions to draw from, one a line (our own)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all draws (%(default)s)")

@@ -59,14 +59,15 @@ class Caption:
             return file.read(self.num_bytes)
 
 
-def read_captions(path: Path, image_folder: Path | None = None) -> Iterator[Caption]:
+def read_captions(path: Path, image_folder: Path | None = None, *, delimiter: str = ",") -> Iterator[Caption]:
     """Yield the captions of a source.
 
     Args:
         path: A folder of pictures, each beside a file NAME.txt; shards as img2dataset writes them, NAME.tar or a folder
             of them; a table without a head as CC3M's (.tsv: caption, tab, picture); one with a head (.csv), or JSON
-            (.json, .jsonl), with a column ``image`` and one of `FIELDS`.
+            (.json, .jsonl) or parquet, with a column ``image`` and one of `FIELDS`.
         image_folder: Folder that the names of pictures in tables and JSON start from.
+        delimiter: The character between two cells of a table with a head.
 
     Raises:
         InputError: The source cannot be read, or is of another form.
@@ -85,7 +86,7 @@ def read_captions(path: Path, image_folder: Path | None = None) -> Iterator[Capt
         found = "a file" if image_folder.exists() else "nothing"
         raise InputError(f"--image_folder: {image_folder}: expected a folder, found {found}")
     else:
-        for where, row in _read_rows(path):
+        for where, row in _read_rows(path, delimiter):
             yield _read_row(where, row, image_folder)
 
 
@@ -163,14 +164,14 @@ def _read_text(path: Path) -> str:
         raise RecordError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
-def _read_rows(path: Path) -> Iterator[tuple[str, object]]:
+def _read_rows(path: Path, delimiter: str) -> Iterator[tuple[str, object]]:
     match path.suffix.lower():
         case ".tsv":
             yield from _read_table(path)
         case ".csv":
-            yield from read_cells(path, ("image",))
+            yield from read_cells(path, ("image",), delimiter)
         case _:
-            for index, entry in enumerate(read_entries(path)):
+            for index, entry in enumerate(read_entries(path, fields=("id", "image", *FIELDS))):
                 yield f"{path}: record {index}", entry
 
 

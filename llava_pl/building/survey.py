@@ -8,16 +8,12 @@ have other names. Parts are made in parallel.
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +22,9 @@ import pyarrow.parquet as pq
 
 from llava_pl.building.captions import Caption, locate
 from llava_pl.building.noun_phrases import find_phrases, load_pipeline
+from llava_pl.building.survey_pool import open_pool, until_stopped
 from llava_pl.data.picture_files import check_picture
 from llava_pl.data.records import parse_record
-from llava_pl.lifeline import end_with
 from llava_pl.types import IMAGE_SLOT, InputError, RecordError
 from llava_pl.whole_file import whole_file
 
@@ -118,26 +114,15 @@ def make_parts(
     if not missing:
         return
     running: dict[Future[None], int] = {}
-    with _start_pool(num_processes) as pool:
-        try:
-            for number, (path, part) in enumerate(zip(plan, _cut(captions), strict=False)):
-                if path not in missing or path.name != _name_part(number, part, settings):
-                    continue
-                missing.remove(path)
-                running[pool.submit(write_part, part, path, settings)] = len(part)
-                if len(running) > num_processes:  # one waits; more would only fill the memory
-                    _finish(wait(running, return_when=FIRST_COMPLETED).done, running, advance)
-            _finish(list(running), running, advance)
-        except (BrokenProcessPool, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # a file's; a pool that breaks has none
-                raise
-            raise InputError(
-                "--workers: a process was ended by the system, most often for lack of memory; the same command goes "
-                "on, with fewer of them"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with open_pool(num_processes) as pool:
+        for number, (path, part) in enumerate(zip(plan, _cut(captions), strict=False)):
+            if path not in missing or path.name != _name_part(number, part, settings):
+                continue
+            missing.remove(path)
+            running[pool.submit(write_part, part, path, settings)] = len(part)
+            if len(running) > num_processes:  # one waits; more would only fill the memory
+                _finish(wait(running, return_when=FIRST_COMPLETED).done, running, advance)
+        _finish(list(running), running, advance)
     if missing:
         raise InputError("expected captions as they were when they were counted, found others; start again")
 
@@ -149,7 +134,7 @@ def write_part(captions: Sequence[Caption], path: Path, settings: SurveySettings
         InputError: The pipeline cannot be loaded.
     """
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-    for caption in captions:
+    for caption in until_stopped(captions):
         reason, message, digest = look_at(caption, settings.min_pixels)
         found = {"file": str(caption.file), "reason": reason, "message": message, "digest": digest}
         for name in (*CAPTION_COLUMNS, *found):
@@ -158,7 +143,8 @@ def write_part(captions: Sequence[Caption], path: Path, settings: SurveySettings
     columns["phrases"] = [[] for _ in captions]
     if settings.pipeline is not None:
         sound = [place for place, reason in enumerate(columns["reason"]) if not reason]
-        phrases = find_phrases(load_pipeline(settings.pipeline), [columns["text"][place] for place in sound])
+        texts = until_stopped([columns["text"][place] for place in sound])
+        phrases = find_phrases(load_pipeline(settings.pipeline), texts)
         for place, of_caption in zip(sound, phrases, strict=True):
             columns["phrases"][place] = of_caption
     with whole_file(path) as part:
@@ -231,19 +217,6 @@ def _stamp(file: Path) -> tuple[object, ...]:
     except (OSError, ValueError):
         return (str(file.absolute()),)
     return str(file.absolute()), stat.st_size, stat.st_mtime_ns
-
-
-def _start_pool(num_processes: int) -> Executor:
-    if num_processes == 1:
-        return ThreadPoolExecutor(1)
-    # Not forked: this process may have threads.
-    return ProcessPoolExecutor(num_processes, get_context("spawn"), initializer=_begin, initargs=(os.getpid(),))
-
-
-def _begin(parent: int) -> None:
-    """Let a process end quietly with a key in the terminal, and with a parent that was killed, not wait forever."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    end_with(parent)
 
 
 def _cut(captions: Iterable[Caption]) -> Iterator[list[Caption]]:

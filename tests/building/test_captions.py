@@ -2,6 +2,8 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from llava_pl.building.captions import read_captions
@@ -32,6 +34,18 @@ def test_tables_and_json(name, content, tmp_path):
     first = next(read_captions(tmp_path / name, tmp_path / "p"))
     assert first.file == tmp_path / "p" / "sub/a.png"
     assert first.where.startswith(f"{tmp_path / name}: ")
+
+
+def test_parquet(tmp_path):
+    rows = {"image": ["sub/a.png", "b.png"], "caption": ["a dog", None], "pixels": [b"x", b"y"], "id": ["7", None]}
+    pq.write_table(pa.table(rows), tmp_path / "c.parquet")
+    assert read(tmp_path / "c.parquet", tmp_path) == [("sub/a.png", "a dog"), ("b.png", "")]
+    assert [each.id for each in read_captions(tmp_path / "c.parquet", tmp_path)] == ["7", ""]
+
+
+def test_a_table_with_another_delimiter(tmp_path):
+    (tmp_path / "c.CSV").write_text("image;caption\na.png;a, b\n")
+    assert [each.text for each in read_captions(tmp_path / "c.CSV", tmp_path, delimiter=";")] == ["a, b"]
 
 
 def test_a_folder_of_pictures_beside_texts(tmp_path):

@@ -1,11 +1,7 @@
 """Guards the survey of captions: work that is done twice after a kill, a part of other captions, a defect unseen."""
 
-import subprocess
-import sys
 from dataclasses import replace
-from multiprocessing import active_children
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -110,52 +106,6 @@ def test_processes_make_the_same_parts(captions, tmp_path, pipeline_folder):
         paths = make(captions, folder, settings, num_processes=num_processes)
         contents.append([path.read_bytes() for path in paths])
     assert contents[0] == contents[1]
-
-
-KILLED = """
-import os, signal, sys, time
-from multiprocessing import active_children
-from pathlib import Path
-from llava_pl.building import survey
-from llava_pl.building.captions import Caption
-
-def captions(waits):
-    for number in range(4):
-        yield Caption("x", "x", "", Path("x"))
-    while waits and len(list(Path(sys.argv[1]).glob("*.parquet"))) < 4:
-        time.sleep(0.1)
-    if waits:
-        Path(sys.argv[1], "processes").write_text(" ".join(str(child.pid) for child in active_children()))
-        os.kill(os.getpid(), signal.SIGKILL)
-    yield Caption("x", "x", "", Path("x"))
-
-survey.CAPTIONS_PER_PART = 1
-plan = survey.plan_parts(captions(False), Path(sys.argv[1]), survey.SurveySettings())
-survey.make_parts(captions(True), plan, survey.SurveySettings(), num_processes=2)
-"""
-
-
-@pytest.mark.app  # two processes are started
-def test_processes_end_with_the_one_that_started_them(tmp_path):
-    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
-    names = [int(word) for word in (tmp_path / "processes").read_text().split()]
-    _, alive = psutil.wait_procs([psutil.Process(name) for name in names if psutil.pid_exists(name)], timeout=60)
-    for process in alive:
-        process.kill()
-    assert (len(names), alive) == (2, [])
-
-
-@pytest.mark.app  # two processes are started
-def test_a_process_that_the_system_ends(captions, tmp_path, monkeypatch):
-    plan = plan_parts(captions, tmp_path, SETTINGS)
-
-    def end_processes(caption):
-        for process in active_children():
-            process.kill()
-        return caption
-
-    with pytest.raises(InputError, match="--workers: a process was ended by the system"):
-        make_parts(map(end_processes, captions), plan, SETTINGS, num_processes=2)
 
 
 @pytest.mark.parametrize(

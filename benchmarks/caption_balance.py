@@ -1,7 +1,7 @@
 """B13: the memory and the time in which `llava-pl data captions --balance` chooses among as many captions as CC3M has.
 
-    python benchmarks/captions.py --spacy en_core_web_sm
-    python benchmarks/captions.py --spacy en_core_web_sm --captions 30000    # a minute
+    python benchmarks/caption_balance.py --spacy en_core_web_sm
+    python benchmarks/caption_balance.py --spacy en_core_web_sm --captions 30000    # a minute
 
 Writes shards of tiny pictures with made-up captions, 2 KB a sample. How often a noun phrase is there falls off as a
 power of its rank, so that of 3 million captions about as many are kept as LLaVA kept of CC3M's. Then the command runs

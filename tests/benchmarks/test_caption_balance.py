@@ -4,9 +4,9 @@ import sys
 import tarfile
 from itertools import chain
 
-import captions
+import caption_balance
 import pytest
-from captions import PHASES, draw_captions, find_phase, join, spell, watch, write_source
+from caption_balance import PHASES, draw_captions, find_phase, join, spell, watch, write_source
 
 from llava_pl.building.captions import read_captions
 from llava_pl.building.survey import look_at
@@ -44,7 +44,7 @@ def test_a_few_phrases_are_in_many_captions_and_many_in_one():
 
 
 def test_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(captions, "SAMPLES_PER_SHARD", 4)
+    monkeypatch.setattr(caption_balance, "SAMPLES_PER_SHARD", 4)
     write_source(tmp_path / "source", 10, seed=3)
     found = list(read_captions(tmp_path / "source"))
     assert [each.image for each in found][::3] == [f"{n // 4:05d}/{n:09d}.png" for n in (0, 3, 6, 9)]
@@ -57,7 +57,7 @@ def test_shards(tmp_path, monkeypatch):
 
 
 def test_phases_and_the_memory_of_each(tmp_path, monkeypatch):
-    monkeypatch.setattr(captions, "SECONDS_BETWEEN_LOOKS", 0.02)
+    monkeypatch.setattr(caption_balance, "SECONDS_BETWEEN_LOOKS", 0.02)
     found = watch([sys.executable, "-c", WRITER, str(tmp_path / "pairs")], tmp_path / "pairs", num_parts=1)
     assert find_phase(tmp_path / "pairs", 1) == PHASES[-1]
     assert all(found["phases"][phase]["seconds"] > 0 for phase in PHASES)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +94,21 @@ def cut_torn_line(path: Path, start: bytes) -> None:
     else:
         with path.open("ab") as file:
             file.write(b"\n")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, which is made if need be; it is on the disk when this returns, or not in the file at all.
+
+    Raises:
+        OSError: It cannot be written, as where the disk is full.
+    """
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write(f"{line}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):  # half a line would spoil the next one
+            os.truncate(path, size)
+        raise

@@ -1,8 +1,11 @@
 """Guards against a file that cannot be read and does not say where: in a gigabyte of JSON only line and column help."""
 
+import resource
+import signal
+
 import pytest
 
-from llava_pl.data.json_files import read_json, read_json_object
+from llava_pl.data.json_files import append_line, read_json, read_json_object
 from llava_pl.types import InputError
 
 
@@ -73,3 +76,20 @@ def test_object(tmp_path):
     path.write_text("[]")
     with pytest.raises(InputError, match=r"config\.json: expected a JSON object, found list"):
         read_json_object(path)
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    append_line(path, '{"caf\u00e9": 1}')
+    before = path.read_bytes()
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 50, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            append_line(path, "x" * 100)
+        assert path.read_bytes() == before
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    append_line(path, "y")
+    assert path.read_bytes() == before + b"y\n"

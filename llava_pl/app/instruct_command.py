@@ -11,7 +11,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from llava_pl.app.task_parser import TaskParser
-from llava_pl.building.costs import TOKENS_PER_REPLY, Budget, Prices, estimate
+from llava_pl.building.costs import TOKENS_PER_REPLY, Budget, Prices, count_characters, estimate
 from llava_pl.building.descriptions import Description, read_descriptions
 from llava_pl.building.instruction_files import REPLIES, write_instructions
 from llava_pl.building.instructions import Request, Written, check_written, make_requests
@@ -22,7 +22,7 @@ from llava_pl.building.written import REASONS
 from llava_pl.building.written_store import Teacher, WrittenStore
 from llava_pl.data.picture_files import find_picture, load_image
 from llava_pl.data.store_cache import locked
-from llava_pl.endpoint import Endpoint, EndpointError, Reply, ask_all
+from llava_pl.endpoint import CHARACTERS_PER_TOKEN, Endpoint, EndpointError, Failure, Reply, ask_all, check_range
 from llava_pl.progress import progress_bar
 from llava_pl.types import InputError
 
@@ -68,7 +68,7 @@ def main(words: Sequence[str]) -> int:
         _make(folder)
     with locked(folder, is_kept=True) if folder.is_dir() else nullcontext():
         store = WrittenStore(folder / REPLIES)
-        missing = {request.name: request for request in requests if store.find(request.name) is None}
+        missing = _find_missing(requests, store, options.max_tokens)
         _say_what_it_costs(requests, missing, store, options)
         if options.dry_run:
             for request in requests[: len(prompts)]:
@@ -76,14 +76,15 @@ def main(words: Sequence[str]) -> int:
             return 0
         failure = _ask(missing, store, endpoint, options) if missing and endpoint is not None else None
         written = list(check_written(requests, store, objects, wordings, options.seed))
+        if failure is not None and not written:
+            raise failure
         counts = _write(folder, written, options)
     for name, number in counts.items():
         sys.stdout.write(f"{number:>12,}  {name}\n")
     sys.stdout.write(f"wrote {folder}; look at {folder / 'report.html'}\n")
+    num_left = _say_what_is_left(requests, store, endpoint)
     if failure is not None:
         raise failure
-    if num_left := len(requests) - len(written):
-        sys.stdout.write(f"{num_left:,} of {len(requests):,} requests are not answered yet; the same command goes on\n")
     return 1 if num_left else 0
 
 
@@ -126,11 +127,16 @@ def make_parser() -> TaskParser:
 
 
 def _make_endpoint(options: Namespace) -> Endpoint | None:
+    check_range("max_cost", options.max_cost, 0, is_above=True)
     if options.max_cost is not None and Prices(**options.prices) == Prices():
         raise InputError("--max_cost: expected --prices.read and --prices.written with it, found neither")
+    if options.max_cost is not None and options.max_tokens is None:
+        raise InputError(
+            "--max_cost: expected a number of --max_tokens with it, by which a reply costs at most, found null"
+        )
     if options.endpoint is None:
         return None
-    limits = {name: options[name] for name in ("num_at_once", "max_retries", "max_per_minute")}
+    limits = {name: options[name] for name in ("num_at_once", "max_retries", "max_per_minute", "timeout")}
     return Endpoint(options.endpoint, options.model, temperature=options.temperature, **limits)
 
 
@@ -150,6 +156,12 @@ def _make(folder: Path) -> None:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another name") from error
 
 
+def _find_missing(requests: Sequence[Request], store: WrittenStore, max_tokens: int | None) -> dict[str, Request]:
+    """Return what is to be asked by name; what failed before comes last, so that it is in nobody's way."""
+    missing = [request for request in requests if store.is_missing(request.name, max_tokens)]
+    return {request.name: request for request in sorted(missing, key=lambda request: request.name in store.failed)}
+
+
 def _say_what_it_costs(
     requests: Sequence[Request], missing: dict[str, Request], store: WrittenStore, options: Namespace
 ) -> None:
@@ -158,9 +170,21 @@ def _say_what_it_costs(
     prices = Prices(**options.prices)
     dollars = f", {prices.cost(num_read, num_written):,.2f} dollars" if prices != Prices() else ""
     sys.stdout.write(
-        f"{len(requests):,} requests, {len(missing):,} of them not answered yet: about {num_read:,.0f} tokens read and "
+        f"{len(requests):,} requests, {len(missing):,} of them still to ask: about {num_read:,.0f} tokens read and "
         f"{num_written:,.0f} written{dollars}\n"
     )
+
+
+def _say_what_is_left(requests: Sequence[Request], store: WrittenStore, endpoint: Endpoint | None) -> int:
+    left = [request for request in requests if store.find(request.name) is None]
+    failed = [store.failed[request.name] for request in left if request.name in store.failed]
+    if left:
+        text = f"{len(left):,} of {len(requests):,} requests are not answered"
+        if failed:
+            text += f", {len(failed):,} of them failed, the first: {failed[0]}"
+        then = "the same command" if endpoint is not None else "the same command with --endpoint"
+        sys.stdout.write(f"{text}; {then} asks for them{', for what failed last' if failed else ''}\n")
+    return len(left)
 
 
 def _show(request: Request) -> None:
@@ -175,34 +199,32 @@ def _write(folder: Path, written: Sequence[Written], options: Namespace) -> dict
     return write_instructions(folder, written, options.accept, load)
 
 
-def _ask(missing: dict[str, Request], store: WrittenStore, endpoint: Endpoint, options: Namespace) -> InputError | None:
-    """Ask for what is missing, and return what went wrong after some of it had come.
-
-    Raises:
-        InputError: Nothing came.
-    """
+def _ask(
+    missing: dict[str, Request], store: WrittenStore, endpoint: Endpoint, options: Namespace
+) -> InputError | KeyboardInterrupt | None:
+    """Ask for what is missing, and return what went wrong, as a set can be made of what came before."""
     prices = Prices(**options.prices)
-    num_read, _ = estimate((each.messages for each in missing.values()), [])
-    most = prices.cost(num_read / len(missing), options.max_tokens or TOKENS_PER_REPLY)
-    budget = Budget(options.max_cost, prices, most, sum(prices.cost(*pair) for pair in store.count_tokens()))
+    longest = max(count_characters(request.messages) for request in missing.values())
+    most = prices.cost(longest / CHARACTERS_PER_TOKEN, options.max_tokens or TOKENS_PER_REPLY)
+    budget = Budget(options.max_cost, prices, most, prices.cost(store.num_read, store.num_written))
     spent_before, num_new = budget.spent, 0
-    failure = None
+    failure: InputError | KeyboardInterrupt | None = None
     with progress_bar(len(missing), "asking") as advance:
 
-        def keep(name: str, reply: Reply) -> None:
+        def keep(name: str, outcome: Reply | Failure) -> None:
             nonlocal num_new
-            store.add(name, missing[name].description.image, missing[name].kind, reply)
-            budget.settle(reply)
-            num_new += 1
+            store.add(name, missing[name].description.image, missing[name].kind, outcome, options.max_tokens)
+            num_new += isinstance(outcome, Reply)
             advance(1)
 
         messages = {name: request.messages for name, request in missing.items()}
         try:
-            ask_all(endpoint, messages, keep, max_tokens=options.max_tokens, may_send=budget.may_send)
+            ask_all(endpoint, messages, keep, max_tokens=options.max_tokens, allowance=budget)
         except EndpointError as error:
-            failure = InputError(f"{error}; {num_new:,} new replies are kept, the same command goes on")
-            if not num_new:
-                raise failure from error
+            then = ", the same command goes on" if error.can_go_on else ""
+            failure = InputError(f"{error}; {num_new:,} new replies are kept{then}")
+        except KeyboardInterrupt as error:
+            failure = error
     if prices != Prices():
         in_all = f", {budget.spent:,.2f} in all" if spent_before else ""
         sys.stdout.write(f"spent about {budget.spent - spent_before:,.2f} dollars{in_all}\n")

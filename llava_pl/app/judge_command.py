@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from llava_pl.app.eval_outputs import add_outputs, check_outputs, show
@@ -47,7 +48,7 @@ def main(words: Sequence[str]) -> int:
     check_outputs(options, further=["output"], inputs=[*files, options.root])
     if (options.endpoint is None) != (options.model is None):
         raise InputError("--endpoint: expected together with --model, found one of them; give both or none")
-    further = {name: options[name] for name in ("num_at_once", "max_retries", "temperature")}
+    further = {field.name: options[field.name] for field in fields(Endpoint) if field.name not in ("url", "model")}
     endpoint = Endpoint(options.endpoint, options.model, **further) if options.endpoint else None
 
     task = ScienceQA(**{name: options[name] for name in names})

@@ -1,18 +1,17 @@
 """What a teacher costs: an estimate before anything is spent, and a limit while it is.
 
-In: requests and replies. Out: dollars. Tokens are those that the endpoint counts; before it was asked, a token is taken
-to be four characters, which is about right for English.
+In: requests and replies. Out: dollars. Tokens are those that the endpoint counts; before it was asked, they are taken
+from characters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from threading import Lock
+from threading import Condition
 
-from llava_pl.endpoint import Message, Reply
+from llava_pl.endpoint import CHARACTERS_PER_TOKEN, Failure, Message, Reply, check_range
 
-CHARACTERS_PER_TOKEN = 4
 FEW_REPLIES = 10
 """With fewer, a reply's length is taken to be `TOKENS_PER_REPLY`."""
 
@@ -31,6 +30,10 @@ class Prices:
     read: float = 0.0
     written: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_range("prices.read", self.read, 0)
+        check_range("prices.written", self.written, 0)
+
     def cost(self, num_read: float, num_written: float) -> float:
         """Return dollars."""
         return (num_read * self.read + num_written * self.written) / 1e6
@@ -43,10 +46,15 @@ def estimate(requests: Iterable[Sequence[Message]], replies: Sequence[Reply]) ->
         requests: What would be asked.
         replies: What was written before, by which the length of others is judged.
     """
-    characters = [sum(len(message["content"]) for message in messages) for messages in requests]
+    characters = [count_characters(messages) for messages in requests]
     lengths = [reply.num_written for reply in replies if reply.num_written]
     length = sum(lengths) / len(lengths) if len(lengths) >= FEW_REPLIES else TOKENS_PER_REPLY
     return sum(characters) / CHARACTERS_PER_TOKEN, length * len(characters)
+
+
+def count_characters(messages: Iterable[Message]) -> int:
+    """Return the length of a request."""
+    return sum(len(message["content"]) for message in messages)
 
 
 class Budget:
@@ -63,18 +71,29 @@ class Budget:
         self.spent = spent
         self._limit, self._prices, self._most = limit, prices, most
         self._num_running = 0
-        self._lock = Lock()
+        self._changed = Condition()
 
     def may_send(self) -> bool:
-        """Return whether what was spent, what is on its way and one more keep to the limit; if so, it is counted."""
-        with self._lock:
-            if self._limit is not None and self.spent + (self._num_running + 1) * self._most > self._limit:
-                return False
+        """Return whether what was spent, what is on its way and one more keep to the limit; if so, it is counted.
+
+        While something is on its way, which may cost less than was set aside, it is waited for.
+        """
+        with self._changed:
+            while self._limit is not None and self.spent + (self._num_running + 1) * self._most > self._limit:
+                if not self._num_running:
+                    return False
+                self._changed.wait()
             self._num_running += 1
             return True
 
-    def settle(self, reply: Reply) -> None:
-        """Count what a request has cost that was counted before."""
-        with self._lock:
+    def settle(self, outcome: Reply | Failure | None) -> None:
+        """Count what a request has cost that was counted before: all that was set aside where that is not known."""
+        with self._changed:
             self._num_running -= 1
-            self.spent += self._prices.cost(reply.num_read, reply.num_written)
+            if isinstance(outcome, Reply):
+                cost = self._prices.cost(outcome.num_read, outcome.num_written)
+                self._most = max(self._most, cost)  # the guess was too small
+            else:
+                cost = self._most if outcome is not None and outcome.may_cost else 0.0
+            self.spent += cost
+            self._changed.notify_all()

@@ -1,20 +1,22 @@
 """What a teacher wrote, kept by what it was asked: nothing is paid for twice, and a set can be made anew by anyone.
 
 In: a file, and requests. Out: replies by request. A request is known by a hash of all that decides its reply: model,
-messages, temperature and longest reply. Where it was sent, and with which key, is no part of it.
+temperature and messages. Where it was sent, and with which key, is no part of it; nor is the longest reply, which
+decides of few, and of those their lines tell.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from hashlib import sha256
+from math import inf
 from pathlib import Path
+from typing import Any
 
-from llava_pl.data.json_files import cut_torn_line, read_json_lines
-from llava_pl.endpoint import Message, Reply
+from llava_pl.data.json_files import append_line, cut_torn_line, read_json_lines
+from llava_pl.endpoint import Failure, Message, Reply, check_range
 from llava_pl.types import InputError
 
 _LINE_START = b'{"request": "'
@@ -28,24 +30,38 @@ class Teacher:
         model: Name of the model.
         temperature: Of what it writes; None for the endpoint's own.
         max_tokens: Longest reply; None for the endpoint's own.
+
+    Raises:
+        InputError: There is no name, or a number is out of range.
     """
 
     model: str
     temperature: float | None = 0.7
     max_tokens: int | None = 1024
 
+    def __post_init__(self) -> None:
+        if not self.model.strip():
+            raise InputError("--model: expected the name of a model, found nothing")
+        check_range("temperature", self.temperature, 0)
+        check_range("max_tokens", self.max_tokens, 1)
+
 
 def hash_request(teacher: Teacher, messages: Sequence[Message]) -> str:
     """Return the name of a request, the same on every machine."""
-    content = json.dumps({**asdict(teacher), "messages": list(messages)}, sort_keys=True, ensure_ascii=True)
-    return sha256(content.encode()).hexdigest()
+    asked = {"model": teacher.model, "temperature": teacher.temperature, "messages": list(messages)}
+    return sha256(json.dumps(asked, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
 class WrittenStore:
-    """A file of replies, one a line, that is only ever added to.
+    """A file of replies, one a line, that is only ever added to; what failed is in it too, with the endpoint's words.
 
     Args:
         path: The file; it is made when something is added.
+
+    Attributes:
+        num_read: Tokens of all requests that were answered, whether or not they were asked again.
+        num_written: Tokens of all replies.
+        failed: The endpoint's words by request, of requests without a reply.
 
     Raises:
         InputError: It is no file of replies.
@@ -54,35 +70,85 @@ class WrittenStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._replies: dict[str, Reply] = {}
+        self._most: dict[str, int | None] = {}
+        self.num_read = self.num_written = 0
+        self.failed: dict[str, str] = {}
         if not path.exists():
             return
         cut_torn_line(path, _LINE_START)
         for where, row in read_json_lines(path):
-            try:
-                self._replies[row["request"]] = Reply(**{field.name: row[field.name] for field in fields(Reply)})
-            except (KeyError, TypeError) as error:
-                raise InputError(f"{where}: expected a teacher's reply, found none ({error!r})") from None
+            self._read(row, where)
 
     def find(self, request: str) -> Reply | None:
         """Return the reply to a request, None where there is none yet."""
         return self._replies.get(request)
 
-    def count_tokens(self) -> list[tuple[int, int]]:
-        """Return how many tokens were read and written for each reply that is kept."""
-        return [(reply.num_read, reply.num_written) for reply in self._replies.values()]
+    def is_missing(self, request: str, max_tokens: int | None) -> bool:
+        """Return whether a request is to be asked: there is no reply, or one that was cut off and may be longer now.
 
-    def add(self, request: str, image: str, kind: str, reply: Reply) -> None:
-        """Keep a reply; it is on the disk when this returns.
+        Args:
+            request: Its name.
+            max_tokens: Longest reply that is asked for now.
+        """
+        reply = self._replies.get(request)
+        if reply is None:
+            return True
+        return reply.finish == "length" and _or_inf(max_tokens) > _or_inf(self._most[request])
+
+    def add(self, request: str, image: str, kind: str, outcome: Reply | Failure, max_tokens: int | None) -> None:
+        """Keep what came of a request; it is on the disk when this returns.
 
         Args:
             request: Its name.
             image: What it is about, for those who read the file.
             kind: Of what was asked for.
-            reply: What came.
+            outcome: The reply, or why there is none.
+            max_tokens: Longest reply that was asked for.
+
+        Raises:
+            InputError: The file cannot be written.
         """
-        line = {"request": request, "image": image, "kind": kind, **asdict(reply)}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self._replies[request] = reply
+        line: dict[str, Any] = {"request": request, "image": image, "kind": kind}
+        if isinstance(outcome, Reply):
+            line |= {**asdict(outcome), "max_tokens": max_tokens}
+        elif self.failed.get(request) == outcome.words:
+            return  # it is known
+        else:
+            line |= {"failed": outcome.words}
+        try:
+            append_line(self._path, json.dumps(line, ensure_ascii=False))
+        except OSError as error:
+            raise InputError(
+                f"{self._path}: a reply cannot be kept ({error.strerror}); make room, then the same command goes on"
+            ) from error
+        self._take(request, outcome if isinstance(outcome, Reply) else outcome.words, max_tokens)
+
+    def _read(self, row: Mapping[str, Any], where: str) -> None:
+        match row:
+            case {"request": str(request), "failed": str(words)}:
+                self._take(request, words, None)
+            case {
+                "request": str(request),
+                "text": str(text),
+                "finish": str(finish),
+                "num_read": int(num_read),
+                "num_written": int(num_written),
+                "max_tokens": int() | None as max_tokens,
+            } if num_read >= 0 and num_written >= 0:
+                self._take(request, Reply(text, finish, num_read, num_written), max_tokens)
+            case _:
+                raise InputError(f"{where}: expected what data instruct keeps of a reply, found {str(row)[:200]}")
+
+    def _take(self, request: str, outcome: Reply | str, max_tokens: int | None) -> None:
+        if isinstance(outcome, str):
+            if request not in self._replies:
+                self.failed[request] = outcome
+            return
+        self.failed.pop(request, None)
+        self._replies[request], self._most[request] = outcome, max_tokens
+        self.num_read += outcome.num_read
+        self.num_written += outcome.num_written
+
+
+def _or_inf(max_tokens: int | None) -> float:
+    return inf if max_tokens is None else max_tokens

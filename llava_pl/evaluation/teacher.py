@@ -10,8 +10,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from llava_pl.data.json_files import cut_torn_line
-from llava_pl.endpoint import Endpoint, EndpointError, Message, Reply, ask_all
+from llava_pl.data.json_files import append_line, cut_torn_line
+from llava_pl.endpoint import Endpoint, EndpointError, Failure, Message, Reply, ask_all
 from llava_pl.evaluation.answers import read_answers
 from llava_pl.types import InputError
 
@@ -68,19 +68,18 @@ def _ask(prompts: Mapping[str, str], path: Path, endpoint: Endpoint, advance: Ca
     requests: dict[str, Sequence[Message]] = {
         name: [Message(role="user", content=prompt)] for name, prompt in prompts.items()
     }
-    with path.open("a", encoding="utf-8") as file:
 
-        def keep(name: str, reply: Reply) -> None:
-            advance()
-            if not reply.text.strip():
-                return  # nothing was said; it is asked anew next time
-            said[name] = reply.text
-            line = {"question_id": name, "prompt": prompts[name], "text": reply.text, "model_id": endpoint.model}
-            file.write(json.dumps(line) + "\n")
-            file.flush()
+    def keep(name: str, outcome: Reply | Failure) -> None:
+        advance()
+        if isinstance(outcome, Failure) or not outcome.text.strip():
+            return  # nothing was said; it is asked anew next time
+        line = {"question_id": name, "prompt": prompts[name], "text": outcome.text, "model_id": endpoint.model}
+        append_line(path, json.dumps(line))
+        said[name] = outcome.text
 
-        try:
-            ask_all(endpoint, requests, keep)
-        except EndpointError as error:
-            raise InputError(f"{error}; {len(said)} new answers are in {path}, the same command goes on") from error
+    try:
+        ask_all(endpoint, requests, keep)
+    except EndpointError as error:
+        then = ", the same command goes on" if error.can_go_on else ""
+        raise InputError(f"{error}; {len(said)} new answers are in {path}{then}") from error
     return said

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import scripted_teacher
 from PIL import Image
+from scripted_teacher import completion
 
 from llava_pl.cli import main
 from llava_pl.data.records import read_records
@@ -47,6 +48,12 @@ def read_json(path):
     return json.loads(Path(path).read_text())
 
 
+def kept(tmp_path):
+    """Return the replies that are kept."""
+    lines = map(json.loads, (tmp_path / "out" / "replies.jsonl").read_text().splitlines())
+    return [line for line in lines if "failed" not in line]
+
+
 def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -54,7 +61,7 @@ def contents(folder):
 def test_it_writes_records_of_each_kind(words, teacher_server, tmp_path, capsys):
     assert main([*words, "--endpoint", teacher_server.url, "--image_folder", "p"]) == 0
     shown = capsys.readouterr().out
-    assert "18 requests, 18 of them not answered yet: about " in shown
+    assert "18 requests, 18 of them still to ask: about " in shown
     assert "          18  records\n" in shown
     assert len(teacher_server.requests) == 18
     for kind in ("conversation", "detailed", "reasoning"):
@@ -111,7 +118,8 @@ def test_bodies_that_are_no_reply_are_not_kept(words, teacher_server, tmp_path, 
         error = capsys.readouterr().err
         assert error.startswith("llava-pl: error: --endpoint http://127")
         assert error.count("\n") == 1
-    assert not (tmp_path / "out" / "replies.jsonl").exists()
+    assert kept(tmp_path) == []
+    assert not (tmp_path / "out" / "report.json").exists()
 
 
 def test_an_unsteady_endpoint_is_asked_again(words, teacher_server, tmp_path):
@@ -124,20 +132,95 @@ def test_an_unsteady_endpoint_is_asked_again(words, teacher_server, tmp_path):
     assert read_json("out/report.json")["records"] == 18
 
 
-def test_a_failure_keeps_what_came_and_the_same_command_goes_on(words, teacher_server, tmp_path, capsys):
-    teacher_server.reply = lambda request: 500 if "picture 3" in request["messages"][-1]["content"] else write(request)
+@pytest.mark.parametrize(("status", "advice"), [(401, "check OPENAI_API_KEY"), (404, "check --endpoint and --model")])
+def test_a_failure_keeps_what_came(words, teacher_server, tmp_path, capsys, status, advice):
+    fails = "picture 3"
+    teacher_server.reply = lambda request: status if fails in request["messages"][-1]["content"] else write(request)
     words += ["--endpoint", teacher_server.url, "--num_at_once", "1"]
     assert main(words) == 2
-    error = capsys.readouterr().err
-    assert re.search(
-        r"^llava-pl: error: --endpoint http://127.*status 500.*; \d+ new replies are kept, the same", error
+    shown, error = capsys.readouterr()
+    assert re.fullmatch(
+        rf"llava-pl: error: --endpoint http://127.*status {status}.*; {advice}; 9 new replies are kept\n", error
     )
     assert KEY not in error
-    kept = len((tmp_path / "out" / "replies.jsonl").read_text().splitlines())
-    assert kept >= 9
+    assert "9 of 18 requests are not answered; the same command asks for them\n" in shown
+    assert len(kept(tmp_path)) == read_json("out/report.json")["replies"] == 9
     teacher_server.reply, teacher_server.requests = write, []
     assert main(words) == 0
-    assert len(teacher_server.requests) == 18 - kept
+    assert len(teacher_server.requests) == 9
+
+
+@pytest.mark.parametrize("answer", [400, 500, (200, b'{"choices": []}'), (200, b"no JSON")])
+def test_what_is_refused_stops_no_other_and_is_asked_last(words, teacher_server, tmp_path, capsys, answer):
+    """Each other picture is refused: 9 requests."""
+
+    def refuse(request):
+        number = int(re.search(r"picture (\d+)", request["messages"][-1]["content"])[1])
+        return answer if number % 2 == 0 else write(request)
+
+    teacher_server.reply = refuse
+    words += ["--endpoint", teacher_server.url, "--num_at_once", "1"]
+    assert main([*words, "--limit", "4"]) == 2
+    capsys.readouterr()
+    refused = [request for request in teacher_server.requests if refuse(request) == answer]
+    assert 3 <= len(refused) < 9
+    teacher_server.requests = []
+    assert main(words) == 2
+    shown, error = capsys.readouterr()
+    assert re.fullmatch(
+        r"llava-pl: error: --endpoint http://127.*/v1: 9 requests failed, the first: .*"
+        r"; \d+ new replies are kept, the same command goes on\n",
+        error,
+    )
+    assert re.search(
+        r"9 of 18 requests are not answered, 9 of them failed, the first: .*; the same command asks for them, for what "
+        r"failed last\n",
+        shown,
+    )
+    assert len(kept(tmp_path)) == 9
+    assert [record.id[0] for record in read_records("out/detailed.json")] == ["1", "3", "5"]
+    # What was refused before came last.
+    assert teacher_server.requests[-len(refused) :] == refused
+    # It hides nowhere: without the endpoint, and when nothing else is left to ask.
+    assert main(words[:-4]) == 1
+    assert "the same command with --endpoint asks for them, for what failed last\n" in capsys.readouterr().out
+    before = contents(tmp_path / "out")
+    assert main(words) == 2
+    assert contents(tmp_path / "out") == before
+    capsys.readouterr()
+    teacher_server.reply = write
+    assert main(words) == 0
+    assert "failed" not in capsys.readouterr().out
+
+
+def test_what_was_cut_off_is_asked_for_again_with_more_tokens(words, teacher_server, tmp_path):
+    cut = "picture 3"
+
+    def write_long(request):
+        is_cut = cut in request["messages"][-1]["content"] and request["max_tokens"] < 2000
+        return completion("The picture shows", finish="length") if is_cut else write(request)
+
+    teacher_server.reply = write_long
+    words += ["--endpoint", teacher_server.url]
+    assert main(words) == 0
+    assert read_json("out/report.json")["records"] == 15
+    for most in ("1024", "500"):
+        assert main([*words, "--max_tokens", most]) == 0
+    assert len(teacher_server.requests) == 18
+    assert main([*words, "--max_tokens", "2000"]) == 0
+    assert len(teacher_server.requests) == 21
+    assert read_json("out/report.json")["records"] == 18
+
+
+def test_an_endpoint_that_counts_no_tokens_keeps_to_the_limit(words, teacher_server, capsys):
+    teacher_server.reply = lambda request: completion(write(request), usage=None)
+    # A request is 2,000 to 4,000 characters.
+    words += ["--endpoint", teacher_server.url, "--prices.read", "1000", "--max_cost", "4"]
+    assert main(words) == 1
+    assert 2 <= len(teacher_server.requests) < 9
+    assert main(words) == 1
+    spent = float(re.findall(r"spent about 0.00 dollars, ([\d.]+) in all", capsys.readouterr().out)[-1])
+    assert 2.5 < spent <= 4
 
 
 def test_a_limit_on_the_cost(words, teacher_server, tmp_path, capsys):
@@ -150,7 +233,7 @@ def test_a_limit_on_the_cost(words, teacher_server, tmp_path, capsys):
     assert "63.00 dollars" in shown
     assert "spent about 0.60 dollars\n" in shown
     assert "--max_cost: 4.00 dollars could be passed; no more was sent" in shown
-    assert "15 of 18 requests are not answered yet; the same command goes on" in shown
+    assert "15 of 18 requests are not answered; the same command asks for them" in shown
     # The limit is one on all that was spent, not on one run.
     assert main([*words, "--max_cost", "4"]) == 1
     assert len(teacher_server.requests) == 3
@@ -167,7 +250,7 @@ def test_what_some_models_do_not_take_can_be_left_out(words, teacher_server):
 def test_a_dry_run_asks_nobody_and_writes_nothing(words, teacher_server, tmp_path, capsys):
     assert main([*words, "--dry_run", "--limit", "2"]) == 0
     shown = capsys.readouterr().out
-    assert "6 requests, 6 of them not answered yet" in shown
+    assert "6 requests, 6 of them still to ask" in shown
     assert [line for line in shown.splitlines() if line.startswith("=====")] == [
         f"===== {kind}: 3.png =====" for kind in ("conversation", "detailed", "reasoning")
     ]
@@ -183,6 +266,13 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(words, teacher_server, tmp_pat
         (["--wording", "none"], "--wording: none: cannot be read"),
         (["--objects", "none"], "--objects: none: cannot be read"),
         (["--endpoint", "x"], "--endpoint: expected a URL such as"),
+        (["--model", ""], "--model: expected the name of a model"),
+        (["--temperature", "-3"], "--temperature: expected at least 0, found -3"),
+        (["--max_tokens", "0"], "--max_tokens: expected at least 1, found 0"),
+        (["--max_cost", "-1", "--prices.read", "1"], "--max_cost: expected more than 0, found -1"),
+        (["--max_cost", "1", "--prices.read", "-1"], "--prices.read: expected at least 0, found -1"),
+        (["--max_cost", "1", "--prices.read", "1", "--max_tokens", "null"], "--max_cost: expected a number of --max_t"),
+        (["--endpoint", "http://x", "--num_at_once", "1000000"], "--num_at_once: expected at least 1 and at most"),
         (
             ["--endpoint", "http://x", "--max_cost", "3"],
             "--max_cost: expected --prices.read and --prices.written with it",

@@ -78,7 +78,11 @@ def test_what_is_missing_is_asked_for(files, teacher_server, tmp_path, capsys):
         ({"judge": "{root}/answers.jsonl"}, [], "expected three files, found one of them twice"),
         ({"answers": "{root}/empty.jsonl"}, [], "empty.jsonl: expected answers, found none"),
         ({}, ["--json", "{root}/problems.json"], "--json: "),
-        ({}, ["--endpoint", "http://x", "--model", "x", "--num_at_once", "0"], "--num_at_once: expected at least 1"),
+        (
+            {},
+            ["--endpoint", "http://x", "--model", "x", "--num_at_once", "0"],
+            "--num_at_once: expected at least 1 and",
+        ),
         ({}, ["--output", "{root}/answers.jsonl"], "--output: "),
     ],
 )

@@ -1,27 +1,42 @@
-"""Guards questions to an endpoint: a reply that was paid for and lost, one request too many, a key that is shown."""
+"""Guards many questions to an endpoint: a reply that was paid for and lost, one request too many."""
 
+import threading
 import time
 from itertools import count
 
 import pytest
 import scripted_teacher
 
-from llava_pl.endpoint import Endpoint, EndpointError, Message, Reply, ask_all
-from llava_pl.types import InputError
+from llava_pl.endpoint import Endpoint, EndpointError, Failure, Message, Reply, ask_all
+from llava_pl.endpoint.ask import MAX_FAILED_IN_A_ROW
 
 REQUESTS = {
     str(n): [Message(role="system", content="Be brief."), Message(role="user", content=f"{n}?")] for n in range(6)
 }
+MANY = {str(n): REQUESTS["0"] for n in range(100)}
 
 
 def endpoint(server, **options) -> Endpoint:
     return Endpoint(server.url, "tiny", **{"max_retries": 0, **options})
 
 
-def ask(server, *, requests=REQUESTS, may_send=lambda: True, max_tokens=None, **options) -> dict[str, Reply]:
+class Allowed:
+    """Allows so many requests, and keeps what is told of them."""
+
+    def __init__(self, number):
+        self.left, self.told = iter([True] * number), []
+
+    def may_send(self):
+        return next(self.left, False)
+
+    def settle(self, outcome):
+        self.told.append(outcome)
+
+
+def ask(server, *, requests=REQUESTS, allowance=None, max_tokens=None, **options) -> dict[str, Reply | Failure]:
     """Ask, and return what came, in the order in which it did."""
-    came: dict[str, Reply] = {}
-    ask_all(endpoint(server, **options), requests, came.__setitem__, may_send=may_send, max_tokens=max_tokens)
+    came: dict[str, Reply | Failure] = {}
+    ask_all(endpoint(server, **options), requests, came.__setitem__, allowance=allowance, max_tokens=max_tokens)
     return came
 
 
@@ -32,36 +47,60 @@ def test_replies_by_name(teacher_server):
     assert first == {"messages": REQUESTS["0"], "model": "tiny", "temperature": 0.0, "max_tokens": 50}
 
 
-def test_what_is_on_its_way_still_comes(teacher_server):
-    teacher_server.answer = lambda prompt: 500 if prompt == "3?" else "yes"
-    came: dict[str, Reply] = {}
-    with pytest.raises(EndpointError, match=r"^--endpoint http://127\.0\.0\.1:\d+/v1: .*status 500") as caught:
+@pytest.mark.parametrize("answer", [400, 500, (200, b"no JSON"), (200, b'{"choices": []}')])
+def test_what_fails_for_itself_stops_no_other(teacher_server, answer):
+    teacher_server.answer = lambda prompt: answer if prompt in ("1?", "3?") else "yes"
+    came: dict[str, Reply | Failure] = {}
+    with pytest.raises(EndpointError, match=r"/v1: 2 requests failed, the first: ") as caught:
         ask_all(endpoint(teacher_server, num_at_once=1), REQUESTS, came.__setitem__)
-    assert set(came) >= {"0", "1", "2"}
-    assert len(teacher_server.prompts) in (4, 5)  # one more may have been on its way
-    assert "nobody-may-see" not in str(caught.value)
+    assert caught.value.can_go_on
+    assert list(came) == list(REQUESTS)
+    assert [name for name, outcome in came.items() if isinstance(outcome, Failure)] == ["1", "3"]
 
 
-def test_a_request_that_is_refused_for_itself_stops_no_other(teacher_server):
-    teacher_server.answer = lambda prompt: 400 if prompt in ("1?", "3?") else "yes"
-    came: dict[str, Reply] = {}
-    with pytest.raises(EndpointError, match=r"/v1: 2 requests were refused, the first: .*status 400"):
+@pytest.mark.parametrize("answer", [400, 500, (200, b"no JSON")])
+def test_what_fails_again_and_again_is_not_asked_a_hundred_times(teacher_server, answer):
+    teacher_server.answer = lambda prompt: answer
+    with pytest.raises(EndpointError, match=r"/v1: 10 requests in a row failed, the last: ") as caught:
+        ask(teacher_server, requests=MANY, num_at_once=1)
+    assert len(teacher_server.prompts) == MAX_FAILED_IN_A_ROW == 10
+    assert caught.value.can_go_on
+
+
+@pytest.mark.parametrize(("status", "advice"), [(401, "check OPENAI_API_KEY"), (404, "check --endpoint and --model")])
+def test_what_fails_for_all_stops_all(teacher_server, status, advice):
+    teacher_server.answer = lambda prompt: status if prompt == "3?" else "yes"
+    came: dict[str, Reply | Failure] = {}
+    with pytest.raises(
+        EndpointError, match=rf"^--endpoint http://127\.0\.0\.1:\d+/v1: .*status {status}.*; {advice}$"
+    ) as caught:
         ask_all(endpoint(teacher_server, num_at_once=1), REQUESTS, came.__setitem__)
-    assert list(came) == ["0", "2", "4", "5"]
+    assert list(came) == ["0", "1", "2"]
+    assert len(teacher_server.prompts) == 4
+    assert not caught.value.can_go_on
 
 
-def test_what_is_refused_for_its_options_is_not_asked_a_thousand_times(teacher_server):
-    teacher_server.answer = lambda prompt: 400
-    with pytest.raises(EndpointError, match=r"/v1: Error code: 400"):
-        ask(teacher_server, requests={str(n): REQUESTS["0"] for n in range(100)}, num_at_once=1)
-    assert len(teacher_server.prompts) in (4, 5)
+def test_nobody_is_there(teacher_server):
+    teacher_server.close()
+    with pytest.raises(EndpointError, match=r"/v1: Connection error") as caught:
+        ask(teacher_server)
+    assert caught.value.can_go_on
 
 
 def test_nothing_is_sent_once_it_may_not_be(teacher_server):
-    may = count()
-    came = ask(teacher_server, num_at_once=1, may_send=lambda: next(may) < 2)
+    allowed = Allowed(2)
+    came = ask(teacher_server, num_at_once=1, allowance=allowed)
     assert list(came) == ["0", "1"]
     assert len(teacher_server.prompts) == 2
+    assert allowed.told == list(came.values())
+
+
+def test_all_that_was_allowed_is_told(teacher_server):
+    teacher_server.answer = lambda prompt: 400 if prompt == "3?" else 401 if prompt == "4?" else "yes"
+    allowed = Allowed(9)
+    with pytest.raises(EndpointError):
+        ask(teacher_server, num_at_once=1, allowance=allowed)
+    assert [type(each) for each in allowed.told] == [Reply, Reply, Reply, Failure, Failure]
 
 
 def test_requests_are_spread_over_the_minute(teacher_server):
@@ -77,32 +116,37 @@ def test_an_endpoint_that_puts_off_and_fails_now_and_then(teacher_server):
     assert sorted(teacher_server.prompts) == sorted(f"{n}?" for n in range(6) for _ in range(3))
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, ValueError])
 def test_who_cannot_keep_a_reply_sends_no_more(teacher_server, error):
+    names = count()
+
     def keep(name, reply):
-        raise error
+        if next(names) == 2:
+            raise error
 
     with pytest.raises(error):
-        ask_all(endpoint(teacher_server, num_at_once=1), REQUESTS, keep)
-    assert len(teacher_server.prompts) in (1, 2)
+        ask_all(endpoint(teacher_server, num_at_once=1), MANY, keep)
+    assert len(teacher_server.prompts) == 3
 
 
-def test_a_key_that_is_sent_back_is_not_shown(teacher_server, monkeypatch):
-    body = b'{"error": {"message": "a-key-that-nobody-may-see is not known"}}'
-    teacher_server.answer = lambda prompt: (401, body)
-    with pytest.raises(EndpointError, match=r"\[the key\] is not known") as caught:
-        ask(teacher_server)
-    assert "nobody-may-see" not in str(caught.value)
+@pytest.mark.parametrize("options", [{"max_per_minute": 20}, {"max_retries": 9}])
+def test_an_interrupt_ends_waiting(teacher_server, options, monkeypatch):
+    """The second waits for its turn, or to be sent again, when the first is answered and the user interrupts."""
+    teacher_server.answer = lambda prompt: (503, b"", {"retry-after": "60"}) if prompt == "1?" else "yes"
+    came, at_work = {}, threading.Event()
 
+    def interrupted(futures):
+        at_work.wait(10)
+        raise KeyboardInterrupt
+        yield
 
-@pytest.mark.parametrize("body", scripted_teacher.BODIES)
-def test_what_is_no_reply(teacher_server, body):
-    teacher_server.answer = lambda prompt: (200, body)
-    with pytest.raises(EndpointError, match=r"^--endpoint http://127") as caught:
-        ask(teacher_server, requests={"0": REQUESTS["0"]})
-    assert "\n" not in str(caught.value)
+    def keep(name, reply):
+        came[name] = reply
+        at_work.set()
 
-
-def test_wrong_options():
-    with pytest.raises(InputError, match=r"--max_per_minute: expected more than 0, found 0"):
-        Endpoint("http://x", "tiny", max_per_minute=0)
+    monkeypatch.setattr("llava_pl.endpoint.ask.as_completed", interrupted)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        ask_all(endpoint(teacher_server, num_at_once=2, **options), {name: REQUESTS[name] for name in "01"}, keep)
+    assert time.monotonic() - start < 3  # a turn comes after three seconds
+    assert list(came) == ["0"]

@@ -49,8 +49,7 @@ def test_a_failure_keeps_what_came(teacher_server, tmp_path):
     assert "nobody-may-see" not in str(caught.value)
     assert "\n" not in str(caught.value)
     kept = {row["question_id"] for row in lines(path)}
-    # One more may have been on its way.
-    assert kept in ({"0", "1", "2"}, {"0", "1", "2", "4"})
+    assert kept == PROMPTS.keys() - {"3"}
     teacher_server.answer = lambda prompt: "yes"
     teacher_server.prompts.clear()
     assert len(ask_teacher(PROMPTS, path, endpoint(teacher_server))) == 6
@@ -73,16 +72,6 @@ def test_another_model_is_another_teacher(teacher_server, tmp_path):
     other = Endpoint(teacher_server.url, "large", max_retries=0)
     assert ask_teacher({"0": "?"}, path, other) == {"0": "no"}
     assert [row["model_id"] for row in lines(path)] == ["tiny", "large"]
-
-
-def test_wrong_numbers():
-    with pytest.raises(InputError, match="--num_at_once: expected at least 1, found 0"):
-        Endpoint("http://x", "tiny", num_at_once=0)
-    with pytest.raises(InputError, match="--max_retries: expected at least 0, found -1"):
-        Endpoint("http://x", "tiny", max_retries=-1)
-    for url in ("http://[x", "localhost:8000", ""):
-        with pytest.raises(InputError, match="--endpoint: expected a URL such as"):
-            Endpoint(url, "tiny")
 
 
 def test_what_was_put_off_is_asked_again(teacher_server, tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 Rule = Callable[[dict[str, Any]], Any]
-"""Of a request the text of a reply, the status to fail with, or a status and the bytes of a body."""
+"""Of a request the text of a reply, a status to fail with, or a status, the bytes of a body, and headers if need be."""
 
 BODIES = (b"no JSON", b"{}", b'{"choices": []}', b"[]", b'{"choices": [{"index": 0}]}')
 """Bodies that are no reply."""
@@ -49,6 +49,7 @@ class ScriptedTeacher:
         url: As clients take it.
         prompts: What it was asked last in each request, in the order of arrival.
         requests: All of each request.
+        keys: What each was sent with.
         answer: Says what is said to a prompt, as a `Rule` does.
         reply: The `Rule`; by default it asks `answer`.
     """
@@ -56,6 +57,7 @@ class ScriptedTeacher:
     def __init__(self) -> None:
         self.prompts: list[str] = []
         self.requests: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
         self.answer: Any = lambda prompt: "The answer is A."
         self.reply: Rule = lambda request: self.answer(request["messages"][-1]["content"])
         teacher = self
@@ -65,10 +67,13 @@ class ScriptedTeacher:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 teacher.prompts.append(request["messages"][-1]["content"])
                 teacher.requests.append(request)
-                status, body = _as_body(teacher.reply(request), request["model"])
+                teacher.keys.append(self.headers.get("Authorization"))
+                status, body, *headers = _as_body(teacher.reply(request))
                 self.send_response(status)
-                if status == 429:
-                    self.send_header("retry-after-ms", "10")
+                for name, value in (
+                    {"retry-after-ms": "10"} if status == 429 and not headers else dict(*headers)
+                ).items():
+                    self.send_header(name, value)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -88,20 +93,24 @@ class ScriptedTeacher:
         self._thread.join()
 
 
-def _as_body(answer: Any, model: str) -> tuple[int, bytes]:
+def completion(
+    content: Any,
+    finish: Any = "stop",
+    usage: Any = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},  # noqa: B006  only read
+) -> tuple[int, bytes]:
+    """Return status and body of a reply."""
+    message = {"role": "assistant", "content": content}
+    choices = [{"index": 0, "finish_reason": finish, "message": message}]
+    body = {"id": "x", "object": "chat.completion", "created": 0, "model": "any", "choices": choices}
+    return 200, json.dumps(body if usage is None else {**body, "usage": usage}).encode()
+
+
+def _as_body(answer: Any) -> tuple[Any, ...]:
     if isinstance(answer, tuple):
         return answer
     if isinstance(answer, int):
         return answer, json.dumps({"error": {"message": f"status {answer}"}}).encode()
-    content = {
-        "id": "x",
-        "object": "chat.completion",
-        "created": 0,
-        "model": model,
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": answer}}],
-        "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
-    }
-    return 200, json.dumps(content).encode()
+    return completion(answer)
 
 
 @pytest.fixture

@@ -1,0 +1,235 @@
+"""One question to an endpoint: sent when its turn comes, again while it is put off, and read with care.
+
+In: messages. Out: a `Reply`, or the `Failure` that stands for it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from threading import Event, Lock
+from typing import Any, TypedDict
+
+from llava_pl.endpoint.settings import Endpoint, hide_key, read_key
+from llava_pl.types import InputError
+
+CHARACTERS_PER_TOKEN = 4
+"""About right for English; where an endpoint counts no tokens, they are taken from this."""
+
+_ADVICE = {
+    401: "check OPENAI_API_KEY",
+    402: "check the account",
+    403: "check what the key may do",
+    404: "check --endpoint and --model",
+}
+"""Of statuses that all requests will get."""
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
+_LONGEST_WAIT_ASKED_FOR = 120.0
+"""Seconds; an endpoint that asks for a longer one will not answer today."""
+
+
+class Message(TypedDict):
+    """One message to a model: its ``role`` (system, user or assistant) and its ``content``."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back.
+
+    Args:
+        text: What the model wrote; "" if it said nothing.
+        finish: Why it ended, as the endpoint calls it: "stop", or "length" where it was cut off.
+        num_read: Tokens of the request, as the endpoint counts them; of its characters where it does not.
+        num_written: Tokens of the reply, in the same way.
+    """
+
+    text: str
+    finish: str = "stop"
+    num_read: int = 0
+    num_written: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no reply.
+
+    Args:
+        words: The endpoint's, in one line without keys.
+        is_for_all: Others would fail as well: the key is wrong, or nobody is there.
+        advice: What to do about it; "" where the same again may do.
+        may_cost: Something may have been written, and be paid for, that did not come.
+    """
+
+    words: str
+    is_for_all: bool = False
+    advice: str = ""
+    may_cost: bool = False
+
+
+class Pace:
+    """Lets requests be sent one after the other, each its share of a minute after the one before, until it is stopped.
+
+    Args:
+        max_per_minute: None for no limit.
+    """
+
+    def __init__(self, max_per_minute: float | None) -> None:
+        self._seconds = 60 / max_per_minute if max_per_minute else 0.0
+        self._next = 0.0
+        self._lock = Lock()
+        self._stopped = Event()
+
+    def wait(self, seconds: float = 0.0) -> bool:
+        """Return whether the next request may be sent, when its turn comes.
+
+        Args:
+            seconds: To wait before it gets in line.
+        """
+        if self._stopped.wait(seconds):
+            return False
+        with self._lock:
+            now = time.monotonic()
+            begin = max(now, self._next)
+            self._next = begin + self._seconds
+        return not self._stopped.wait(begin - now)
+
+    def stop(self) -> None:
+        """Let nothing more be sent; who waits is told at once."""
+        self._stopped.set()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing more is sent."""
+        return self._stopped.is_set()
+
+
+class Client:
+    """Asks an endpoint; several threads may at once.
+
+    Args:
+        endpoint: Where.
+        pace: When.
+        max_tokens: Of a reply; None leaves it to the endpoint.
+
+    Raises:
+        InputError: OpenAI's client is not installed, or there is no key.
+    """
+
+    def __init__(self, endpoint: Endpoint, pace: Pace, max_tokens: int | None) -> None:
+        try:
+            from openai import OpenAI
+        except ImportError as error:
+            raise InputError(
+                "--endpoint: needs OpenAI's client; pip install -e '.[teacher]' in the checkout"
+            ) from error
+        # What it would send again by itself keeps to no pace and is not stopped.
+        client = OpenAI(base_url=endpoint.url, api_key=read_key(), max_retries=0, timeout=endpoint.timeout)
+        self._create: Callable[..., Any] = client.chat.completions.create
+        self._max_retries, self._pace = endpoint.max_retries, pace
+        options = {"temperature": endpoint.temperature, "max_tokens": max_tokens}
+        given = {name: value for name, value in options.items() if value is not None}
+        self._options: dict[str, Any] = {"model": endpoint.model, **given}
+
+    def ask(self, messages: Sequence[Message]) -> Reply | Failure | None:
+        """Return what came of a request; None where all was stopped before it could be sent, or sent again."""
+        from openai import OpenAIError
+
+        seconds, failure = 0.0, None
+        for num_waits in range(self._max_retries + 1):
+            if not self._pace.wait(seconds):
+                return None
+            try:
+                answer = self._create(messages=messages, **self._options)
+            except (OpenAIError, ValueError) as error:  # a body that is no JSON is the latter
+                failure, wait = _explain(error), _seconds_to_wait(error, num_waits)
+                if wait is None:
+                    break
+                seconds = wait
+            else:
+                return _read(answer, messages)
+        return failure
+
+
+def _read(answer: Any, messages: Sequence[Message]) -> Reply | Failure:  # noqa: ANN401  the client checks no types
+    choices = getattr(answer, "choices", None)
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = getattr(choice, "message", None)
+    content = getattr(message, "content", None)
+    if isinstance(content, list):
+        content = "".join(text for part in content if isinstance(text := _text_of(part), str))
+    if message is None or not isinstance(content, str | None):
+        return Failure("expected a chat completion, found something else; does the URL end in /v1?", may_cost=True)
+    text = _clean(content or "")
+    usage = getattr(answer, "usage", None)
+    return Reply(
+        text,
+        _clean(str(getattr(choice, "finish_reason", None) or "stop")),
+        _count(getattr(usage, "prompt_tokens", None), sum(len(each["content"]) for each in messages)),
+        _count(getattr(usage, "completion_tokens", None), len(text)),
+    )
+
+
+def _text_of(part: Any) -> Any:  # noqa: ANN401
+    return part.get("text") if isinstance(part, Mapping) else getattr(part, "text", None)
+
+
+def _clean(text: str) -> str:
+    """Return a text that every file can hold, without the key: halves of a character are joined or replaced."""
+    return hide_key(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def _count(tokens: object, num_characters: int) -> int:
+    return tokens if isinstance(tokens, int) and tokens > 0 else -(-num_characters // CHARACTERS_PER_TOKEN)
+
+
+def _explain(error: Exception) -> Failure:
+    from openai import APIConnectionError, APIStatusError
+
+    words = hide_key(" ".join(str(error).split()))
+    if isinstance(error, APIStatusError):
+        advice = _ADVICE.get(error.status_code, "")
+        return Failure(words, is_for_all=bool(advice), advice=advice)
+    if isinstance(error, APIConnectionError):
+        return Failure("no reply in --timeout", may_cost=True) if _is_late(error) else Failure(words, is_for_all=True)
+    return Failure(words, may_cost=True)
+
+
+def _is_late(error: Exception) -> bool:
+    return type(error.__cause__).__name__ == "ReadTimeout"  # of the client's own HTTP library
+
+
+def _seconds_to_wait(error: Exception, num_waits: int) -> float | None:
+    """Return after how many seconds a request is sent again; None where it is not."""
+    from openai import APIConnectionError, APIStatusError
+
+    if isinstance(error, APIStatusError):
+        if error.status_code not in (408, 409, 429) and error.status_code < 500:
+            return None
+        asked_for = _read_wait(error.response.headers)
+        if asked_for is not None:
+            return asked_for if asked_for <= _LONGEST_WAIT_ASKED_FOR else None
+    elif not isinstance(error, APIConnectionError) or _is_late(error):
+        return None
+    longest = min(_FIRST_WAIT * 2.0 ** min(num_waits, 10), _LONGEST_WAIT)
+    return longest * random.uniform(0.75, 1)  # not all at the same time
+
+
+def _read_wait(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that an endpoint asks to wait, None where it does not."""
+    for name, divisor in (("retry-after-ms", 1000), ("retry-after", 1)):
+        try:
+            if (seconds := float(headers.get(name, "")) / divisor) >= 0:
+                return seconds
+        except ValueError:
+            continue
+    try:
+        return max(parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time(), 0.0)
+    except (TypeError, ValueError):
+        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -12,7 +11,7 @@ from jsonargparse import Namespace
 
 from llava_pl.app.task_parser import TaskParser
 from llava_pl.building.costs import TOKENS_PER_REPLY, Budget, Prices, count_characters, estimate
-from llava_pl.building.descriptions import Description, read_descriptions
+from llava_pl.building.descriptions import draw_descriptions, read_descriptions
 from llava_pl.building.instruction_files import REPLIES, write_instructions
 from llava_pl.building.instructions import Request, Written, check_written, make_requests
 from llava_pl.building.objects import NAMES, Objects, read_names
@@ -55,11 +54,15 @@ def main(words: Sequence[str]) -> int:
     """
     options = make_parser().parse_args(list(words))
     endpoint = _make_endpoint(options)
-    descriptions = _draw(read_descriptions(Path(options.src)), options.limit, options.seed)
+    check_range("limit", options.limit, 1)
+    described, num_empty = read_descriptions(Path(options.src))
+    if num_empty:
+        sys.stdout.write(f"{num_empty:,} pictures are left out: they have neither captions nor boxes\n")
+    descriptions = draw_descriptions(described, options.limit, options.seed)
     teacher = Teacher(options.model, options.temperature, options.max_tokens)
     prompts = [read_prompt(kind, Path(options.prompts or FOLDER)) for kind in KINDS if kind in options.kinds]
     objects = Objects(
-        {box.category for each in descriptions for box in each.boxes}, read_names(Path(options.objects or NAMES))
+        {box.category for each in described for box in each.boxes}, read_names(Path(options.objects or NAMES))
     )
     wordings = read_wordings(Path(options.wording or DETAILED))
     requests = make_requests(descriptions, prompts, teacher)
@@ -138,15 +141,6 @@ def _make_endpoint(options: Namespace) -> Endpoint | None:
         return None
     limits = {name: options[name] for name in ("num_at_once", "max_retries", "max_per_minute", "timeout")}
     return Endpoint(options.endpoint, options.model, temperature=options.temperature, **limits)
-
-
-def _draw(descriptions: list[Description], limit: int | None, seed: int) -> list[Description]:
-    if limit is None or limit >= len(descriptions):
-        return descriptions
-    if limit < 1:
-        raise InputError(f"--limit: expected at least 1, found {limit}")
-    places = sorted(random.Random(seed).sample(range(len(descriptions)), limit))
-    return [descriptions[place] for place in places]
 
 
 def _make(folder: Path) -> None:

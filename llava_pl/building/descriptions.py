@@ -5,10 +5,12 @@ In: COCO's annotations, or a file of JSON lines. Out: `Description` objects. No 
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llava_pl.data.json_files import read_json_lines, read_json_object
@@ -60,8 +62,8 @@ class Description:
         return "\n\n".join("\n".join(map(str, part)) for part in (self.captions, self.boxes) if part)
 
 
-def read_descriptions(path: Path) -> list[Description]:
-    """Return the descriptions of a source, none of them empty.
+def read_descriptions(path: Path) -> tuple[list[Description], int]:
+    """Return the descriptions of a source that say something, and of how many pictures there is neither text nor box.
 
     Args:
         path: A folder with COCO's ``captions_SPLIT.json`` and ``instances_SPLIT.json``, of one split or of several; or
@@ -72,38 +74,81 @@ def read_descriptions(path: Path) -> list[Description]:
         InputError: The source cannot be read, a description is malformed, or a picture is described twice.
     """
     found = list(_read_coco(path) if path.is_dir() else _read_lines(path))
-    if not found:
-        raise InputError(f"{path}: expected descriptions, found none")
     seen: set[str] = set()
     for each in found:
         if each.image in seen:
             raise InputError(f"{path}: picture {each.image!r}: expected one description, found several; join them")
         seen.add(each.image)
-    return found
+    told = [each for each in found if each.text]
+    if not told:
+        raise InputError(f"{path}: expected pictures with captions or boxes, found none")
+    return told, len(found) - len(told)
+
+
+def draw_descriptions(descriptions: list[Description], limit: int | None, seed: int) -> list[Description]:
+    """Return some of the descriptions, in their order; a smaller draw is part of a larger one.
+
+    Args:
+        descriptions: Of pictures with different names.
+        limit: How many; None for all.
+        seed: Of the draw.
+    """
+    by_chance = sorted(descriptions, key=lambda each: sha256(f"{seed} {each.image}".encode()).digest())
+    drawn = {each.image for each in by_chance[:limit]}
+    return [each for each in descriptions if each.image in drawn]
+
+
+def _describe(image: object, captions: object, boxes: list[Box], where: str) -> Description:
+    """Return a description of either source, checked."""
+    if not isinstance(image, str) or not _is_picture_name(image):
+        raise InputError(f"{where}: expected the name of a picture in a folder, found {image!r}")
+    if not isinstance(captions, list):
+        raise InputError(f"{where}: field 'captions': expected a list of texts, found {captions!r}")
+    texts = (_read_text(text, "captions", where) for text in captions)
+    return Description(image, tuple(text for text in texts if text), tuple(boxes))
+
+
+def _is_picture_name(name: str) -> bool:
+    """Return whether a name may be that of a file in a folder: no folder, none outside, nothing that no file has."""
+    path = PurePosixPath(name)
+    is_file = bool(path.name) and not name.endswith(("/", "/."))
+    is_inside = not path.is_absolute() and ".." not in path.parts
+    return is_file and is_inside and not any(unicodedata.category(each) in ("Cc", "Cs") for each in name)
+
+
+def _read_text(text: object, field: str, where: str) -> str:
+    """Return a text on one line, "" if there is none."""
+    if not isinstance(text, str):
+        raise InputError(f"{where}: field '{field}': expected a text, found {text!r}")
+    if any(unicodedata.category(each) == "Cs" for each in text):
+        raise InputError(f"{where}: field '{field}': expected a text, found half a character in {text!r}")
+    return " ".join(text.split())
+
+
+def _read_category(name: object, where: str) -> str:
+    if not (category := _read_text(name, "category", where)):
+        raise InputError(f"{where}: field 'category': expected a name, found {name!r}")
+    return category
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9  # NaN is not
 
 
 def _read_lines(path: Path) -> Iterator[Description]:
     for where, row in read_json_lines(path):
-        image, captions, boxes = row.get("image"), row.get("captions"), row.get("boxes", [])
-        if not isinstance(image, str) or not image:
-            raise InputError(f"{where}: field 'image': expected the name of a picture, found {image!r}")
-        if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
-            raise InputError(f"{where}: field 'captions': expected a list of texts, found {captions!r}")
+        boxes = row.get("boxes", [])
         if not isinstance(boxes, list):
             raise InputError(f"{where}: field 'boxes': expected a list, found {boxes!r}")
-        texts = tuple(text for text in (" ".join(text.split()) for text in captions) if text)
-        if not texts and not boxes:
-            raise InputError(f"{where}: expected captions or boxes, found neither")
-        yield Description(image, texts, tuple(_parse_box(box, where) for box in boxes))
+        yield _describe(row.get("image"), row.get("captions"), [_parse_box(box, where) for box in boxes], where)
 
 
-def _parse_box(box: Any, where: str) -> Box:  # noqa: ANN401  JSON is any type until it is validated
+def _parse_box(box: object, where: str) -> Box:
+    match box:
+        case {"category": category, "box": [left, top, right, bottom] as corners} if all(map(_is_number, corners)):
+            if 0 <= left <= right <= 1 and 0 <= top <= bottom <= 1:
+                return Box(_read_category(category, where), (float(left), float(top), float(right), float(bottom)))
     expected = '{"category": NAME, "box": [LEFT, TOP, RIGHT, BOTTOM]} with shares of width and height from 0 to 1'
-    category, corners = (box.get("category"), box.get("box")) if isinstance(box, Mapping) else (None, None)
-    if isinstance(category, str) and category and isinstance(corners, list):
-        match [value for value in corners if isinstance(value, int | float) and not isinstance(value, bool)]:
-            case [left, top, right, bottom] if 0 <= left <= right <= 1 and 0 <= top <= bottom <= 1:
-                return Box(category, (float(left), float(top), float(right), float(bottom)))
     raise InputError(f"{where}: field 'boxes': expected {expected}, found {box!r}")
 
 
@@ -112,41 +157,70 @@ def _read_coco(folder: Path) -> Iterator[Description]:
     if not splits:
         raise InputError(f"{folder}: expected COCO's captions_SPLIT.json and instances_SPLIT.json, found none")
     for split in splits:
-        yield from _read_split(folder, split)
+        yield from _read_split(folder / CAPTIONS_FILE.format(split), folder / BOXES_FILE.format(split))
 
 
-def _read_split(folder: Path, split: str) -> Iterator[Description]:
+def _read_split(captions_path: Path, boxes_path: Path) -> Iterator[Description]:
     """Yield the pictures of a split that have captions, by number."""
-    paths = [folder / name.format(split) for name in (CAPTIONS_FILE, BOXES_FILE)]
-    contents = [read_json_object(path) for path in paths]
-    try:
-        pictures = {picture["id"]: picture for picture in contents[0]["images"]}
-        categories = {category["id"]: category["name"] for category in contents[1]["categories"]}
-        captions = _by_picture(contents[0]["annotations"])
-        boxes = _by_picture(contents[1]["annotations"])
-        for number in sorted(captions):
-            picture = pictures[number]
-            texts = tuple(" ".join(each["caption"].split()) for each in captions[number])
-            found = tuple(_scale_box(each, categories, picture) for each in boxes.get(number, ()))
-            yield Description(picture["file_name"], texts, found)
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise InputError(
-            f"{paths[0]} and {paths[1].name}: expected annotations as COCO's, found something else "
-            f"({type(error).__name__}: {error})"
-        ) from error
+    told, boxed = read_json_object(captions_path), read_json_object(boxes_path)
+    pictures = _read_numbered(told, "images", captions_path)
+    captions = _by_picture(_read_numbered(told, "annotations", captions_path), captions_path)
+    boxes = _by_picture(_read_numbered(boxed, "annotations", boxes_path), boxes_path)
+    categories = {
+        number: _read_category(each.get("name"), f"{boxes_path}: categories: id {number}")
+        for number, each in _read_numbered(boxed, "categories", boxes_path).items()
+    }
+    for number in sorted(captions):
+        where = f"{captions_path}: images: id {number}"
+        if (picture := pictures.get(number)) is None:
+            raise InputError(f"{where}: expected the picture of {len(captions[number])} captions, found none")
+        texts = [each.get("caption") for _, each in captions[number]]
+        scaled = [_scale_box(each, categories, picture, at) for at, each in boxes.get(number, ())]
+        yield _describe(picture.get("file_name"), texts, scaled, where)
 
 
-def _by_picture(annotations: Sequence[Mapping[str, Any]]) -> Mapping[int, list[Mapping[str, Any]]]:
-    found = defaultdict(list)
-    for each in sorted(annotations, key=lambda each: each["id"]):
-        found[each["image_id"]].append(each)
+def _read_numbered(content: Mapping[str, Any], key: str, path: Path) -> dict[int, Mapping[str, Any]]:
+    """Return the objects of a list of COCO's by their ``id``, sorted."""
+    entries = content.get(key)
+    if not isinstance(entries, list):
+        raise InputError(f"{path}: field '{key}': expected a list as COCO's, found {type(entries).__name__}")
+    found: dict[int, Mapping[str, Any]] = {}
+    for each in entries:
+        number = each.get("id") if isinstance(each, Mapping) else None
+        if not isinstance(number, int) or number in found:
+            raise InputError(f"{path}: {key}: expected objects, each with an id of its own, found {str(each)[:200]}")
+        found[number] = each
+    return dict(sorted(found.items()))
+
+
+def _by_picture(annotations: Mapping[int, Mapping[str, Any]], path: Path) -> dict[int, list[tuple[str, Any]]]:
+    """Return annotations by the number of their picture, each with where it stands."""
+    found: defaultdict[int, list[tuple[str, Any]]] = defaultdict(list)
+    for number, each in annotations.items():
+        where = f"{path}: annotations: id {number}"
+        if not isinstance(picture := each.get("image_id"), int):
+            raise InputError(f"{where}: field 'image_id': expected a number, found {picture!r}")
+        found[picture].append((where, each))
     return found
 
 
-def _scale_box(annotation: Mapping[str, Any], categories: Mapping[int, str], picture: Mapping[str, Any]) -> Box:
+def _scale_box(
+    annotation: Mapping[str, Any], categories: Mapping[int, str], picture: Mapping[str, Any], where: str
+) -> Box:
     """Return a box of COCO's: left, top, width and height in pixels."""
-    left, top, width, height = annotation["bbox"]
-    across, down = picture["width"], picture["height"]
-    corners = (left / across, top / down, (left + width) / across, (top + height) / down)
-    within = tuple(min(max(value, 0.0), 1.0) for value in corners)
-    return Box(categories[annotation["category_id"]], within, bool(annotation.get("iscrowd")))
+    box: Any = annotation.get("bbox")
+    across: Any = picture.get("width")
+    down: Any = picture.get("height")
+    is_box = isinstance(box, list) and len(box) == 4 and all(map(_is_number, (*box, across, down)))
+    if not is_box or min(box[2:]) < 0 or min(across, down) <= 0:
+        raise InputError(
+            f"{where}: field 'bbox': expected [LEFT, TOP, WIDTH, HEIGHT] in a picture with width and height, found "
+            f"{box!r} in {across!r} x {down!r}"
+        )
+    left, top, width, height = box
+    number = annotation.get("category_id")
+    if not isinstance(number, int) or number not in categories:
+        raise InputError(f"{where}: field 'category_id': expected one of the file's categories, found {number!r}")
+    shares = (left / across, top / down, (left + width) / across, (top + height) / down)
+    left, top, right, bottom = (min(max(share, 0.0), 1.0) for share in shares)
+    return Box(categories[number], (left, top, right, bottom), bool(annotation.get("iscrowd")))

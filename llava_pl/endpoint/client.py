@@ -73,6 +73,9 @@ class Failure:
     may_cost: bool = False
 
 
+_NO_COMPLETION = Failure("expected a chat completion, found something else; does the URL end in /v1?", may_cost=True)
+
+
 class Pace:
     """Lets requests be sent one after the other, each its share of a minute after the one before, until it is stopped.
 
@@ -165,7 +168,7 @@ def _read(answer: Any, messages: Sequence[Message]) -> Reply | Failure:  # noqa:
     if isinstance(content, list):
         content = "".join(text for part in content if isinstance(text := _text_of(part), str))
     if message is None or not isinstance(content, str | None):
-        return Failure("expected a chat completion, found something else; does the URL end in /v1?", may_cost=True)
+        return _NO_COMPLETION
     text = _clean(content or "")
     usage = getattr(answer, "usage", None)
     return Reply(
@@ -198,7 +201,7 @@ def _explain(error: Exception) -> Failure:
         return Failure(words, is_for_all=bool(advice), advice=advice)
     if isinstance(error, APIConnectionError):
         return Failure("no reply in --timeout", may_cost=True) if _is_late(error) else Failure(words, is_for_all=True)
-    return Failure(words, may_cost=True)
+    return _NO_COMPLETION
 
 
 def _is_late(error: Exception) -> bool:

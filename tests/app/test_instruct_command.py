@@ -252,7 +252,7 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(words, teacher_server, tmp_pat
     shown = capsys.readouterr().out
     assert "6 requests, 6 of them still to ask" in shown
     assert [line for line in shown.splitlines() if line.startswith("=====")] == [
-        f"===== {kind}: 3.png =====" for kind in ("conversation", "detailed", "reasoning")
+        f"===== {kind}: 0.png =====" for kind in ("conversation", "detailed", "reasoning")
     ]
     assert teacher_server.requests == []
     assert not (tmp_path / "out").exists()

@@ -1,10 +1,12 @@
 """Guards descriptions: a box in the wrong place, a picture that gets another one's captions."""
 
+import copy
+import itertools
 import json
 
 import pytest
 
-from llava_pl.building.descriptions import Box, Description, read_descriptions
+from llava_pl.building.descriptions import Box, Description, draw_descriptions, read_descriptions
 from llava_pl.types import InputError
 
 CAPTIONS = {
@@ -32,7 +34,9 @@ BOXES = {
 def test_coco(tmp_path):
     for name, content in {"captions_val.json": CAPTIONS, "instances_val.json": BOXES}.items():
         (tmp_path / name).write_text(json.dumps(content))
-    assert read_descriptions(tmp_path) == [
+    found, num_empty = read_descriptions(tmp_path)
+    assert num_empty == 0  # a picture without captions is not asked about
+    assert found == [
         Description("a.jpg", ("Two dogs.",), (Box("dog", (0.0, 0.0, 0.5, 1.0), is_crowd=True),)),
         Description("b.jpg", ("On a sofa.", "A cat sleeps."), (Box("cat", (0.1, 0.5, 0.6, 1.0)),)),
     ]
@@ -43,9 +47,11 @@ def test_lines(tmp_path):
         {"image": "a.png", "captions": ["Two  dogs."], "boxes": [{"category": "dog", "box": [0, 0.25, 1, 0.5]}]},
         {"image": "b.png", "captions": [" "], "boxes": [{"category": "cat", "box": [0, 0, 0, 0]}]},
         {"image": "c.png", "captions": ["A cat."]},
+        {"image": "d.png", "captions": [" \n"]},
     ]
     (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    found = read_descriptions(tmp_path / "d.jsonl")
+    found, num_empty = read_descriptions(tmp_path / "d.jsonl")
+    assert num_empty == 1
     assert [each.text for each in found] == [
         "Two dogs.\n\ndog: [0.000, 0.250, 1.000, 0.500]",
         "cat: [0.000, 0.000, 0.000, 0.000]",
@@ -56,16 +62,21 @@ def test_lines(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"captions": ["x"]}, "line 1: field 'image': expected the name of a picture, found None"),
+        *(
+            ({"image": name, "captions": ["x"]}, "line 1: expected the name of a picture in a folder, found ")
+            for name in (None, 7, "", ".", "/", "a/", "a/.", "../../etc/passwd", "/etc/passwd", "a\0.jpg", "\ud83d.jpg")
+        ),
         ({"image": "a", "captions": "x"}, "line 1: field 'captions': expected a list of texts, found 'x'"),
-        ({"image": "a", "captions": [3]}, "line 1: field 'captions': expected a list of texts, found [3]"),
-        ({"image": "a", "captions": [""]}, "line 1: expected captions or boxes, found neither"),
+        ({"image": "a", "captions": [3]}, "line 1: field 'captions': expected a text, found 3"),
+        ({"image": "a", "captions": ["\ud83d"]}, "line 1: field 'captions': expected a text, found half a character"),
+        ({"image": "a", "captions": [""]}, "expected pictures with captions or boxes, found none"),
         ({"image": "a", "captions": [], "boxes": {}}, "line 1: field 'boxes': expected a list, found {}"),
         ({"image": "a", "captions": [], "boxes": [[1]]}, "line 1: field 'boxes': expected {"),
         *(
-            ({"image": "a", "captions": [], "boxes": [{"category": name, "box": box}]}, "line 1: field 'boxes'")
+            ({"image": "a", "captions": [], "boxes": [{"category": name, "box": box}]}, "line 1: field '")
             for name, box in [
-                ("", [0, 0, 1, 1]), ("dog", [0, 0, 1]), ("dog", [0, 0, 1, 1.5]), ("dog", [0.5, 0, 0.2, 1]),
+                ("", [0, 0, 1, 1]), ("\n", [0, 0, 1, 1]), ("dog", [0, 0, 1, 1, 1]), ("dog", [0, 0, 1, float("nan")]),
+                ("dog", [0, 0, 1, 1, "x"]), ("dog", [0, 0, 1]), ("dog", [0, 0, 1, 1.5]), ("dog", [0.5, 0, 0.2, 1]),
                 ("dog", [0, 0, 1, "1"]), ("dog", [True, 0, 1, 1]), (3, [0, 0, 1, 1]),
             ]
         ),
@@ -91,5 +102,47 @@ def test_what_is_no_coco(tmp_path):
     with pytest.raises(InputError, match=r"instances_val\.json: cannot be read"):
         read_descriptions(tmp_path)
     (tmp_path / "instances_val.json").write_text("{}")
-    with pytest.raises(InputError, match=r"expected annotations as COCO's, found something else \(KeyError"):
+    with pytest.raises(InputError, match=r"instances_val\.json: field 'annotations': expected a list as COCO's"):
         read_descriptions(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "change", "message"),
+    [
+        ("captions", "images", {"file_name": 7}, "captions_val.json: images: id 9: expected the name of a picture"),
+        ("captions", "images", {"id": 4}, "captions_val.json: images: expected objects, each with an id of its own"),
+        ("captions", "images", {"id": None}, "captions_val.json: images: expected objects, each with an id of its own"),
+        ("captions", "images", {"id": 6}, "captions_val.json: images: id 9: expected the picture of 2 captions"),
+        ("captions", "images", {"width": 0}, "instances_val.json: annotations: id 8: field 'bbox': expected"),
+        ("captions", "images", {"width": True}, "instances_val.json: annotations: id 8: field 'bbox': expected"),
+        ("captions", "annotations", {"caption": None}, "field 'captions': expected a text, found None"),
+        ("captions", "annotations", {"image_id": [1]}, "annotations: id 3: field 'image_id': expected a number"),
+        ("boxes", "categories", {"name": None}, "categories: id 17: field 'category': expected a text, found None"),
+        ("boxes", "categories", {"name": 5}, "categories: id 17: field 'category': expected a text, found 5"),
+        ("boxes", "categories", {"name": " "}, "categories: id 17: field 'category': expected a name, found ' '"),
+        ("boxes", "annotations", {"category_id": 99}, "annotations: id 8: field 'category_id': expected one of"),
+        *(
+            ("boxes", "annotations", {"bbox": box}, "instances_val.json: annotations: id 8: field 'bbox': expected")
+            for box in ([float("nan"), 1, 2, 3], [90, 90, -50, 5], [1, 2, 3], ["1", 2, 3, 4], None, [0, 0, 10**400, 1])
+        ),
+    ],
+)
+def test_what_is_wrong_in_coco_is_named(file, key, change, message, tmp_path):
+    contents = copy.deepcopy({"captions": CAPTIONS, "boxes": BOXES})
+    contents[file][key][0] |= change
+    (tmp_path / "captions_val.json").write_text(json.dumps(contents["captions"]))
+    (tmp_path / "instances_val.json").write_text(json.dumps(contents["boxes"]))
+    with pytest.raises(InputError) as caught:
+        read_descriptions(tmp_path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_smaller_draw_is_part_of_a_larger_one():
+    every = [Description(f"{n}.png", ("A dog.",)) for n in range(20)]
+    draws = [draw_descriptions(every, limit, 0) for limit in range(1, 22)]
+    assert [len(draw) for draw in draws] == [*range(1, 21), 20]
+    for smaller, larger in itertools.pairwise(draws):
+        assert smaller == [each for each in larger if each in smaller]
+    assert draw_descriptions(every, None, 0) == every
+    assert draw_descriptions(every, 10, 1) != draws[9]

@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from llava_pl.app.task_parser import TaskParser
 from llava_pl.building.costs import TOKENS_PER_REPLY, Budget, Prices, count_characters, estimate
 from llava_pl.building.descriptions import draw_descriptions, read_descriptions
-from llava_pl.building.instruction_files import REPLIES, write_instructions
+from llava_pl.building.instruction_files import MIXTURE, REPLIES, write_instructions
 from llava_pl.building.instructions import Request, Written, check_written, make_requests
 from llava_pl.building.objects import NAMES, Objects, read_names
 from llava_pl.building.prompts import FOLDER, KINDS, read_prompt
@@ -41,6 +41,9 @@ EXAMPLE = """examples
   llava-pl data instruct annotations/ instructions --model gpt-4.1 --limit 1000 \\
     --endpoint https://api.openai.com/v1 --prices.read 2 --prices.written 8 --max_cost 20
   llava-pl fit --config configs/experiment/finetune_7b.yaml --config instructions/mixture.yaml"""
+
+SETTINGS = ("src", "model", "temperature", "kinds", "limit", "seed", "prompts", "wording", "objects", "accept")
+"""By these options the same replies make the same set."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -81,10 +84,12 @@ def main(words: Sequence[str]) -> int:
         written = list(check_written(requests, store, objects, wordings, options.seed))
         if failure is not None and not written:
             raise failure
-        counts = _write(folder, written, options)
+        counts = _write(folder, written, len(requests), options)
     for name, number in counts.items():
         sys.stdout.write(f"{number:>12,}  {name}\n")
     sys.stdout.write(f"wrote {folder}; look at {folder / 'report.html'}\n")
+    if not counts["records"]:
+        sys.stdout.write(f"there are no records yet, so that there is no {folder / MIXTURE}\n")
     num_left = _say_what_is_left(requests, store, endpoint)
     if failure is not None:
         raise failure
@@ -106,12 +111,13 @@ def make_parser() -> TaskParser:
     add("--endpoint", metavar="URL", help="Where it answers; without it, replies that are there are taken.")
     kinds = f"What is asked for, of {', '.join(KINDS)}."
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help=kinds)
-    add("--limit", type=int, metavar="N", help="Draw so many pictures.")
-    add("--seed", type=int, default=0, metavar="N", help="Of all draws.")
+    add("--limit", type=int, metavar="N", help="Draw so many pictures; more are those and others.")
+    seed = "Of draws: pictures (--limit), wordings, and whether a picture stands before or behind its question."
+    add("--seed", type=int, default=0, metavar="N", help=seed)
     add("--dry_run", action="store_true", help="Say what it would cost, show a request of each kind, and ask nobody.")
-    add("--prompts", metavar="FOLDER", help="Holds KIND.yaml: what the teacher is told (our own).")
-    add("--wording", metavar="FILE", help="What detailed descriptions answer, one a line (our own).")
-    add("--objects", metavar="FILE", help="Names of objects, by which texts are checked (our own).")
+    add("--prompts", metavar="FOLDER", help="Holds KIND.yaml: what the teacher is told; llava_pl's own by default.")
+    add("--wording", metavar="FILE", help="What detailed descriptions answer, one a line; llava_pl's own by default.")
+    add("--objects", metavar="FILE", help="Names of objects, by which texts are checked; llava_pl's own by default.")
     reasons = f"Take texts with these faults, of {', '.join(REASONS)}."
     add("--accept", nargs="+", choices=REASONS, default=[], metavar="REASON", help=reasons)
     add("--image_folder", metavar="FOLDER", help="Pictures, for the page alone.")
@@ -122,9 +128,12 @@ def make_parser() -> TaskParser:
         metavar="X",
         help="Of what is written; null for the endpoint's own.",
     )
-    add("--max_tokens", type=int | None, default=1024, metavar="N", help="Longest reply, or null.")
-    add("--max_cost", type=float, metavar="DOLLARS", help="Send nothing by which DST could cost more in all.")
-    parser.add_class_arguments(Prices, "prices")
+    longest = "Longest reply; null for the endpoint's own. With more, what was cut off is asked for again."
+    add("--max_tokens", type=int | None, default=1024, metavar="N", help=longest)
+    for name, what in (("read", "requests"), ("written", "replies")):
+        add(f"--prices.{name}", type=float, default=0.0, metavar="DOLLARS", help=f"Of a million tokens of {what}.")
+    most = "Send nothing by which DST could cost more in all; needs --prices."
+    add("--max_cost", type=float, metavar="DOLLARS", help=most)
     parser.add_class_arguments(Endpoint, skip={"url", "model", "temperature"})
     return parser
 
@@ -187,10 +196,11 @@ def _show(request: Request) -> None:
         sys.stdout.write(f"----- {message['role']}\n{message['content']}\n")
 
 
-def _write(folder: Path, written: Sequence[Written], options: Namespace) -> dict[str, int]:
+def _write(folder: Path, written: Sequence[Written], num_requests: int, options: Namespace) -> dict[str, int]:
     pictures = options.image_folder and Path(options.image_folder)
     load = (lambda name: load_image(find_picture(pictures, name))) if pictures else None
-    return write_instructions(folder, written, options.accept, load)
+    settings = {name: options[name] for name in SETTINGS}
+    return write_instructions(folder, written, options.accept, load, num_requests, settings)
 
 
 def _ask(

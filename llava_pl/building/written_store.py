@@ -95,7 +95,7 @@ class WrittenStore:
             return True
         return reply.finish == "length" and _or_inf(max_tokens) > _or_inf(self._most[request])
 
-    def add(self, request: str, image: str, kind: str, outcome: Reply | Failure, max_tokens: int | None) -> None:
+    def add(self, request: str, image: str, kind: str, outcome: Reply | Failure, max_tokens: int | None = None) -> None:
         """Keep what came of a request; it is on the disk when this returns.
 
         Args:
@@ -103,7 +103,7 @@ class WrittenStore:
             image: What it is about, for those who read the file.
             kind: Of what was asked for.
             outcome: The reply, or why there is none.
-            max_tokens: Longest reply that was asked for.
+            max_tokens: Longest reply that was asked for; None for the endpoint's own.
 
         Raises:
             InputError: The file cannot be written.

@@ -1,5 +1,6 @@
 """Guards `llava-pl data instruct`: money spent twice, malformed replies in the set, a key or a picture sent out."""
 
+import errno
 import json
 import re
 import signal
@@ -94,6 +95,68 @@ def test_the_set_is_made_anew_without_asking(words, teacher_server, tmp_path, ca
     ):
         assert (tmp_path / "other" / name).read_bytes() == before[name]
     assert len(teacher_server.requests) == 18
+
+
+def test_records_do_not_change_with_the_limit(words, teacher_server, tmp_path):
+    main([*words, "--endpoint", teacher_server.url])
+    every = read_json("out/conversation.json")
+    for limit in range(1, NUM_PICTURES):
+        assert main([*words, "--limit", str(limit)]) == 0
+        some = read_json("out/conversation.json")
+        assert len(some) == limit
+        assert some == [record for record in every if record in some]
+    assert read_json("out/report.json")["settings"] == {
+        "src": "d.jsonl", "model": "tiny", "temperature": 0.7, "kinds": ["conversation", "detailed", "reasoning"],
+        "limit": 5, "seed": 0, "prompts": None, "wording": None, "objects": None, "accept": [],
+    }  # fmt: skip
+
+
+def test_without_replies_there_is_no_mixture(words, tmp_path, capsys):
+    assert main(words) == 1
+    shown = capsys.readouterr().out
+    assert "there are no records yet, so that there is no out/mixture.yaml\n" in shown
+    assert "18 of 18 requests are not answered; the same command with --endpoint asks for them\n" in shown
+    assert not (tmp_path / "out" / "mixture.yaml").exists()
+
+
+@pytest.mark.parametrize("name", [".lock", "replies.jsonl"])
+def test_a_folder_that_cannot_be_written(words, teacher_server, name, tmp_path, capsys):
+    (tmp_path / "out" / name).mkdir(parents=True)
+    assert main([*words, "--endpoint", teacher_server.url]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"llava-pl: error: out/{name}: Is a directory")
+    assert error.count("\n") == 1
+    assert teacher_server.requests == []
+
+
+def test_a_full_disk_stops_all(words, teacher_server, tmp_path, monkeypatch, capsys):
+    def fail(path, line):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("llava_pl.building.written_store.append_line", fail)
+    assert main([*words, "--endpoint", teacher_server.url, "--num_at_once", "1"]) == 2
+    assert len(teacher_server.requests) == 1
+    assert capsys.readouterr().err == (
+        "llava-pl: error: out/replies.jsonl: a reply cannot be kept (No space left on device); make room, then the "
+        "same command goes on\n"
+    )
+
+
+@pytest.mark.parametrize("key", [None, "two\nlines"])
+def test_no_key_is_one_line(words, teacher_server, key, monkeypatch, capsys):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    if key:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+    assert main([*words, "--endpoint", teacher_server.url]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("llava-pl: error: OPENAI_API_KEY: expected ")
+    assert error.count("\n") == 1
+
+
+def test_a_key_that_is_written_by_the_endpoint_is_not_kept(words, teacher_server, tmp_path):
+    teacher_server.reply = lambda request: f"{write(request)} {KEY} {KEY[:12]}"
+    assert main([*words, "--endpoint", teacher_server.url]) == 0
+    assert not any(KEY[:8].encode() in content for content in contents(tmp_path / "out").values())
 
 
 def test_malformed_replies_never_get_in(words, teacher_server, tmp_path):
@@ -310,6 +373,33 @@ def test_a_kill_costs_nothing(words, teacher_server, tmp_path):
     assert len(read_records("out/reasoning.json")) == NUM_PICTURES
 
 
+@pytest.mark.app  # a process is started and killed
+def test_what_is_made_after_a_kill_is_what_would_have_been_made(words, teacher_server, tmp_path):
+    teacher_server.reply = scripted_teacher.slowly(write, 0.05)
+    words += ["--endpoint", teacher_server.url]
+    process = start(words, tmp_path, teacher_server)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert main(words) == 0
+    assert main([*words[:3], "whole", *words[4:]]) == 0
+    killed, whole = contents(tmp_path / "out"), contents(tmp_path / "whole")
+    for each in (killed, whole):
+        del each["replies.jsonl"]  # in the order in which they came
+        each["mixture.yaml"] = each["mixture.yaml"].replace(b"whole/", b"out/")
+    assert killed == whole
+
+
+@pytest.mark.app  # two processes
+def test_two_in_one_folder_pay_once(words, teacher_server, tmp_path):
+    teacher_server.reply = scripted_teacher.slowly(write, 0.05)
+    words += ["--endpoint", teacher_server.url]
+    process = start(words, tmp_path, teacher_server)
+    assert main(words) == 0
+    assert process.wait(20) == 0
+    assert "waiting" not in process.stderr.read()  # it was there first
+    assert len(teacher_server.requests) == 18
+
+
 @pytest.mark.app  # a process is started and interrupted
 def test_an_interrupt_keeps_what_is_on_its_way(words, teacher_server, tmp_path):
     teacher_server.reply = scripted_teacher.slowly(write, 0.2)
@@ -318,6 +408,7 @@ def test_an_interrupt_keeps_what_is_on_its_way(words, teacher_server, tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
     assert process.stderr.read() == "llava-pl: interrupted\n"
+    assert read_json("out/report.json")["replies"] == len(teacher_server.requests)  # a set of what is there
     num_asked = len(teacher_server.requests)
     assert num_asked < 12
     assert len((tmp_path / "out" / "replies.jsonl").read_text().splitlines()) == num_asked

@@ -6,18 +6,24 @@ import yaml
 
 from llava_pl.building.instruction_files import write_instructions
 
+SETTINGS = {"model": "tiny", "limit": None}
+
 
 def read(path):
     return json.loads(path.read_text())
 
 
+def write(folder, written, accepted_reasons=()):
+    return write_instructions(folder, written, accepted_reasons, None, 9, SETTINGS)
+
+
 def test_records_by_kind_and_reasons(written, tmp_path):
-    counts = write_instructions(tmp_path, written, (), None)
+    counts = write(tmp_path, written)
     assert counts == {
-        "replies": 6, "records": 3, "conversation": 2, "detailed": 0, "reasoning": 1,
+        "requests": 9, "replies": 6, "records": 3, "conversation": 2, "detailed": 0, "reasoning": 1,
         "rejected: form": 1, "rejected: length": 1, "rejected: object": 2,
     }  # fmt: skip
-    assert read(tmp_path / "report.json") == counts
+    assert read(tmp_path / "report.json") == {**counts, "settings": SETTINGS}
     assert [record["id"] for record in read(tmp_path / "conversation.json")] == ["0_conversation", "2_conversation"]
     assert read(tmp_path / "detailed.json") == []
     rejected = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
@@ -29,16 +35,26 @@ def test_records_by_kind_and_reasons(written, tmp_path):
 
 
 def test_accepted_reasons(written, tmp_path):
-    write_instructions(tmp_path, written, ("object", "form"), None)
+    write(tmp_path, written, ("object", "form"))
     assert [record["id"] for record in read(tmp_path / "detailed.json")] == ["3_detailed"]
     assert len(read(tmp_path / "conversation.json")) == 2
 
 
 def test_kinds_are_drawn_equally_often(written, tmp_path):
-    write_instructions(tmp_path, written, ("object",), None)
+    write(tmp_path, written, ("object",))
     sources = yaml.safe_load((tmp_path / "mixture.yaml").read_text())["data"]["records"]
     assert sources == [
         {"path": f"{tmp_path}/conversation.json", "repeats": 1.0},
         {"path": f"{tmp_path}/detailed.json", "repeats": 2.0},
         {"path": f"{tmp_path}/reasoning.json", "repeats": 2.0},
     ]
+
+
+def test_a_folder_is_one_set(written, tmp_path):
+    (tmp_path / "notes.json").touch()
+    write(tmp_path, written)
+    write(tmp_path, [each for each in written if each.request.kind == "conversation"])
+    assert {path.name for path in tmp_path.glob("*.json")} == {"conversation.json", "report.json", "notes.json"}
+    assert len(yaml.safe_load((tmp_path / "mixture.yaml").read_text())["data"]["records"]) == 1
+    write(tmp_path, [each for each in written if each.faults])
+    assert not (tmp_path / "mixture.yaml").exists()

@@ -33,8 +33,8 @@ SRC is a folder with COCO's captions_SPLIT.json and instances_SPLIT.json, or lin
 [TEXT], "boxes": [{"category", "box": [LEFT, TOP, RIGHT, BOTTOM]}]} with shares of width and height.
 
 Each reply is kept in DST/replies.jsonl by what was asked, so that a run that is stopped goes on, and nothing is paid
-for twice. Without --endpoint nothing is asked: the set is made anew of the replies that are there. The key is taken
-from OPENAI_API_KEY."""
+for twice. Without --endpoint nothing is asked: the set is made anew of the replies that are there, with the same
+options. The key is taken from OPENAI_API_KEY."""
 
 EXAMPLE = """examples
   llava-pl data instruct annotations/ instructions --model gpt-4.1 --limit 1000 --dry_run
@@ -118,7 +118,7 @@ def make_parser() -> TaskParser:
     add("--prompts", metavar="FOLDER", help="Holds KIND.yaml: what the teacher is told; llava_pl's own by default.")
     add("--wording", metavar="FILE", help="What detailed descriptions answer, one a line; llava_pl's own by default.")
     add("--objects", metavar="FILE", help="Names of objects, by which texts are checked; llava_pl's own by default.")
-    reasons = f"Take texts with these faults, of {', '.join(REASONS)}."
+    reasons = f"Take texts with these faults, of {', '.join(REASONS)}; what is in no turns cannot be taken."
     add("--accept", nargs="+", choices=REASONS, default=[], metavar="REASON", help=reasons)
     add("--image_folder", metavar="FOLDER", help="Pictures, for the page alone.")
     add(

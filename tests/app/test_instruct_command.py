@@ -286,8 +286,9 @@ def test_an_endpoint_that_counts_no_tokens_keeps_to_the_limit(words, teacher_ser
     assert 2.5 < spent <= 4
 
 
-def test_a_limit_on_the_cost(words, teacher_server, tmp_path, capsys):
-    words += ["--endpoint", teacher_server.url, "--num_at_once", "1", "--prices.written", "10000"]
+@pytest.mark.parametrize("num_at_once", ["1", "4"])
+def test_a_limit_on_the_cost(words, teacher_server, tmp_path, capsys, num_at_once):
+    words += ["--endpoint", teacher_server.url, "--num_at_once", num_at_once, "--prices.written", "10000"]
     words += ["--max_tokens", "350"]
     # 20 tokens a reply, so 0.2 dollars; until it is there, 350 tokens are set aside for it, 3.5 dollars.
     assert main([*words, "--max_cost", "4"]) == 1

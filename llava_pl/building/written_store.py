@@ -40,8 +40,8 @@ class Teacher:
     max_tokens: int | None = 1024
 
     def __post_init__(self) -> None:
-        if not self.model.strip():
-            raise InputError("--model: expected the name of a model, found nothing")
+        if not (self.model.strip() and self.model.isprintable()):
+            raise InputError(f"--model: expected the name of a model, found {self.model!r}")
         check_range("temperature", self.temperature, 0)
         check_range("max_tokens", self.max_tokens, 1)
 

@@ -45,8 +45,7 @@ def ask_all(
         endpoint: Where to ask.
         requests: Messages by name.
         keep: Told of each reply, or why there is none, with the name of its request; one at a time, by the thread that
-            was sent it and before that thread asks again. Once it raises, nothing more is sent. It is not told of what
-            fails for all.
+            was sent it and before that thread asks again. Once it raises, nothing more is sent.
         max_tokens: Of a reply; None leaves it to the endpoint.
         allowance: Asked before each request, by several threads; once it says no, no other is sent.
 
@@ -67,8 +66,7 @@ def ask_all(
                 with lock:
                     if trouble.is_final_after(outcome):
                         pace.stop()
-                    if not (isinstance(outcome, Failure) and outcome.is_for_all):
-                        keep(name, outcome)
+                    keep(name, outcome)
         except BaseException:
             pace.stop()
             raise

@@ -63,8 +63,8 @@ class Endpoint:
         check_range("temperature", self.temperature, 0)
         check_range("max_per_minute", self.max_per_minute, 0, is_above=True)
         check_range("timeout", self.timeout, 0, is_above=True)
-        if not self.model.strip():
-            raise InputError("--model: expected the name of a model, found nothing")
+        if not (self.model.strip() and self.model.isprintable()):
+            raise InputError(f"--model: expected the name of a model, found {self.model!r}")
         try:
             is_url = urlsplit(self.url).scheme in ("http", "https")
         except ValueError:

@@ -206,7 +206,7 @@ def test_a_failure_keeps_what_came(words, teacher_server, tmp_path, capsys, stat
         rf"llava-pl: error: --endpoint http://127.*status {status}.*; {advice}; 9 new replies are kept\n", error
     )
     assert KEY not in error
-    assert "9 of 18 requests are not answered; the same command asks for them\n" in shown
+    assert "9 of 18 requests are not answered, 1 of them failed, the first: " in shown
     assert len(kept(tmp_path)) == read_json("out/report.json")["replies"] == 9
     teacher_server.reply, teacher_server.requests = write, []
     assert main(words) == 0

@@ -50,7 +50,8 @@ def test_what_is_no_key(key, monkeypatch):
         ({"temperature": float("nan")}, "--temperature: expected at least 0, found nan"),
         ({"max_per_minute": 0}, "--max_per_minute: expected more than 0, found 0"),
         ({"timeout": float("inf")}, "--timeout: expected more than 0, found inf"),
-        ({"model": " "}, "--model: expected the name of a model, found nothing"),
+        ({"model": " "}, "--model: expected the name of a model, found ' '"),
+        ({"model": "\udcff"}, "--model: expected the name of a model, found "),
         *(({"url": url}, "--endpoint: expected a URL such as") for url in ("http://[x", "localhost:8000", "")),
     ],
 )

@@ -112,13 +112,12 @@ def make_parser() -> TaskParser:
     kinds = f"What is asked for, of {', '.join(KINDS)}."
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help=kinds)
     add("--limit", type=int, metavar="N", help="Draw so many pictures; more are those and others.")
-    seed = "Of draws: pictures (--limit), wordings, and whether a picture stands before or behind its question."
-    add("--seed", type=int, default=0, metavar="N", help=seed)
+    add("--seed", type=int, default=0, metavar="N", help="Of draws: pictures, wordings, where the picture stands.")
     add("--dry_run", action="store_true", help="Say what it would cost, show a request of each kind, and ask nobody.")
-    add("--prompts", metavar="FOLDER", help="Holds KIND.yaml: what the teacher is told; llava_pl's own by default.")
-    add("--wording", metavar="FILE", help="What detailed descriptions answer, one a line; llava_pl's own by default.")
-    add("--objects", metavar="FILE", help="Names of objects, by which texts are checked; llava_pl's own by default.")
-    reasons = f"Take texts with these faults, of {', '.join(REASONS)}; what is in no turns cannot be taken."
+    add("--prompts", metavar="FOLDER", help="Holds KIND.yaml: what the teacher is told; else llava_pl's own.")
+    add("--wording", metavar="FILE", help="What detailed descriptions answer, one a line; else llava_pl's own.")
+    add("--objects", metavar="FILE", help="Names of objects, by which texts are checked; else llava_pl's own.")
+    reasons = f"Faults to pass over, of {', '.join(REASONS)}."
     add("--accept", nargs="+", choices=REASONS, default=[], metavar="REASON", help=reasons)
     add("--image_folder", metavar="FOLDER", help="Pictures, for the page alone.")
     add(

@@ -42,8 +42,7 @@ class Endpoint:
         max_retries: How often a request that failed or was put off is sent again, after longer and longer waits.
         temperature: Of the answers; null leaves it to the endpoint, as some models ask for.
         max_per_minute: Most requests that are sent in a minute; no limit by default.
-        timeout: Seconds to wait for a reply; a request whose reply did not come in time may be paid for, and is not
-            sent again by itself.
+        timeout: Seconds to wait for a reply; a later one may be paid for, and is not asked for again at once.
 
     Raises:
         InputError: A number is out of range, or the URL is none.

@@ -8,16 +8,16 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from llava_pl.building.descriptions import Description
 from llava_pl.building.objects import Objects
 from llava_pl.building.prompts import Kind, Prompt
+from llava_pl.building.turns import Fault, Pairs, parse_written
 from llava_pl.building.wordings import put_picture
-from llava_pl.building.written import Fault, Pairs, find_faults, parse_written
+from llava_pl.building.written import find_faults
 from llava_pl.building.written_store import Teacher, WrittenStore, hash_request
-from llava_pl.endpoint import Message
+from llava_pl.endpoint import Message, Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +88,29 @@ def check_written(
         reply = store.find(request.name)
         if reply is None:
             continue
-        name = f"{Path(request.description.image).with_suffix('')}_{request.kind}"
+        # The picture's whole name: a.jpg and a.png are two.
+        name = f"{request.description.image}_{request.kind}"
         rng = random.Random(f"{seed} {name}")
+        ending = _find_ending(reply)
         pairs = parse_written(request.kind, reply.text, rng.choice(wordings))
         if isinstance(pairs, Fault):
-            yield Written(request, reply.text, None, [pairs])
+            # What is empty or has no form for being cut off has that reason alone.
+            yield Written(request, reply.text, None, ending or [pairs])
             continue
-        faults = list(find_faults(request.kind, pairs, request.description, objects))
-        if reply.finish == "length":
-            faults.insert(0, Fault("cut_off", "the reply was cut off at its greatest length"))
+        faults = [*ending, *find_faults(request.kind, pairs, request.description, objects)]
         if (first := seen.setdefault(" ".join(reply.text.split()), name)) != name:
             faults.append(Fault("duplicate", f"the same text as {first}"))
         yield Written(request, reply.text, _make_record(name, request.description.image, pairs, rng), faults)
+
+
+def _find_ending(reply: Reply) -> list[Fault]:
+    """Return why a reply ended otherwise than by itself."""
+    if reply.finish == "stop":
+        return []
+    if reply.finish == "length":
+        advice = "" if reply.text.strip() else " before it had a word; raise --max_tokens"
+        return [Fault("cut_off", f"the reply was cut off at its greatest length{advice}")]
+    return [Fault("stopped", f"the endpoint ended it with {reply.finish!r}")]
 
 
 def _make_record(name: str, image: str, pairs: Pairs, rng: random.Random) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from llava_pl.building.descriptions import Box, Description
 from llava_pl.building.instructions import Request, Written
 from llava_pl.building.prompts import Prompt
-from llava_pl.building.written import Fault
+from llava_pl.building.turns import Fault
 
 ADJECTIVES = ("red", "green", "blue", "small", "old", "wooden")
 NOUNS = ("square", "circle", "triangle", "dog", "cat", "man", "table", "grass", "horse")

@@ -4,7 +4,7 @@ import pytest
 
 from llava_pl.building.descriptions import Box, Description
 from llava_pl.building.instructions import check_written, make_requests
-from llava_pl.building.objects import Objects
+from llava_pl.building.objects import Names, Objects
 from llava_pl.building.prompts import Prompt
 from llava_pl.building.written_store import Teacher, WrittenStore
 from llava_pl.data.records import parse_record
@@ -12,7 +12,7 @@ from llava_pl.endpoint import Reply
 
 DESCRIPTIONS = [Description(f"sub/{n}.png", (f"Picture {n}.",), (Box("dog", (0, 0, 1, 1)),)) for n in range(3)]
 PROMPTS = [Prompt(kind, f"Write a {kind}.", ()) for kind in ("conversation", "reasoning")]
-LONG = "It runs. " * 20
+LONG = "It runs over the grass and does not mind the rain, which began an hour ago. " + " ".join(map(str, range(20)))
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def check(requests, tmp_path):
         for request, text in zip(requests, texts, strict=False):
             if text is not None:
                 store.add(request.name, "x", "x", Reply(text, finish))
-        return list(check_written(requests, store, Objects({"dog", "cat"}, {}), ["Describe it."], seed=0))
+        return list(check_written(requests, store, Objects({"dog", "cat"}, Names()), ["Describe it."], seed=0))
 
     return check
 
@@ -49,16 +49,48 @@ def test_records(check):
     )
     assert (first.faults, second.faults) == ([], [])
     record = parse_record(first.record, where="x")
-    assert (record.id, record.images) == ("sub/0_conversation", ("sub/0.png",))
+    assert (record.id, record.images) == ("sub/0.png_conversation", ("sub/0.png",))
     assert [turn.text.replace("<image>", "").strip() for turn in record.turns] == ["a?", "b.", "c?", "d."]
-    assert parse_record(second.record, where="x").id == "sub/1_reasoning"
+    assert parse_record(second.record, where="x").id == "sub/1.png_reasoning"
 
 
 def test_faults(check):
     text = f"Question: e?\nAnswer: {LONG}"
-    (no_form, cut, again) = check("Sure!", text, None, text, finish="length")
+    (no_form, sound, again) = check("Sure!", text, None, text)
     assert (no_form.record, [each.reason for each in no_form.faults]) == (None, ["form"])
-    assert [each.reason for each in cut.faults] == ["cut_off"]
-    assert [(each.reason, each.found) for each in again.faults][1:] == [
-        ("duplicate", "the same text as sub/0_reasoning")
+    assert sound.faults == []
+    assert [(each.reason, each.found) for each in again.faults] == [
+        ("duplicate", "the same text as sub/0.png_reasoning")
     ]
+
+
+def test_pictures_that_differ_in_their_format_alone(tmp_path):
+    descriptions = [Description(name, ("A dog.",)) for name in ("a.jpg", "a.png")]
+    requests = make_requests(descriptions, PROMPTS[1:], Teacher("tiny"))
+    store = WrittenStore(tmp_path / "r.jsonl")
+    store.add(requests[0].name, "x", "x", Reply(f"Question: e?\nAnswer: {LONG}"))
+    first, second = check_written(requests, store, Objects((), Names()), ["Describe it."], seed=0)
+    assert [each.record["id"] for each in (first, second)] == ["a.jpg_reasoning", "a.png_reasoning"]
+    assert [each.reason for each in second.faults] == ["duplicate"]
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "faults"),
+    [
+        (
+            "",
+            "length",
+            [("cut_off", "the reply was cut off at its greatest length before it had a word; raise --max_tokens")],
+        ),
+        ("Question: a?", "length", [("cut_off", "the reply was cut off at its greatest length")]),
+        (
+            "Question: a?\nAnswer: b.\nQuestion: c?\nAnswer: d.",
+            "content_filter",
+            [("stopped", "the endpoint ended it with 'content_filter'")],
+        ),
+        ("", "stop", [("empty", "nothing was written")]),
+    ],
+)
+def test_replies_that_did_not_end_by_themselves(check, text, finish, faults):
+    (written,) = check(text, finish=finish)
+    assert [(each.reason, each.found) for each in written.faults] == faults

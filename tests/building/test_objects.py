@@ -2,7 +2,7 @@
 
 import pytest
 
-from llava_pl.building.objects import Objects, read_names
+from llava_pl.building.objects import Names, Objects, read_names
 from llava_pl.types import InputError
 
 CATEGORIES = ("dog", "hot dog", "person", "bus", "sports ball", "orange", "knife", "cherry")
@@ -21,38 +21,81 @@ CATEGORIES = ("dog", "hot dog", "person", "bus", "sports ball", "orange", "knife
         ("One of the dogs", [("dog", "dogs", None)]),
         ("two cats and the dogs", [("cat", "cats", 2), ("dog", "dogs", None)]),
         ("an orange dogma of doglike dogfish", []),
+        ("bear in mind the bus stop, a bed of roses, a couple of train tracks", []),
         ("number 5 shows a dog", [("dog", "dog", None)]),
         ("two cherries", [("cherry", "cherries", 2)]),
         ("", []),
     ],
 )
 def test_mentions(text, found):
-    objects = Objects(CATEGORIES, {**read_names(), "orange": None})
+    objects = Objects(CATEGORIES, read_names())
     assert [(each.category, each.word, each.number) for each in objects.find(text)] == found
 
 
+def test_what_stands_around_a_mention():
+    (mention,) = Objects(CATEGORIES, Names()).find("No. Some dogs run; they are fast.")
+    assert (mention.before, mention.after) == (" Some ", " run;")
+
+
 @pytest.mark.parametrize(
-    ("text", "is_denied"),
+    ("word", "is_general", "is_own", "is_plural"),
     [
-        ("There is no dog here.", True),
-        ("It isn't a dog.", True),
-        ("Without any dog", True),
-        ("No. A dog!", False),
-        ("The dog is not brown.", False),
-        ("Nothing but a dog", False),
+        ("people", True, True, True),
+        ("person", True, True, False),
+        ("men", False, False, True),
+        ("bus", False, True, False),
+        ("buses", False, True, True),
     ],
 )
-def test_what_is_denied(text, is_denied):
-    (mention,) = Objects(CATEGORIES, {}).find(text)
-    assert mention.is_denied == is_denied
+def test_words(word, is_general, is_own, is_plural):
+    (mention,) = Objects(CATEGORIES, read_names()).find(word)
+    assert (mention.is_general, mention.is_own, mention.is_plural) == (is_general, is_own, is_plural)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("A batter waits.", {"person", "baseball bat", "sports ball"}),
+        ("It stops at the bus stop, in orange.", {"bus", "orange"}),
+        ("train", {"train", "car"}),
+        ("Dogs.", {"dog"}),
+        ("", set()),
+    ],
+)
+def test_what_captions_tell_of(text, told):
+    assert Objects(CATEGORIES, read_names()).told([text]) == told
 
 
 def test_no_categories():
-    assert list(Objects((), {}).find("a dog")) == []
+    assert list(Objects((), Names()).find("a dog")) == []
 
 
-@pytest.mark.parametrize("content", ["- dog", "dog: cat", "dog: [3]", "3: [x]", "dog: ['']"])
-def test_what_is_no_file_of_names(content, tmp_path):
-    (tmp_path / "n.yaml").write_text(content)
-    with pytest.raises(InputError, match=r"--objects: .*n\.yaml: expected CATEGORY: \[NAME, \.\.\.\], found"):
-        read_names(tmp_path / "n.yaml")
+def test_every_line_of_ours_is_of_a_category():
+    names = read_names()
+    assert len(names.names) == 80
+    assert {*names.told_by, *names.uncounted} <= names.names.keys()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("- dog", "expected names, told_by, ignored, general and uncounted, found ''; put names below 'names:'"),
+        ("dog: [puppy]", "expected names, told_by, ignored, general and uncounted, found 'dog'; put names below"),
+        ("names: {dog: cat}", "names: expected CATEGORY: [NAME, ...], found {'dog': 'cat'}"),
+        ("names: {dog: [3]}", "names: expected"),
+        ("names: {3: [x]}", "names: expected"),
+        ("names: {dog: ['']}", "names: expected"),
+        ("told_by: {dog: }", "told_by: expected"),
+        ("names: [dog]", "names: expected"),
+        ("ignored: {a: b}", "ignored: expected a list of words, found {'a': 'b'}"),
+        ("a: [", "invalid YAML"),
+        (None, "cannot be read"),
+    ],
+)
+def test_what_is_no_file_of_names(content, message, tmp_path):
+    path = tmp_path / "n.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError) as caught:
+        read_names(path)
+    assert str(caught.value).startswith(f"--objects: {path}: {message}")

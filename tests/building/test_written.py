@@ -1,92 +1,78 @@
-"""Guards checks of what a teacher wrote: a turn that is lost, a fault that slips through, a sound text refused."""
+"""Guards checks of what a teacher wrote: a fault that slips through, a sound text refused."""
+
+import re
+from pathlib import Path
 
 import pytest
+import yaml
 
 from llava_pl.building.descriptions import Box, Description
-from llava_pl.building.objects import Objects, read_names
-from llava_pl.building.written import Fault, find_faults, parse_written
+from llava_pl.building.objects import Names, Objects, read_names
+from llava_pl.building.prompts import FOLDER, KINDS
+from llava_pl.building.turns import parse_written
+from llava_pl.building.written import MAX_WORDS, MIN_WORDS, Fault, find_faults
 
-DOGS = Description(
-    "x.png",
-    ("Two dogs play with a stick.", "A bench stands in a park."),
-    (Box("dog", (0, 0, 1, 1)), Box("dog", (0, 0, 1, 1)), Box("person", (0, 0, 1, 1), is_crowd=True)),
+TEXTS = yaml.safe_load((Path(__file__).parent / "teacher_texts.yaml").read_text())
+OBJECTS = Objects({category for each in TEXTS for category in each["boxes"]}, read_names())
+NOTHING = Description("x.png", ("A field.",))
+PROSE = (
+    "The view is wide and calm, with soft light over everything that lies in front of us. Nothing moves, nobody is "
+    "loud, and yet it never gets dull: each look finds something new."
 )
-OBJECTS = Objects({"dog", "person", "cat"}, read_names())
-LONG = "word " * 40
+
+
+def lay_out(row):
+    if "whole" in row:
+        return row["whole"]
+    if row["kind"] == "detailed":
+        return f"{PROSE} {row['text']}"
+    before = "Question: What is this?\nAnswer: A scene.\n" if row["kind"] == "conversation" else ""
+    end = f" {PROSE}" if row["kind"] == "reasoning" else ""
+    return f"{before}Question: {row['ask']}\nAnswer: {row['text']}{end}"
 
 
 @pytest.mark.parametrize(
-    ("text", "pairs"),
+    ("each", "row"),
     [
-        ("Question: What?\nAnswer: A dog.", [("What?", "A dog.")]),
-        ("\nQuestion:\nWhat?\n\nAnswer:\nA dog.\nIt runs.\n", [("What?", "A dog.\nIt runs.")]),
-        (
-            "**Question 1:** What?\n**Answer 1:** A.\n\n**Question 2:** Why?\n**Answer 2:** B.",
-            [("What?", "A."), ("Why?", "B.")],
-        ),
-        ("question: a?\nanswer: The answer: yes.", [("a?", "The answer: yes.")]),
+        pytest.param(each, row, id=(row.get("text") or row["whole"])[:40].encode("ascii", "replace").decode())
+        for each in TEXTS
+        for row in each["texts"]
     ],
 )
-def test_turns(text, pairs):
-    assert parse_written("conversation", text, "unused") == pairs
-
-
-@pytest.mark.parametrize(
-    ("kind", "text", "fault"),
-    [
-        ("conversation", " \n", Fault("empty", "nothing was written")),
-        ("conversation", "Sure!\nQuestion: a?\nAnswer: b", Fault("form", "expected 'Question:' first, found 'Sure!'")),
-        ("conversation", "Answer: b", Fault("form", "expected questions and answers in turns, found answer")),
-        (
-            "conversation",
-            "Question: a?\nQuestion: b?\nAnswer: c",
-            Fault("form", "expected questions and answers in turns, found question, question, answer"),
-        ),
-        ("reasoning", "Question: a?", Fault("form", "expected questions and answers in turns, found question")),
-        (
-            "reasoning",
-            "Question: a?\nAnswer:",
-            Fault("form", "expected words behind each mark, found none behind 'answer'"),
-        ),
-        ("detailed", "Question: a?\nAnswer: b", Fault("form", "expected a description alone, found 'Question:'")),
-    ],
-)
-def test_texts_without_turns(kind, text, fault):
-    assert parse_written(kind, text, "Describe it.") == fault
-
-
-def test_a_description_answers_the_question_that_was_drawn():
-    assert parse_written("detailed", " All of it. ", "Describe it.") == [("Describe it.", "All of it.")]
+def test_what_teachers_write(each, row):
+    boxes = (Box(category, (0, 0, 1, 1)) for category, number in each["boxes"].items() for _ in range(number))
+    pairs = parse_written(row["kind"], lay_out(row), "Describe it.")
+    description = Description("x.png", tuple(each["captions"]), tuple(boxes))
+    faults = [pairs] if isinstance(pairs, Fault) else list(find_faults(row["kind"], pairs, description, OBJECTS))
+    assert sorted({fault.reason for fault in faults}) == row["reasons"], faults
 
 
 @pytest.mark.parametrize(
     ("answer", "faults"),
     [
-        ("Two dogs play on a bench.", []),
-        ("There are three dogs.", [("number", "3 dogs, boxes of 2")]),
-        ("There is one dog.", [("number", "1 dog, boxes of 2")]),
-        ("One dog is brown, 2 dogs are there.", []),
-        ("There are five people.", []),  # a crowd, which nobody counted
-        ("A cat sleeps near two cats.", [("object", "cat"), ("object", "cats")]),
-        ("There is no cat.", []),
         ("The caption says so.", [("source", "caption")]),
         ("Its bounding boxes are large.", [("source", "bounding boxes")]),
-        ("It is at [0.25, 0.3].", [("source", "[0.25")]),
+        ("It is at [0.25, 0.3].", [("source", "[0.25,")]),
+        ("Its edge is at 0.55 then.", [("source", "0.55")]),
+        ("It costs $0.55, or 2.50.", []),
         ("According to the provided information, it runs.", [("source", "provided information")]),
+        ("It coordinates its legs, to coordinate them.", []),
+        ("The breed isn\u2019t specified.", [("source", "n't specified")]),
+        ("Shade is provided by trees.", []),
         ("As an AI, I guess.", [("refusal", "As an AI")]),
-        ("I'm sorry, I see none.", [("refusal", "I'm sorry")]),
-        ("An <image>.", [("slot", "<image>")]),
-        ("word " * 151, [("length", "expected 1 to 150 words, found 151")]),
+        ("I\u2019m sorry, I see none.", [("refusal", "I'm sorry")]),
+        ('She says "I\'m sorry" to it.', []),
+        ("An <Image>.", [("slot", "<Image>")]),
+        (" ".join(map(str, range(400))), []),
+        (" ".join(map(str, range(401))), [("length", "expected 1 to 400 words, found 401")]),
+        ("It runs. " * 3, []),
+        ("It runs. " * 9, [("repeated", "8 times 'it runs it'")]),
     ],
 )
 def test_faults_of_an_answer(answer, faults):
     pairs = [("What is there?", "Something."), ("And?", answer)]
-    assert [(each.reason, each.found) for each in find_faults("conversation", pairs, DOGS, OBJECTS)] == faults
-
-
-def test_a_number_that_was_asked_for_is_of_all():
-    pairs = [("What is there?", "Animals."), ("How many dogs are there?", "Just one dog.")]
-    assert list(find_faults("conversation", pairs, DOGS, OBJECTS)) == [Fault("number", "1 dog, boxes of 2")]
+    found = find_faults("conversation", pairs, NOTHING, Objects((), Names()))
+    assert [(each.reason, each.found) for each in found] == faults
 
 
 @pytest.mark.parametrize(
@@ -94,11 +80,18 @@ def test_a_number_that_was_asked_for_is_of_all():
     [
         ("conversation", [("a?", "b")], "questions"),
         ("conversation", [(f"{n}?", f"{n}") for n in range(13)], "questions"),
-        ("reasoning", [("a?", LONG), ("b?", LONG)], "questions"),
-        ("conversation", [("a?", "b"), ("A?", "c")], "repeated"),
+        ("reasoning", [("a?", PROSE), ("b?", PROSE)], "questions"),
+        ("conversation", [("a?", "b"), ("A ?", "c")], "repeated"),
         ("detailed", [("a?", "short")], "length"),
-        ("reasoning", [("a?", "word " * 501)], "length"),
+        ("reasoning", [("a?", " ".join(map(str, range(501))))], "length"),
     ],
 )
 def test_faults_of_the_whole(kind, pairs, reason):
-    assert [each.reason for each in find_faults(kind, pairs, DOGS, OBJECTS)] == [reason]
+    assert [each.reason for each in find_faults(kind, pairs, NOTHING, OBJECTS)] == [reason]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_teachers_are_told_lengths_that_pass(kind):
+    told = re.findall(r"(\d+) to\s+(\d+)\s+words", yaml.safe_load((FOLDER / f"{kind}.yaml").read_text())["system"])
+    assert told
+    assert all(MIN_WORDS[kind] <= int(low) < int(high) <= MAX_WORDS[kind] for low, high in told)

@@ -50,6 +50,7 @@ _BACKGROUND = re.compile(
     re.IGNORECASE,
 )
 
+_DEFINITE = re.compile(r"\b(?:the|this|these|those)\s+(?:[a-z-]+\s+)?$", re.IGNORECASE)
 _YES_OR_NO = re.compile(r"(?:is|are|was|were|do|does|did|can|could|has|have|will|would|should|might)\b", re.IGNORECASE)
 _IS_THERE = re.compile(r"^\s*(?:is|are) there (?:an?|any)\s+$", re.IGNORECASE)
 _HOW_MANY = re.compile(r"\bhow many(?P<which>(?:\s+(?!of\b)[a-z-]+){0,2})\s+$", re.IGNORECASE)
@@ -87,11 +88,12 @@ def find_wrong_claims(kind: Kind, pairs: Pairs, description: Description, object
     for question, answer in pairs:
         speaks_generally = kind == "reasoning" or _BACKGROUND.search(question) is not None
         asked, said = list(objects.find(question)), list(objects.find(answer))
-        claims = said if not _grants(question, answer) else asked + said
-        for mention in claims:
+        # What a question calls "the dog" is there, whatever it may do.
+        definite = [mention for mention in asked if _DEFINITE.search(mention.before)]
+        for mention in asked + said if _grants(question, answer) else said:
             if _is_denied(mention) or _COMPARED.search(mention.before):
                 continue
-            if (speaks_generally or mention.is_general) and _is_supposed(mention):
+            if (speaks_generally or mention.is_general) and _is_supposed(mention) and mention not in definite:
                 continue
             if mention.category not in known and not _may_be_anybody(mention):
                 yield Fault("object", mention.word)

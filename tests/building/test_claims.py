@@ -63,6 +63,8 @@ OBJECTS = Objects({"dog", "person", "bird", "skis"}, read_names())
         ("What is it?", "It could chase a cat.", ["cat"]),
         ("Why is it?", "It could chase a cat.", []),
         ("Why is it?", "Cats, I think, may come.", ["Cats"]),
+        ("What could a cat do?", "Sleep.", []),
+        ("What could the black cat do?", "Sleep.", ["cat"]),
         ("What do dogs like?", "Dogs run when cats do.", []),
         ("What is it?", "It jumps like a cat.", []),
         ("What is it?", "Many people come here.", []),

@@ -33,19 +33,22 @@ _DENIES_ALL = re.compile(r"\bthere (?:(?:is|are) (?:no|not an?|not any)|(?:isn't
 _ENDS_THERE = re.compile(rf"{_IN_PICTURE}\s*(?:[.,;!?]|$)", re.IGNORECASE)
 
 # What is compared to something, or is what it is not, is not said to be there.
-_COMPARED = re.compile(r"\b(?:like|unlike|than|resembl\w+|remind\w*|instead|besides|as if)\b[^,]*$", re.IGNORECASE)
+_COMPARED = re.compile(
+    r"\b(?:like|unlike|than|resembl\w+|remind\w*|instead of|besides|as if)\s+(?:[\w-]+\s+){0,3}$", re.IGNORECASE
+)
 # What may be, should be or usually is, is not said to be there either.
 _MODAL = r"should|could|may|might|would|will|must|ought|can(?!(?: \w+)? be seen| see\b)|(?:needs?|have|has) to"
 _MAYBE_BEFORE = re.compile(
     rf"\b(?:{_MODAL}|if|when|whenever|whether|unless|such as|for (?:example|instance)|avoid\w*|any|other|"
     r"(?:some|many|most|fewer|more) people|for\s+$|"
-    r"including|perhaps|maybe|probably|possibly|likely|in case|to \w+(?:\s+(?:an?|the|their|his|her))?(?:\s+\w+)?\s+$)",
+    r"including|advi[cs]\w+|recommend\w*|perhaps|maybe|probably|possibly|likely|in case|"
+    r"to \w+(?:\s+(?:an?|the|their|his|her))?(?:\s+\w+)?\s+$)",
     re.IGNORECASE,
 )
 _MAYBE_AFTER = re.compile(rf"[^,]*\b(?:{_MODAL}|usually|often|generally|typically|tend)\b", re.IGNORECASE)
 _BACKGROUND = re.compile(
     r"\b(?:why|could|would|should|may|might|if|usually|typically|often|generally|used for|known for|purpose|benefits?|"
-    r"advantages?|history|tips?|probably|likely|how (?:do|does|can)|"
+    r"advantages?|history|tips?|healthy|safe|dangerous|probably|likely|how (?:do|does|can)|"
     r"(?:what|where) do (?!the|th[eo]se|they|you|we)\w+)\b",
     re.IGNORECASE,
 )

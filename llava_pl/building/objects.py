@@ -17,6 +17,9 @@ from llava_pl.types import InputError
 
 NAMES = Path(__file__).parent / "objects.yaml"
 
+_REACH = 400
+"""Characters of a sentence before and behind a mention: a text that never ends its sentence is read in linear time."""
+
 _IRREGULAR_PLURALS = ("men", "children", "people", "cattle", "mice", "sheep", "knives")
 
 
@@ -104,14 +107,14 @@ class Objects:
             category = self._category[word]
             if category is None:
                 continue
-            before = re.split(r"[.!?;\n]", text[: match.start()])[-1]
+            before = re.split(r"[.!?;\n]", text[max(0, match.start() - _REACH) : match.start()])[-1]
             number = LEAST_BEFORE.search(before)
             yield Mention(
                 category=category,
                 word=match.group(),
                 number=as_number(number[1]) if number else None,
                 before=before,
-                after=re.split(r"(?<=[.!?;])|\n", text[match.end() :])[0],
+                after=re.split(r"(?<=[.!?;])|\n", text[match.end() : match.end() + _REACH])[0],
                 is_general=word in self._general,
                 is_own=word in self._general or word in _forms((category,)),
             )

@@ -33,8 +33,6 @@ _AROUND = tuple(
         r"|is there anything else|if you(?:'d| would) like (?:me|more))\b[^\n]*\Z",  # a closing
     )
 )
-_MAX_OTHER_LETTERS = 0.1
-"""Of all letters those that are not Latin; a word of another script on a sign is fine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +90,4 @@ def _find_around(text: str) -> Fault | None:
     for pattern in _AROUND:
         if match := pattern.search(plain_quotes(text)):
             return Fault("form", f"expected the text alone, found {match.group().strip()[:60]!r}")
-    letters = [letter for letter in text if letter.isalpha()]
-    others = [letter for letter in letters if ord(letter) > 0x24F]
-    if len(others) > _MAX_OTHER_LETTERS * len(letters):
-        return Fault("form", f"expected English, found {''.join(others)[:20]!r}")
     return None

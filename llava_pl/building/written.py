@@ -19,6 +19,7 @@ from llava_pl.types import IMAGE_SLOT
 REASONS = (
     "cut_off",
     "duplicate",
+    "language",
     "length",
     "number",
     "object",
@@ -35,6 +36,9 @@ MIN_QUESTIONS, MAX_QUESTIONS = 2, 12
 MIN_WORDS: dict[Kind, int] = {"conversation": 1, "detailed": 30, "reasoning": 30}
 MAX_WORDS: dict[Kind, int] = {"conversation": 400, "detailed": 500, "reasoning": 500}
 """Of one answer; prompts say so too."""
+
+MAX_OTHER_LETTERS = 0.1
+"""Of all letters those that are not Latin; a word of another script on a sign is fine."""
 
 MIN_DISTINCT = 0.7
 """Share of groups of three words in an answer that are different ones; prose has more than nine in ten."""
@@ -99,10 +103,18 @@ def find_faults(kind: Kind, pairs: Pairs, description: Description, objects: Obj
             yield Fault("repeated", f"{number} times {' '.join(group)!r}")
     # Of a detailed description the question is ours.
     parts = [answer for _, answer in pairs] if kind == "detailed" else [part for pair in pairs for part in pair]
-    for reason, pattern in _WORDING:
-        if match := pattern.search("\n".join(parts)):
-            yield Fault(reason, match.group().strip(" .!?\n"))
+    yield from _find_wording("\n".join(parts))
     yield from find_wrong_claims(kind, pairs, description, objects)
+
+
+def _find_wording(text: str) -> Iterator[Fault]:
+    letters = [letter for letter in text if letter.isalpha()]
+    others = [letter for letter in letters if ord(letter) > 0x24F]
+    if len(others) > MAX_OTHER_LETTERS * len(letters):
+        yield Fault("language", f"expected the Latin alphabet, found {''.join(others)[:20]!r}")
+    for reason, pattern in _WORDING:
+        if match := pattern.search(text):
+            yield Fault(reason, match.group().strip(" .!?\n"))
 
 
 def _words(text: str) -> list[str]:

@@ -72,9 +72,3 @@ def test_a_description_answers_the_question_that_was_drawn():
 )
 def test_words_around_a_text(text, found):
     assert parse_written("detailed", text, "Describe it.") == Fault("form", f"expected the text alone, found {found}")
-
-
-def test_another_script():
-    assert parse_written("detailed", "\u72d7 A", "Describe it.") == Fault("form", "expected English, found '\u72d7'")
-    sign = "A sign at the entrance of the shop reads \u72d7, and a dog looks up at it."
-    assert parse_written("detailed", sign, "Describe it.") == [("Describe it.", sign)]

@@ -95,3 +95,13 @@ def test_teachers_are_told_lengths_that_pass(kind):
     told = re.findall(r"(\d+) to\s+(\d+)\s+words", yaml.safe_load((FOLDER / f"{kind}.yaml").read_text())["system"])
     assert told
     assert all(MIN_WORDS[kind] <= int(low) < int(high) <= MAX_WORDS[kind] for low, high in told)
+
+
+def test_another_script():
+    text = "It is \u72d7 and green."
+    faults = find_faults("conversation", [("Who?", text), ("What?", "It runs.")], NOTHING, OBJECTS)
+    assert [(each.reason, each.found) for each in faults] == []
+    faults = find_faults("conversation", [("\u72d7\u72d7?", text), ("What?", "It runs.")], NOTHING, OBJECTS)
+    assert [(each.reason, each.found) for each in faults] == [
+        ("language", "expected the Latin alphabet, found '\u72d7\u72d7\u72d7'")
+    ]

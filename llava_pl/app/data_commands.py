@@ -46,9 +46,9 @@ usage.
 """
 
 MODULES = {
-    "convert": "convert_command",
     "captions": "captions_command",
     "instruct": "instruct_command",
+    "convert": "convert_command",
     "split": "split_command",
     "stats": "stats_command",
     "scienceqa": "scienceqa_command",

@@ -34,12 +34,12 @@ class Box:
     is_crowd: bool = False
 
     def __str__(self) -> str:
-        """As the teacher reads it, in the paper's form.
+        """As the teacher reads it: in the paper's form, and whether it is a crowd.
 
-        >>> str(Box("dog", (0.25, 0.5, 0.75, 1.0)))
-        'dog: [0.250, 0.500, 0.750, 1.000]'
+        >>> str(Box("dog", (0.25, 0.5, 0.75, 1.0))), str(Box("dog", (0.0, 0.0, 1.0, 1.0), is_crowd=True))
+        ('dog: [0.250, 0.500, 0.750, 1.000]', 'dog (group): [0.000, 0.000, 1.000, 1.000]')
         """
-        return f"{self.category}: [{', '.join(f'{value:.3f}' for value in self.corners)}]"
+        return f"{self.category}{' (group)' * self.is_crowd}: [{', '.join(f'{value:.3f}' for value in self.corners)}]"
 
 
 @dataclass(frozen=True, slots=True)

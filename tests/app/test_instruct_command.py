@@ -18,6 +18,7 @@ from llava_pl.cli import main
 from llava_pl.data.records import read_records
 
 NUM_PICTURES = 6
+NUMBERS = " ".join(map(str, range(40)))
 KEY = "a-key-that-nobody-may-see"
 
 
@@ -28,8 +29,8 @@ def write(request):
     if "conversations between" in system:
         return f"Question: Which is it?\nAnswer: The {number}th.\nQuestion: A dog?\nAnswer: Yes, one dog, {number}."
     if "describe pictures in detail" in system:
-        return f"The picture with number {number} shows a dog. " + "It stands there for a while. " * 8
-    return f"Question: Why does it stand there in {number}?\nAnswer: " + f"It may wait for somebody, {number} say. " * 8
+        return f"The picture with number {number} shows a dog. {NUMBERS}"
+    return f"Question: Why does it stand there in {number}?\nAnswer: It may wait, says {number}. {NUMBERS}"
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_it_writes_records_of_each_kind(words, teacher_server, tmp_path, capsys)
     assert len(teacher_server.requests) == 18
     for kind in ("conversation", "detailed", "reasoning"):
         records = read_records(f"out/{kind}.json")
-        assert [record.id for record in records] == [f"{n}_{kind}" for n in range(NUM_PICTURES)]
+        assert [record.id for record in records] == [f"{n}.png_{kind}" for n in range(NUM_PICTURES)]
     assert (tmp_path / "out" / "report.html").read_text().count("<img ") == 18
     # Nothing of a picture, and not even its name, was sent.
     sent = json.dumps(teacher_server.requests)

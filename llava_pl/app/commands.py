@@ -9,15 +9,15 @@ CARRY_COMMANDS = ("import", "export", "certify")
 """Commands of `carry_commands.py`."""
 
 APP_COMMANDS = {
-    "chat": "chat_command",
-    "web": "web_command",
-    "serve": "serve_command",
+    "chat": "talk.chat_command",
+    "web": "talk.web_command",
+    "serve": "talk.serve_command",
     "doctor": "doctor",
-    "eval": "eval_commands",
+    "eval": "evaluation.eval_commands",
     "plan": "plan",
     "runs": "runs_command",
-    "data": "data_commands",
-    "verify": "verify_commands",
+    "data": "data.data_commands",
+    "verify": "verify.verify_commands",
     "demo": "demo_command",
     "completion": "completion_command",
 }

@@ -83,7 +83,7 @@ def _own_parser(command: str, fit: argparse.ArgumentParser) -> argparse.Argument
         return _with_places(import_module("llava_pl.app.carry_commands").make_parser(command))
     module: Any = import_module(f"llava_pl.app.{APP_COMMANDS[command]}")
     if command == "data":
-        own = {name: import_module(f"llava_pl.app.{each}").make_parser() for name, each in module.MODULES.items()}
+        own = {name: import_module(f"llava_pl.app.data.{each}").make_parser() for name, each in module.MODULES.items()}
         _read_types(own["instruct"])
         return _group("data", {name: _with_fit(module.make_parser(name), fit) for name in ("view", "check")} | own)
     if command == "eval":
@@ -94,7 +94,7 @@ def _own_parser(command: str, fit: argparse.ArgumentParser) -> argparse.Argument
 
 
 def _eval_parsers() -> dict[str, argparse.ArgumentParser]:
-    from llava_pl.app import diff_command, eval_commands, judge_command
+    from llava_pl.app.evaluation import diff_command, eval_commands, judge_command
     from llava_pl.evaluation.benchmarks import TASKS, find_task
 
     tasks = {name: eval_commands.make_parser(name, find_task(name))[0] for name in TASKS}

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from llava_pl.app.commands import APP_COMMANDS, CARRY_COMMANDS, COMMANDS, FIT_COMMANDS
-from llava_pl.app.data_commands import MODULES
+from llava_pl.app.data.data_commands import MODULES
 from llava_pl.evaluation.benchmarks import TASKS
 
 BELOW = [f"data {name}" for name in ("view", "check", *MODULES)] + ["verify invariance"]

@@ -8,7 +8,7 @@ import pytest
 import shtab
 
 from llava_pl.app.completion_command import SHELLS, make_tree
-from llava_pl.app.data_commands import MODULES
+from llava_pl.app.data.data_commands import MODULES
 from llava_pl.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from llava_pl.app.check import check_records
-from llava_pl.app.lens import look_at
+from llava_pl.app.data.check import check_records
+from llava_pl.app.data.lens import look_at
 from llava_pl.app.load_data import DataCLI, load_data
 from llava_pl.data.datamodule import LlavaDataModule
 from llava_pl.lightning_cli import LlavaCLI

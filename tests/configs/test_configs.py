@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llava_pl.app.data_commands import HELP as DATA_HELP
+from llava_pl.app.data.data_commands import HELP as DATA_HELP
 from llava_pl.app.load_data import DataCLI
-from llava_pl.app.verify_commands import EPILOG as VERIFY_HELP
+from llava_pl.app.verify.verify_commands import EPILOG as VERIFY_HELP
 from llava_pl.cli import HELP, main
 from llava_pl.types import InputError
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.app
 
 RUN_EACH = """
 import json, os, signal, sys
-import llava_pl.lightning_cli, llava_pl.export.carry, llava_pl.app.chat, llava_pl.planning.planner
+import llava_pl.lightning_cli, llava_pl.export.carry, llava_pl.app.talk.chat, llava_pl.planning.planner
 from llava_pl.cli import main
 
 def run(words, name):

@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from llava_pl.app import invariance_runs
+from llava_pl.app.verify import invariance_runs
 from llava_pl.cli import main
 from llava_pl.run_folder import RUN_DIR_VARIABLE
 

@@ -87,8 +87,8 @@ def test_picture_and_stream(client, imported, picture, capsys):
 
 
 def test_several_turns(client, imported, picture):
-    from llava_pl.app.chat import Conversation
     from llava_pl.app.open_model import OpenModel
+    from llava_pl.app.talk.chat import Conversation
     from llava_pl.evaluation.chat import Sampling
     from llava_pl.export.layouts import load_pretrained
 

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from llava_pl.app import chat, desk
-from llava_pl.app.address import find_port
-from llava_pl.app.web import make_page
-from llava_pl.app.web_command import _own_folder, launch
+from llava_pl.app.talk import chat, desk
+from llava_pl.app.talk.address import find_port
+from llava_pl.app.talk.web import make_page
+from llava_pl.app.talk.web_command import _own_folder, launch
 from llava_pl.cli import main
 from llava_pl.evaluation.chat import Sampling
 from llava_pl.types import Turn

@@ -1,0 +1,1 @@
+"""Commands that score saved answers, and tell what differs between runs."""

@@ -1,0 +1,1 @@
+"""Proofs that a run's numbers do not depend on how it is spread."""

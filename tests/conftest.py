@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from scripted_teacher import teacher_server as teacher_server  # a fixture
+from small_pipeline import pipeline_folder as pipeline_folder  # a fixture
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"

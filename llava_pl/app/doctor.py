@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_pl.app.arguments import OneLineArguments
+from llava_pl.app.arguments import OneLineArguments, count_cores
 from llava_pl.evaluation.report import Report, ReportTable
 from llava_pl.evaluation.report_terminal import print_report
 from llava_pl.packages import is_installed
@@ -163,8 +163,7 @@ def _find_devices() -> list[dict[str, Any]]:
 
     memory = psutil.virtual_memory()
     host = {"memory_gib": memory.total / GIB, "free_gib": memory.available / GIB}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    devices = [{"name": "cpu", "what": f"{cores} cores, {torch.get_num_threads()} threads", **host}]
+    devices = [{"name": "cpu", "what": f"{count_cores()} cores, {torch.get_num_threads()} threads", **host}]
     for number in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(number)
         name = torch.cuda.get_device_name(number)

@@ -25,7 +25,7 @@ from llava_pl.data.store_cache import locked
 from llava_pl.types import InputError
 from llava_pl.whole_file import whole_file
 
-NOTE, PARTS, LEFT_OUT = "survey.json", "parts", "left_out.jsonl"
+NOTE, PARTS, IMAGES, LEFT_OUT = "survey.json", "parts", "images", "left_out.jsonl"
 
 NUM_EXAMPLES = 12
 
@@ -59,10 +59,10 @@ def open_folder(folder: Path, source: Path) -> Iterator[Path]:
     with locked(folder, is_kept=True):
         check_folder(folder, source)
         parts = folder / PARTS
-        for left in (*folder.glob(".*.part"), *parts.glob(".*.part")):  # by a kill
+        for left in (*folder.glob(".*.part"), *parts.glob(".*.part"), *(folder / IMAGES).rglob(".*.part")):  # by a kill
             left.unlink()
         with whole_file(folder / NOTE) as part:
-            part.write_text(json.dumps({"version": 1, "source": str(source.resolve())}, indent=2) + "\n")
+            part.write_text(json.dumps({"source": str(source.resolve())}, indent=2) + "\n")
         parts.mkdir(exist_ok=True)
         yield parts
 
@@ -97,7 +97,7 @@ def write_alignment(
         for number, (record, caption) in enumerate(make_records(parts, choice.is_kept, wordings, seed)):
             file.write((",\n" if number else "[\n") + json.dumps(record, ensure_ascii=False))
             if extract:
-                _extract(caption, folder / "images")
+                _extract(caption, folder / IMAGES)
             if number in examples:
                 shown.append(caption)
             advance()

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -136,7 +135,7 @@ def write_part(captions: Sequence[Caption], path: Path, settings: SurveySettings
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
     for caption in until_stopped(captions):
         reason, message, digest = look_at(caption, settings.min_pixels)
-        found = {"file": str(caption.file), "reason": reason, "message": message, "digest": digest}
+        found = {"file": str(caption.file.absolute()), "reason": reason, "message": message, "digest": digest}
         for name in (*CAPTION_COLUMNS, *found):
             value = found[name] if name in found else getattr(caption, name)
             columns[name].append(_storable(value) if isinstance(value, str) else value)
@@ -201,13 +200,16 @@ def _storable(text: str) -> str:
 def _name_part(number: int, captions: Iterable[Caption], settings: SurveySettings) -> str:
     """Return the file name of a part: a hash of its captions, the state of the files of its pictures, and settings."""
     state = blake2b(repr((1, settings)).encode(), digest_size=DIGEST_BYTES)
+    file: Path | None = None
+    stamp: tuple[object, ...] = ()
     for caption in captions:
+        if caption.file != file:  # the pictures of a shard follow each other
+            file, stamp = caption.file, _stamp(caption.file)
         fields = [getattr(caption, name) for name in (*CAPTION_COLUMNS, "reason", "message")]
-        state.update(repr((fields, _stamp(caption.file))).encode())
+        state.update(repr((fields, stamp)).encode())
     return f"{number:06d}-{state.hexdigest()}.parquet"
 
 
-@lru_cache(maxsize=1)  # the pictures of a shard follow each other
 def _stamp(file: Path) -> tuple[object, ...]:
     """Return path, size and time of a file; one that is not there yet will be another."""
     try:

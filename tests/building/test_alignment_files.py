@@ -28,9 +28,11 @@ def test_a_folder_is_of_one_source(tmp_path):
         check_folder(folder, source)
         with open_folder(folder, source) as parts:
             assert parts == folder / "parts"
-            (parts / ".1.parquet.7.part").write_text("left by a kill")
+            (folder / "images" / "s").mkdir(parents=True, exist_ok=True)
+            for left in (parts / ".1.parquet.7.part", folder / "images" / "s" / ".1.png.7.part"):
+                left.write_text("left by a kill")
     with open_folder(folder, source):
-        assert list(parts.iterdir()) == []
+        assert [*parts.iterdir(), *(folder / "images" / "s").iterdir()] == []
     with pytest.raises(InputError, match=rf"out: expected a new folder or one of .*, found one of {source}; choose"):
         check_folder(folder, tmp_path / "d.tsv")
 

@@ -1,6 +1,7 @@
 """Guards the survey of captions: work that is done twice after a kill, a part of other captions, a defect unseen."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -80,6 +81,19 @@ def test_other_pictures_and_settings_make_other_parts(captions, tmp_path):
     assert [one == two for one, two in zip(before, without, strict=True)] == [True, False, True]
     Image.new("RGB", (41, 40)).save(tmp_path / "2.png")
     assert list(plan_parts(captions, tmp_path, SETTINGS))[1] not in (before[1], without[1])
+
+
+def test_a_file_that_changes_between_two_plans(captions, tmp_path):
+    of_one_file = [replace(caption, file=tmp_path / "0.png") for caption in captions[:2]]
+    before = plan_parts(of_one_file, tmp_path, SETTINGS)
+    (tmp_path / "0.png").write_bytes(b"another")
+    assert set(plan_parts(of_one_file, tmp_path, SETTINGS)).isdisjoint(before)
+
+
+def test_a_part_serves_other_working_folders(captions, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (path,) = make([replace(captions[0], file=Path("0.png"))], tmp_path)
+    assert read([path], "file") == [str(tmp_path / "0.png")]
 
 
 @pytest.mark.parametrize("change", [slice(0, 2), slice(1, 5)])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from llava_pl.app.arguments import OneLineArguments, check_at_least, parse_delimiter
+from llava_pl.app.arguments import OneLineArguments, check_at_least, count_cores, parse_delimiter
 from llava_pl.progress import progress_bar, show_progress
 from llava_pl.types import InputError
 
@@ -24,7 +23,7 @@ drawn from, as LLaVA chose 595K of CC3M's three million. A build that was stoppe
 
   llava-pl data captions cc3m/ pairs --balance
   llava-pl data captions mine.csv pairs --image_folder pictures
-  llava-pl fit --config configs/experiment/align_7b.yaml --data.records pairs/records.json"""
+  llava-pl fit --config FILE --data.records pairs/records.json --data.image_folder pictures"""
 
 
 def main(words: Sequence[str]) -> int:
@@ -124,7 +123,5 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--spacy", default="en_core_web_sm", metavar="NAME", help="pipeline that finds noun phrases (%(default)s)"
     )
-    parser.add_argument(
-        "--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="processes (%(default)s)"
-    )
+    parser.add_argument("--workers", type=int, default=count_cores(), metavar="N", help="processes (%(default)s)")
     return parser

@@ -14,6 +14,7 @@ from rich.text import Text
 from llava_pl.app.arguments import RECORD_FORMS, OneLineArguments, check_place
 from llava_pl.types import InputError
 from llava_pl.visible import visible
+from llava_pl.whole_file import whole_file
 
 DESCRIPTION = """Count what files of records hold, side by side: records, pictures, questions, words, what is talked
 about and how questions begin.
@@ -49,7 +50,8 @@ def main(words: Sequence[str]) -> int:
             sys.stdout.write(f"{visible(label)}: {title} (records): {most or 'none'}\n")
     if options.html is not None:
         try:
-            options.html.write_text(statistics_page(found), encoding="utf-8")
+            with whole_file(options.html) as part:
+                part.write_text(statistics_page(found), encoding="utf-8")
         except OSError as error:
             raise InputError(f"--html: {options.html}: cannot be written ({error.strerror})") from error
         sys.stdout.write(f"wrote {options.html}\n")

@@ -85,6 +85,33 @@ def test_pictures_of_shards_are_copied_out(tmp_path, monkeypatch):
     }
 
 
+@pytest.mark.app  # a pipeline is trained
+def test_a_balanced_choice(words, tmp_path, capsys, pipeline_folder):
+    texts = ("a red dog", "a red dog on the grass", "the dog", "a red dog", "the cat", "dogs", "none")
+    lines = [f"{text}\t{shade}.png\n" for shade, text in enumerate(texts)]
+    (tmp_path / "c.tsv").write_text("".join(lines))
+    balance = ["--balance", "--spacy", str(pipeline_folder), "--min_count", "2", "--max_captions", "2"]
+    assert main([*words, *balance]) == 0
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["settings"]["max_captions"] == 2
+    assert report["settings"]["pipeline"].startswith("en_pipeline 0.0.0, spaCy ")
+    # Of the five pictures three show a red dog, of which two are drawn; dog, grass and cat are rare.
+    assert {name: number for name, number in report["counts"].items() if "phrase" not in name} == {
+        "captions": 7,
+        "records": 2,
+        "left out: not_drawn": 1,
+        "left out: picture_missing": 1,
+        "left out: picture_repeated": 1,
+    }
+    assert report["counts"]["left out: phrases_rare"] == 2
+    assert {record.turns[1].text for record in read_records("out/records.json")} <= {texts[0], texts[1], texts[3]}
+    assert "<svg" in (tmp_path / "out/report.html").read_text()
+    # Another seed looks at no picture again.
+    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/parts").iterdir()}
+    assert main([*words, *balance, "--seed", "1"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out/parts").iterdir()} == parts
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

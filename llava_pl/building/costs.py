@@ -10,12 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from threading import Condition
 
-from llava_pl.endpoint import CHARACTERS_PER_TOKEN, Failure, Message, Reply, check_range
+from llava_pl.endpoint import CHARACTERS_PER_TOKEN, TOKENS_PER_REPLY, Failure, Message, Reply, check_range
 
 FEW_REPLIES = 10
 """With fewer, a reply's length is taken to be `TOKENS_PER_REPLY`."""
-
-TOKENS_PER_REPLY = 350
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +37,21 @@ class Prices:
         return (num_read * self.read + num_written * self.written) / 1e6
 
 
-def estimate(requests: Iterable[Sequence[Message]], replies: Sequence[Reply]) -> tuple[float, float]:
+def estimate(
+    requests: Iterable[Sequence[Message]], replies: Sequence[Reply], max_tokens: int | None = None
+) -> tuple[float, float]:
     """Return how many tokens requests will have read, and how many will be written.
 
     Args:
         requests: What would be asked.
         replies: What was written before, by which the length of others is judged.
+        max_tokens: Longest reply that is asked for; None for the endpoint's own.
     """
-    characters = [count_characters(messages) for messages in requests]
+    characters = [sum(len(message["content"]) for message in messages) for messages in requests]
     lengths = [reply.num_written for reply in replies if reply.num_written]
     length = sum(lengths) / len(lengths) if len(lengths) >= FEW_REPLIES else TOKENS_PER_REPLY
+    length = length if max_tokens is None else min(length, max_tokens)
     return sum(characters) / CHARACTERS_PER_TOKEN, length * len(characters)
-
-
-def count_characters(messages: Iterable[Message]) -> int:
-    """Return the length of a request."""
-    return sum(len(message["content"]) for message in messages)
 
 
 class Budget:
@@ -87,13 +84,11 @@ class Budget:
             return True
 
     def settle(self, outcome: Reply | Failure | None) -> None:
-        """Count what a request has cost that was counted before: all that was set aside where that is not known."""
+        """Count what a request has cost that was counted before, or may have cost where that is not known."""
         with self._changed:
             self._num_running -= 1
-            if isinstance(outcome, Reply):
+            if outcome is not None:
                 cost = self._prices.cost(outcome.num_read, outcome.num_written)
-                self._most = max(self._most, cost)  # the guess was too small
-            else:
-                cost = self._most if outcome is not None and outcome.may_cost else 0.0
-            self.spent += cost
+                self._most = max(self._most, cost)  # an endpoint that keeps to no limit
+                self.spent += cost
             self._changed.notify_all()

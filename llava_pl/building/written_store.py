@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_pl.data.json_files import append_line, cut_torn_line, read_json_lines
-from llava_pl.endpoint import Failure, Message, Reply, check_range
+from llava_pl.endpoint import Failure, Message, Reply, check_range, check_writer
 from llava_pl.types import InputError
 
 _LINE_START = b'{"request": "'
@@ -40,9 +40,7 @@ class Teacher:
     max_tokens: int | None = 1024
 
     def __post_init__(self) -> None:
-        if not (self.model.strip() and self.model.isprintable()):
-            raise InputError(f"--model: expected the name of a model, found {self.model!r}")
-        check_range("temperature", self.temperature, 0)
+        check_writer(self.model, self.temperature)
         check_range("max_tokens", self.max_tokens, 1)
 
 
@@ -55,12 +53,15 @@ def hash_request(teacher: Teacher, messages: Sequence[Message]) -> str:
 class WrittenStore:
     """A file of replies, one a line, that is only ever added to; what failed is in it too, with the endpoint's words.
 
+    Reading changes nothing. What a kill has left of the last line is passed over, and dropped when something is added.
+
     Args:
         path: The file; it is made when something is added.
 
     Attributes:
-        num_read: Tokens of all requests that were answered, whether or not they were asked again.
-        num_written: Tokens of all replies.
+        num_read: Tokens of all requests that were answered, whether or not they were asked again, and most tokens of
+            those that may have been paid for without an answer.
+        num_written: Tokens of their replies, in the same way.
         failed: The endpoint's words by request, of requests without a reply.
 
     Raises:
@@ -73,11 +74,10 @@ class WrittenStore:
         self._most: dict[str, int | None] = {}
         self.num_read = self.num_written = 0
         self.failed: dict[str, str] = {}
-        if not path.exists():
-            return
-        cut_torn_line(path, _LINE_START)
-        for where, row in read_json_lines(path):
-            self._read(row, where)
+        self._is_whole = False
+        if path.exists():
+            for where, row in read_json_lines(path, _LINE_START):
+                self._read(row, where)
 
     def find(self, request: str) -> Reply | None:
         """Return the reply to a request, None where there is none yet."""
@@ -111,22 +111,30 @@ class WrittenStore:
         line: dict[str, Any] = {"request": request, "image": image, "kind": kind}
         if isinstance(outcome, Reply):
             line |= {**asdict(outcome), "max_tokens": max_tokens}
-        elif self.failed.get(request) == outcome.words:
+        elif self.failed.get(request) == outcome.words and not (outcome.num_read or outcome.num_written):
             return  # it is known
         else:
-            line |= {"failed": outcome.words}
+            line |= {"failed": outcome.words, "num_read": outcome.num_read, "num_written": outcome.num_written}
         try:
+            if not self._is_whole and self._path.exists():
+                cut_torn_line(self._path, _LINE_START)
+            self._is_whole = True
             append_line(self._path, json.dumps(line, ensure_ascii=False))
         except OSError as error:
             raise InputError(
                 f"{self._path}: a reply cannot be kept ({error.strerror}); make room, then the same command goes on"
             ) from error
-        self._take(request, outcome if isinstance(outcome, Reply) else outcome.words, max_tokens)
+        self._take(request, outcome, max_tokens)
 
     def _read(self, row: Mapping[str, Any], where: str) -> None:
-        match row:
-            case {"request": str(request), "failed": str(words)}:
-                self._take(request, words, None)
+        match {"num_read": 0, "num_written": 0, **row} if "failed" in row else row:
+            case {
+                "request": str(request),
+                "failed": str(words),
+                "num_read": int(num_read),
+                "num_written": int(num_written),
+            } if num_read >= 0 and num_written >= 0:
+                self._take(request, Failure(words, num_read=num_read, num_written=num_written), None)
             case {
                 "request": str(request),
                 "text": str(text),
@@ -139,15 +147,15 @@ class WrittenStore:
             case _:
                 raise InputError(f"{where}: expected what data instruct keeps of a reply, found {str(row)[:200]}")
 
-    def _take(self, request: str, outcome: Reply | str, max_tokens: int | None) -> None:
-        if isinstance(outcome, str):
+    def _take(self, request: str, outcome: Reply | Failure, max_tokens: int | None) -> None:
+        self.num_read += outcome.num_read
+        self.num_written += outcome.num_written
+        if isinstance(outcome, Failure):
             if request not in self._replies:
-                self.failed[request] = outcome
+                self.failed[request] = outcome.words
             return
         self.failed.pop(request, None)
         self._replies[request], self._most[request] = outcome, max_tokens
-        self.num_read += outcome.num_read
-        self.num_written += outcome.num_written
 
 
 def _or_inf(max_tokens: int | None) -> float:

@@ -1,14 +1,15 @@
 """Many questions to an endpoint, several at once; what goes wrong with one stops no other.
 
-In: messages by name. Out: what came of each, by name, as it comes. Nothing is kept here: the caller keeps each reply at
-once, as it was paid for.
+In: messages by name, taken as they are sent. Out: what came of each, by name, as it comes. Nothing is kept here: the
+caller keeps each reply at once, as it was paid for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from threading import Lock
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice, takewhile
+from threading import Event, Lock
 from typing import Protocol
 
 from llava_pl.endpoint.client import Client, Failure, Message, Pace, Reply
@@ -30,7 +31,7 @@ class Allowance(Protocol):
 
 def ask_all(
     endpoint: Endpoint,
-    requests: Mapping[str, Sequence[Message]],
+    requests: Iterable[tuple[str, Sequence[Message]]],
     keep: Callable[[str, Reply | Failure], object],
     *,
     max_tokens: int | None = None,
@@ -43,7 +44,7 @@ def ask_all(
 
     Args:
         endpoint: Where to ask.
-        requests: Messages by name.
+        requests: Names and messages; an iterator is drawn from as they are sent, so that few are in memory.
         keep: Told of each reply, or why there is none, with the name of its request; one at a time, by the thread that
             was sent it and before that thread asks again. Once it raises, nothing more is sent.
         max_tokens: Of a reply; None leaves it to the endpoint.
@@ -54,10 +55,13 @@ def ask_all(
         EndpointError: Some requests failed, or the endpoint cannot be reached.
     """
     pace, trouble, lock = Pace(endpoint.max_per_minute), _Trouble(), Lock()
-    client = Client(endpoint, pace, max_tokens)
+    client, is_used_up = Client(endpoint, pace, max_tokens), Event()
 
     def ask(name: str, messages: Sequence[Message]) -> None:
-        if pace.is_stopped or (allowance is not None and not allowance.may_send()):
+        if pace.is_stopped:
+            return
+        if allowance is not None and not allowance.may_send():
+            is_used_up.set()
             return
         outcome = None
         try:
@@ -74,15 +78,24 @@ def ask_all(
             if allowance is not None:
                 allowance.settle(outcome)
 
+    left = takewhile(lambda _: not (pace.is_stopped or is_used_up.is_set()), requests)
     with ThreadPoolExecutor(endpoint.num_at_once) as pool:
         try:
-            for future in as_completed([pool.submit(ask, name, messages) for name, messages in requests.items()]):
-                future.result()
+            _wait_for((pool.submit(ask, *each) for each in left), 2 * endpoint.num_at_once)
         finally:
             pace.stop()
             pool.shutdown(wait=False, cancel_futures=True)  # the block waits
     if (error := trouble.explain(endpoint)) is not None:
         raise error
+
+
+def _wait_for(futures: Iterator[Future[None]], max_running: int) -> None:
+    """Draw futures, so many at a time, until all are done; raise what one of them raises."""
+    running: set[Future[None]] = set()
+    while running := running | set(islice(futures, max_running - len(running))):
+        done, running = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            future.result()
 
 
 class _Trouble:

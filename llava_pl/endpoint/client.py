@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from threading import Event, Lock
 from typing import Any, TypedDict
@@ -18,6 +18,15 @@ from llava_pl.types import InputError
 
 CHARACTERS_PER_TOKEN = 4
 """About right for English; where an endpoint counts no tokens, they are taken from this."""
+
+TOKENS_PER_REPLY = 350
+"""A guess, where nothing is known of a reply's length."""
+
+_TOKENS_PER_MESSAGE = 8
+"""More than a model's template puts around one."""
+
+_NAMES_OF_MOST = "max_tokens", "max_completion_tokens"
+"""The older name is understood by most endpoints; OpenAI's reasoning models refuse it, and name the other."""
 
 _ADVICE = {
     401: "check OPENAI_API_KEY",
@@ -30,6 +39,9 @@ _ADVICE = {
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
 _LONGEST_WAIT_ASKED_FOR = 120.0
 """Seconds; an endpoint that asks for a longer one will not answer today."""
+
+_CAUSES_OF_NOBODY = ("ConnectError", "ConnectTimeout")
+"""Nothing was sent; after any other error of a connection, a request may have been."""
 
 
 class Message(TypedDict):
@@ -64,16 +76,27 @@ class Failure:
         words: The endpoint's, in one line without keys.
         is_for_all: Others would fail as well: the key is wrong, or nobody is there.
         advice: What to do about it; "" where the same again may do.
-        may_cost: Something may have been written, and be paid for, that did not come.
+        num_read: Most tokens of the request that may be paid for all the same; 0 where it was not worked on.
+        num_written: Most tokens of a reply that may have been written, and did not come.
     """
 
     words: str
     is_for_all: bool = False
     advice: str = ""
-    may_cost: bool = False
+    num_read: int = 0
+    num_written: int = 0
 
 
-_NO_COMPLETION = Failure("expected a chat completion, found something else; does the URL end in /v1?", may_cost=True)
+_NO_COMPLETION = Failure("expected a chat completion, found something else; does the URL end in /v1?")
+
+
+def count_most_tokens(messages: Sequence[Message]) -> int:
+    """Return how many tokens a request has at most: as many as bytes, in any script.
+
+    >>> count_most_tokens([Message(role="user", content="12?")])
+    11
+    """
+    return sum(len(each["content"].encode("utf-8", "surrogatepass")) + _TOKENS_PER_MESSAGE for each in messages)
 
 
 class Pace:
@@ -135,8 +158,8 @@ class Client:
         # What it would send again by itself keeps to no pace and is not stopped.
         client = OpenAI(base_url=endpoint.url, api_key=read_key(), max_retries=0, timeout=endpoint.timeout)
         self._create: Callable[..., Any] = client.chat.completions.create
-        self._max_retries, self._pace = endpoint.max_retries, pace
-        options = {"temperature": endpoint.temperature, "max_tokens": max_tokens}
+        self._max_retries, self._pace, self._max_tokens = endpoint.max_retries, pace, max_tokens
+        options = {"temperature": endpoint.temperature, _NAMES_OF_MOST[0]: max_tokens}
         given = {name: value for name, value in options.items() if value is not None}
         self._options: dict[str, Any] = {"model": endpoint.model, **given}
 
@@ -144,23 +167,40 @@ class Client:
         """Return what came of a request; None where all was stopped before it could be sent, or sent again."""
         from openai import OpenAIError
 
-        seconds, failure = 0.0, None
-        for num_waits in range(self._max_retries + 1):
-            if not self._pace.wait(seconds):
-                return None
+        seconds, num_waits = 0.0, 0
+        while self._pace.wait(seconds):
+            options = self._options  # another thread may change them meanwhile
             try:
-                answer = self._create(messages=messages, **self._options)
+                reply = _read(self._create(messages=messages, **options), messages)
             except (OpenAIError, ValueError) as error:  # a body that is no JSON is the latter
-                failure, wait = _explain(error), _seconds_to_wait(error, num_waits)
+                if _asks_for_other_name(error, options):
+                    older, newer = _NAMES_OF_MOST
+                    self._options = {newer if name == older else name: value for name, value in options.items()}
+                    seconds = 0.0
+                    continue
+                wait = _seconds_to_wait(error, num_waits) if num_waits < self._max_retries else None
                 if wait is None:
-                    break
-                seconds = wait
+                    failure = _explain(error)
+                    return self._with_cost(failure, messages) if _may_cost(error) else failure
+                seconds, num_waits = wait, num_waits + 1
             else:
-                return _read(answer, messages)
-        return failure
+                return self._with_cost(_NO_COMPLETION, messages) if reply is None else reply
+        return None
+
+    def _with_cost(self, failure: Failure, messages: Sequence[Message]) -> Failure:
+        most_written = self._max_tokens or TOKENS_PER_REPLY
+        return replace(failure, num_read=count_most_tokens(messages), num_written=most_written)
 
 
-def _read(answer: Any, messages: Sequence[Message]) -> Reply | Failure:  # noqa: ANN401  the client checks no types
+def _asks_for_other_name(error: Exception, options: Mapping[str, Any]) -> bool:
+    from openai import BadRequestError
+
+    older, newer = _NAMES_OF_MOST
+    return isinstance(error, BadRequestError) and older in options and newer in str(error.body)
+
+
+def _read(answer: Any, messages: Sequence[Message]) -> Reply | None:  # noqa: ANN401  the client checks no types
+    """Return a reply, None where it is none."""
     choices = getattr(answer, "choices", None)
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = getattr(choice, "message", None)
@@ -168,7 +208,7 @@ def _read(answer: Any, messages: Sequence[Message]) -> Reply | Failure:  # noqa:
     if isinstance(content, list):
         content = "".join(text for part in content if isinstance(text := _text_of(part), str))
     if message is None or not isinstance(content, str | None):
-        return _NO_COMPLETION
+        return None
     text = _clean(content or "")
     usage = getattr(answer, "usage", None)
     return Reply(
@@ -200,26 +240,34 @@ def _explain(error: Exception) -> Failure:
         advice = _ADVICE.get(error.status_code, "")
         return Failure(words, is_for_all=bool(advice), advice=advice)
     if isinstance(error, APIConnectionError):
-        return Failure("no reply in --timeout", may_cost=True) if _is_late(error) else Failure(words, is_for_all=True)
+        cause = type(error.__cause__).__name__  # of the client's own HTTP library
+        if cause == "ReadTimeout":
+            return Failure("no reply in --timeout")
+        return Failure(words, is_for_all=True) if cause in _CAUSES_OF_NOBODY else Failure("the connection broke")
     return _NO_COMPLETION
 
 
-def _is_late(error: Exception) -> bool:
-    return type(error.__cause__).__name__ == "ReadTimeout"  # of the client's own HTTP library
-
-
-def _seconds_to_wait(error: Exception, num_waits: int) -> float | None:
-    """Return after how many seconds a request is sent again; None where it is not."""
+def _may_cost(error: Exception) -> bool:
+    """Return whether a request may have been worked on, and a reply was lost on its way."""
     from openai import APIConnectionError, APIStatusError
 
     if isinstance(error, APIStatusError):
-        if error.status_code not in (408, 409, 429) and error.status_code < 500:
+        return error.status_code in (408, 504)
+    return not isinstance(error, APIConnectionError) or type(error.__cause__).__name__ not in _CAUSES_OF_NOBODY
+
+
+def _seconds_to_wait(error: Exception, num_waits: int) -> float | None:
+    """Return after how many seconds a request is sent again; None where it is not, as it would be paid for twice."""
+    from openai import APIStatusError
+
+    if _may_cost(error):
+        return None
+    if isinstance(error, APIStatusError):
+        if error.status_code not in (409, 429) and error.status_code < 500:
             return None
         asked_for = _read_wait(error.response.headers)
         if asked_for is not None:
             return asked_for if asked_for <= _LONGEST_WAIT_ASKED_FOR else None
-    elif not isinstance(error, APIConnectionError) or _is_late(error):
-        return None
     longest = min(_FIRST_WAIT * 2.0 ** min(num_waits, 10), _LONGEST_WAIT)
     return longest * random.uniform(0.75, 1)  # not all at the same time
 

@@ -42,7 +42,8 @@ class Endpoint:
         max_retries: How often a request that failed or was put off is sent again, after longer and longer waits.
         temperature: Of the answers; null leaves it to the endpoint, as some models ask for.
         max_per_minute: Most requests that are sent in a minute; no limit by default.
-        timeout: Seconds to wait for a reply; a later one may be paid for, and is not asked for again at once.
+        timeout: Seconds of silence after which a reply is given up; it may be paid for, and is not asked for again at
+            once.
 
     Raises:
         InputError: A number is out of range, or the URL is none.
@@ -59,11 +60,9 @@ class Endpoint:
     def __post_init__(self) -> None:
         check_range("num_at_once", self.num_at_once, 1, 1000)
         check_range("max_retries", self.max_retries, 0)
-        check_range("temperature", self.temperature, 0)
         check_range("max_per_minute", self.max_per_minute, 0, is_above=True)
         check_range("timeout", self.timeout, 0, is_above=True)
-        if not (self.model.strip() and self.model.isprintable()):
-            raise InputError(f"--model: expected the name of a model, found {self.model!r}")
+        check_writer(self.model, self.temperature)
         try:
             is_url = urlsplit(self.url).scheme in ("http", "https")
         except ValueError:
@@ -76,6 +75,17 @@ class Endpoint:
         """The URL without what it may say to the endpoint alone."""
         parts = urlsplit(self.url)
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def check_writer(model: str, temperature: float | None) -> None:
+    """Refuse what is no name of a model, and a temperature that is out of range.
+
+    Raises:
+        InputError: It is one of them.
+    """
+    if not (model.strip() and model.isprintable()):
+        raise InputError(f"--model: expected the name of a model, found {model!r}")
+    check_range("temperature", temperature, 0)
 
 
 def check_range(option: str, value: float | None, least: float, most: float = inf, *, is_above: bool = False) -> None:

@@ -7,7 +7,7 @@ all there is: a step that was once run replays offline.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from llava_pl.data.json_files import append_line, cut_torn_line
@@ -65,9 +65,7 @@ def ask_teacher(
 
 def _ask(prompts: Mapping[str, str], path: Path, endpoint: Endpoint, advance: Callable[[], object]) -> dict[str, str]:
     said: dict[str, str] = {}
-    requests: dict[str, Sequence[Message]] = {
-        name: [Message(role="user", content=prompt)] for name, prompt in prompts.items()
-    }
+    requests = ((name, [Message(role="user", content=prompt)]) for name, prompt in prompts.items())
 
     def keep(name: str, outcome: Reply | Failure) -> None:
         advance()

@@ -15,6 +15,8 @@ def test_an_estimate():
     assert estimate(REQUESTS, []) == (220, 700)
     assert estimate(REQUESTS, [Reply("", num_written=10)] * 9) == (220, 700)
     assert estimate(REQUESTS, [Reply("", num_written=n) for n in (10, 20)] * 5) == (220, 30)
+    assert estimate(REQUESTS, [], 100) == (220, 200)
+    assert estimate(REQUESTS, [], 1024) == (220, 700)
     assert Prices(2.5, 10).cost(1_000_000, 100_000) == 3.5
 
 
@@ -59,7 +61,7 @@ def test_what_failed_costs_nothing_unless_it_may():
         budget.settle(outcome)
     assert budget.spent == 0
     assert budget.may_send()
-    budget.settle(Failure("late", may_cost=True))
+    budget.settle(Failure("late", num_read=100, num_written=500_000))
     assert budget.spent == 0.5
 
 

@@ -84,15 +84,29 @@ def test_what_failed_is_known(tmp_path):
     assert again.failed == WrittenStore(path).failed == {}
 
 
-def test_a_line_that_a_kill_has_torn_is_dropped(tmp_path):
+def test_what_may_be_paid_for_without_a_reply_is_counted_each_time(tmp_path):
+    path = tmp_path / "r.jsonl"
+    store = WrittenStore(path)
+    for _ in range(2):
+        store.add("a", "x.png", "detailed", Failure("late", num_read=10, num_written=9), 9)
+    store.add("a", "x.png", "detailed", REPLY, 9)
+    again = WrittenStore(path)
+    assert (store.num_read, store.num_written) == (again.num_read, again.num_written) == (27, 21)
+
+
+@pytest.mark.parametrize("num_bytes", [1, 30, 110, 113])
+def test_a_line_that_a_kill_has_torn_is_dropped(num_bytes, tmp_path):
     path = tmp_path / "r.jsonl"
     WrittenStore(path).add("a", "x.png", "detailed", REPLY, 9)
     whole = path.read_bytes()
-    path.write_bytes(whole + whole[:30])
+    path.write_bytes(whole + whole[:num_bytes])
     store = WrittenStore(path)
-    assert path.read_bytes() == whole
-    store.add("b", "x.png", "detailed", REPLY, 9)
-    assert WrittenStore(path).find("b") == REPLY
+    assert store.find("a") == REPLY
+    assert path.read_bytes() == whole + whole[:num_bytes]  # reading changes nothing
+    for name in "bc":
+        store.add(name, "x.png", "detailed", REPLY, 9)
+    assert path.read_bytes().startswith(whole + b'{"request": "b"')
+    assert WrittenStore(path).find("c") == REPLY
 
 
 def test_a_reply_that_cannot_be_kept(tmp_path):
@@ -106,7 +120,8 @@ def test_a_reply_that_cannot_be_kept(tmp_path):
 @pytest.mark.parametrize(
     "line",
     [
-        "{}", "[1]", "no JSON", '{"request": 1, "failed": "x"}', '{"request": "a", "text": "b"}',
+        "{}", "[1]", "no JSON", '{"request": "a", "failed": "x", "num_read": -1}',
+        '{"request": 1, "failed": "x"}', '{"request": "a", "text": "b"}',
         *(
             json.dumps(LINE | change)
             for change in (

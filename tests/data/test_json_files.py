@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from llava_pl.data.json_files import append_line, read_json, read_json_object
+from llava_pl.data.json_files import append_line, cut_torn_line, read_json, read_json_lines, read_json_object
 from llava_pl.types import InputError
 
 
@@ -93,3 +93,54 @@ def test_a_full_disk_leaves_no_half_line(tmp_path):
         signal.signal(signal.SIGXFSZ, handler)
     append_line(path, "y")
     assert path.read_bytes() == before + b"y\n"
+
+
+def test_lines(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\n{"caf\xc3\xa9": 2}')
+    rows = list(read_json_lines(path))
+    assert rows == [(f"{path}: line 1", {"a": 1}), (f"{path}: line 3", {"caf\u00e9": 2})]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"a" 1}', "line 2 column 6: not valid JSON: Expecting ':' delimiter; expected one object a line"),
+        (b'{"a": 1', "line 2 column 8: not valid JSON: Expecting ',' delimiter; expected one object a line"),
+        (b"[1]", "line 2: expected an object, found list"),
+        (b'{"\xe9": 1}', "line 2: cannot be read ('utf-8' codec can't decode byte 0xe9 in position 2"),
+        (b"[" * 100_000, "line 2: not valid JSON: "),
+    ],
+)
+def test_a_line_that_is_no_object(line, message, tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b"{}\n" + line + b"\n")
+    with pytest.raises(InputError) as caught:
+        list(read_json_lines(path, b"{"))
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_lines_that_are_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"none: cannot be read \(No such file or directory\)"):
+        list(read_json_lines(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("before", [b"", b'{"a": 1}\n'])
+@pytest.mark.parametrize(
+    ("last", "rest", "num_rows"),
+    [
+        (b"", b"", 0),
+        (b'{"', b"", 0),
+        (b'{"a": "' + b"x" * 200_000, b"", 0),  # longer than what is read at once
+        (b'{"a": "\xc3', b"", 0),  # in the middle of a character
+        (b'{"a": 2}', b'{"a": 2}\n', 1),
+        (b"of others", b"of others", None),
+    ],
+)
+def test_a_torn_line(before, last, rest, num_rows, tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(before + last)
+    if num_rows is not None:
+        assert len(list(read_json_lines(path, b'{"a": '))) == before.count(b"\n") + num_rows
+    cut_torn_line(path, b'{"a": ')
+    assert path.read_bytes() == before + rest

@@ -36,7 +36,7 @@ class Allowed:
 def ask(server, *, requests=REQUESTS, allowance=None, max_tokens=None, **options) -> dict[str, Reply | Failure]:
     """Ask, and return what came, in the order in which it did."""
     came: dict[str, Reply | Failure] = {}
-    ask_all(endpoint(server, **options), requests, came.__setitem__, allowance=allowance, max_tokens=max_tokens)
+    ask_all(endpoint(server, **options), requests.items(), came.__setitem__, allowance=allowance, max_tokens=max_tokens)
     return came
 
 
@@ -52,7 +52,7 @@ def test_what_fails_for_itself_stops_no_other(teacher_server, answer):
     teacher_server.answer = lambda prompt: answer if prompt in ("1?", "3?") else "yes"
     came: dict[str, Reply | Failure] = {}
     with pytest.raises(EndpointError, match=r"/v1: 2 requests failed, the first: ") as caught:
-        ask_all(endpoint(teacher_server, num_at_once=1), REQUESTS, came.__setitem__)
+        ask_all(endpoint(teacher_server, num_at_once=1), REQUESTS.items(), came.__setitem__)
     assert caught.value.can_go_on
     assert list(came) == list(REQUESTS)
     assert [name for name, outcome in came.items() if isinstance(outcome, Failure)] == ["1", "3"]
@@ -74,7 +74,7 @@ def test_what_fails_for_all_stops_all(teacher_server, status, advice):
     with pytest.raises(
         EndpointError, match=rf"^--endpoint http://127\.0\.0\.1:\d+/v1: .*status {status}.*; {advice}$"
     ) as caught:
-        ask_all(endpoint(teacher_server, num_at_once=1), REQUESTS, came.__setitem__)
+        ask_all(endpoint(teacher_server, num_at_once=1), REQUESTS.items(), came.__setitem__)
     assert [type(outcome) for outcome in came.values()] == [Reply] * 3 + [Failure]
     assert len(teacher_server.prompts) == 4
     assert not caught.value.can_go_on
@@ -116,6 +116,32 @@ def test_an_endpoint_that_puts_off_and_fails_now_and_then(teacher_server):
     assert sorted(teacher_server.prompts) == sorted(f"{n}?" for n in range(6) for _ in range(3))
 
 
+def test_what_is_sent_again_keeps_the_pace(teacher_server):
+    teacher_server.reply = scripted_teacher.unsteadily(teacher_server.reply)
+    start = time.monotonic()
+    assert len(ask(teacher_server, max_retries=3, max_per_minute=1200)) == 6
+    assert len(teacher_server.prompts) == 18
+    assert time.monotonic() - start >= 17 * 60 / 1200
+
+
+@pytest.mark.parametrize("allowed", [100, 5])
+def test_messages_are_made_as_they_are_sent(teacher_server, allowed):
+    made, ahead = [], []
+
+    def make():
+        for name, messages in MANY.items():
+            made.append(name)
+            yield name, messages
+
+    def keep(name, reply):
+        ahead.append(len(made) - len(ahead))
+
+    ask_all(endpoint(teacher_server, num_at_once=2), make(), keep, allowance=Allowed(allowed))
+    assert len(ahead) == allowed
+    assert max(ahead) <= 5
+    assert len(made) <= allowed + 5
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, ValueError])
 def test_who_cannot_keep_a_reply_sends_no_more(teacher_server, error):
     names = count()
@@ -125,7 +151,7 @@ def test_who_cannot_keep_a_reply_sends_no_more(teacher_server, error):
             raise error
 
     with pytest.raises(error):
-        ask_all(endpoint(teacher_server, num_at_once=1), MANY, keep)
+        ask_all(endpoint(teacher_server, num_at_once=1), MANY.items(), keep)
     assert len(teacher_server.prompts) == 3
 
 
@@ -135,18 +161,18 @@ def test_an_interrupt_ends_waiting(teacher_server, options, monkeypatch):
     teacher_server.answer = lambda prompt: (503, b"", {"retry-after": "60"}) if prompt == "1?" else "yes"
     came, at_work = {}, threading.Event()
 
-    def interrupted(futures):
+    def interrupted(futures, return_when):
         at_work.wait(10)
         raise KeyboardInterrupt
-        yield
 
     def keep(name, reply):
         came[name] = reply
         at_work.set()
 
-    monkeypatch.setattr("llava_pl.endpoint.ask.as_completed", interrupted)
+    monkeypatch.setattr("llava_pl.endpoint.ask.wait", interrupted)
     start = time.monotonic()
+    two = [(name, REQUESTS[name]) for name in "01"]
     with pytest.raises(KeyboardInterrupt):
-        ask_all(endpoint(teacher_server, num_at_once=2, **options), {name: REQUESTS[name] for name in "01"}, keep)
+        ask_all(endpoint(teacher_server, num_at_once=2, **options), two, keep)
     assert time.monotonic() - start < 3  # a turn comes after three seconds
     assert list(came) == ["0"]

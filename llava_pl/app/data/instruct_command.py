@@ -10,7 +10,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from llava_pl.app.task_parser import TaskParser
-from llava_pl.building.costs import TOKENS_PER_REPLY, Budget, Prices, count_characters, estimate
+from llava_pl.building.costs import Budget, Prices, estimate
 from llava_pl.building.descriptions import draw_descriptions, read_descriptions
 from llava_pl.building.instruction_files import MIXTURE, REPLIES, write_instructions
 from llava_pl.building.instructions import Request, Written, check_written, make_requests
@@ -21,7 +21,16 @@ from llava_pl.building.written import REASONS
 from llava_pl.building.written_store import Teacher, WrittenStore
 from llava_pl.data.picture_files import find_picture, load_image
 from llava_pl.data.store_cache import locked
-from llava_pl.endpoint import CHARACTERS_PER_TOKEN, Endpoint, EndpointError, Failure, Reply, ask_all, check_range
+from llava_pl.endpoint import (
+    TOKENS_PER_REPLY,
+    Endpoint,
+    EndpointError,
+    Failure,
+    Reply,
+    ask_all,
+    check_range,
+    count_most_tokens,
+)
 from llava_pl.progress import progress_bar
 from llava_pl.types import InputError
 
@@ -72,7 +81,7 @@ def main(words: Sequence[str]) -> int:
     folder = Path(options.dst)
     if not options.dry_run:
         _make(folder)
-    with locked(folder, is_kept=True) if folder.is_dir() else nullcontext():
+    with nullcontext() if options.dry_run else locked(folder, is_kept=True):
         store = WrittenStore(folder / REPLIES)
         missing = _find_missing(requests, store, options.max_tokens)
         _say_what_it_costs(requests, missing, store, options)
@@ -168,7 +177,7 @@ def _say_what_it_costs(
     requests: Sequence[Request], missing: dict[str, Request], store: WrittenStore, options: Namespace
 ) -> None:
     replies = [reply for each in requests if (reply := store.find(each.name)) is not None]
-    num_read, num_written = estimate((each.messages for each in missing.values()), replies)
+    num_read, num_written = estimate((each.messages for each in missing.values()), replies, options.max_tokens)
     prices = Prices(**options.prices)
     dollars = f", {prices.cost(num_read, num_written):,.2f} dollars" if prices != Prices() else ""
     sys.stdout.write(
@@ -207,8 +216,8 @@ def _ask(
 ) -> InputError | KeyboardInterrupt | None:
     """Ask for what is missing, and return what went wrong, as a set can be made of what came before."""
     prices = Prices(**options.prices)
-    longest = max(count_characters(request.messages) for request in missing.values())
-    most = prices.cost(longest / CHARACTERS_PER_TOKEN, options.max_tokens or TOKENS_PER_REPLY)
+    longest = max(count_most_tokens(request.messages) for request in missing.values())
+    most = prices.cost(longest, options.max_tokens or TOKENS_PER_REPLY)
     budget = Budget(options.max_cost, prices, most, prices.cost(store.num_read, store.num_written))
     spent_before, num_new = budget.spent, 0
     failure: InputError | KeyboardInterrupt | None = None
@@ -220,7 +229,7 @@ def _ask(
             num_new += isinstance(outcome, Reply)
             advance(1)
 
-        messages = {name: request.messages for name, request in missing.items()}
+        messages = ((name, request.messages) for name, request in missing.items())
         try:
             ask_all(endpoint, messages, keep, max_tokens=options.max_tokens, allowance=budget)
         except EndpointError as error:

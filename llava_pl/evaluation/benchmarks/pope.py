@@ -35,7 +35,7 @@ class Pope(AnnotatedTask):
     def fill(self, lines: Sequence[tuple[Question, Line]]) -> Sequence[Question]:
         """Return the questions with their labels."""
         # LLaVA: labels belong to the questions of a category by their order; here picture and words must agree, too.
-        labels = {group: iter(read_json_lines(self._annotations / f"coco_pope_{group}.json")) for group in GROUPS}
+        labels = {group: iter(list(read_json_lines(self._annotations / f"coco_pope_{group}.json"))) for group in GROUPS}
         questions = []
         for question, line in lines:
             group = line.get("category")

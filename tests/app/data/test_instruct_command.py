@@ -16,6 +16,7 @@ from scripted_teacher import completion
 
 from llava_pl.cli import main
 from llava_pl.data.records import read_records
+from llava_pl.data.store_cache import locked
 
 NUM_PICTURES = 6
 NUMBERS = " ".join(map(str, range(40)))
@@ -120,12 +121,12 @@ def test_without_replies_there_is_no_mixture(words, tmp_path, capsys):
     assert not (tmp_path / "out" / "mixture.yaml").exists()
 
 
-@pytest.mark.parametrize("name", [".lock", "replies.jsonl"])
-def test_a_folder_that_cannot_be_written(words, teacher_server, name, tmp_path, capsys):
+@pytest.mark.parametrize(("name", "words_of"), [(".lock", "{}"), ("replies.jsonl", "cannot be read ({})")])
+def test_a_folder_that_cannot_be_written(words, teacher_server, name, words_of, tmp_path, capsys):
     (tmp_path / "out" / name).mkdir(parents=True)
     assert main([*words, "--endpoint", teacher_server.url]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"llava-pl: error: out/{name}: Is a directory")
+    assert error.startswith(f"llava-pl: error: out/{name}: {words_of.format('Is a directory')}")
     assert error.count("\n") == 1
     assert teacher_server.requests == []
 
@@ -250,7 +251,11 @@ def test_what_is_refused_stops_no_other_and_is_asked_last(words, teacher_server,
     assert "the same command with --endpoint asks for them, for what failed last\n" in capsys.readouterr().out
     before = contents(tmp_path / "out")
     assert main(words) == 2
-    assert contents(tmp_path / "out") == before
+    after = contents(tmp_path / "out")
+    added = after.pop("replies.jsonl").removeprefix(before.pop("replies.jsonl"))
+    # What may be paid for each time is counted each time.
+    assert added.count(b"\n") == (0 if isinstance(answer, int) else 9)
+    assert after == before
     capsys.readouterr()
     teacher_server.reply = write
     assert main(words) == 0
@@ -278,13 +283,13 @@ def test_what_was_cut_off_is_asked_for_again_with_more_tokens(words, teacher_ser
 
 def test_an_endpoint_that_counts_no_tokens_keeps_to_the_limit(words, teacher_server, capsys):
     teacher_server.reply = lambda request: completion(write(request), usage=None)
-    # A request is 2,000 to 4,000 characters.
-    words += ["--endpoint", teacher_server.url, "--prices.read", "1000", "--max_cost", "4"]
+    # A request is 2,000 to 4,000 characters: up to 4 dollars are set aside, and a quarter of it is taken for its cost.
+    words += ["--endpoint", teacher_server.url, "--prices.read", "1000", "--max_cost", "6"]
     assert main(words) == 1
     assert 2 <= len(teacher_server.requests) < 9
     assert main(words) == 1
     spent = float(re.findall(r"spent about 0.00 dollars, ([\d.]+) in all", capsys.readouterr().out)[-1])
-    assert 2.5 < spent <= 4
+    assert 1.5 < spent <= 6
 
 
 @pytest.mark.parametrize("num_at_once", ["1", "4"])
@@ -307,6 +312,27 @@ def test_a_limit_on_the_cost(words, teacher_server, tmp_path, capsys, num_at_onc
     assert "spent about 0.20 dollars, 0.80 in all" in capsys.readouterr().out
 
 
+def test_what_is_lost_counts_in_later_runs(words, teacher_server, capsys):
+    teacher_server.reply = lambda request: 504
+    words += ["--endpoint", teacher_server.url, "--num_at_once", "1", "--prices.written", "1000", "--max_cost", "2.5"]
+    assert main(words) == 2
+    assert len(teacher_server.requests) == 2  # 1,024 tokens each
+    assert "spent about 2.05 dollars\n" in capsys.readouterr().out
+    teacher_server.reply = write
+    assert main(words) == 1
+    assert len(teacher_server.requests) == 2
+    assert "spent about 0.00 dollars, 2.05 in all\n" in capsys.readouterr().out
+
+
+def test_models_that_call_the_longest_reply_otherwise_have_a_limit(words, teacher_server):
+    refusal = 400, json.dumps({"error": {"message": "Use 'max_completion_tokens' instead."}}).encode()
+    teacher_server.reply = lambda request: refusal if "max_tokens" in request else write(request)
+    words += ["--endpoint", teacher_server.url, "--num_at_once", "1", "--prices.written", "1", "--max_cost", "1"]
+    assert main(words) == 0
+    assert len(teacher_server.requests) == 19
+    assert teacher_server.requests[-1]["max_completion_tokens"] == 1024
+
+
 def test_what_some_models_do_not_take_can_be_left_out(words, teacher_server):
     assert main([*words, "--endpoint", teacher_server.url, "--temperature", "null", "--max_tokens", "null"]) == 0
     assert {tuple(sorted(request)) for request in teacher_server.requests} == {("messages", "model")}
@@ -321,6 +347,22 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(words, teacher_server, tmp_pat
     ]
     assert teacher_server.requests == []
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_changes_nothing_in_a_folder_that_is_worked_on(words, teacher_server, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    assert main([*words, "--endpoint", teacher_server.url, "--limit", "2"]) == 0
+    (tmp_path / "out" / ".lock").unlink()
+    with (tmp_path / "out" / "replies.jsonl").open("a") as file:
+        file.write('{"request": "ab')
+    before = contents(tmp_path / "out")
+    with locked(tmp_path / "out", is_kept=True):
+        lock = contents(tmp_path / "out").keys() - before.keys()
+        assert main([*words, "--dry_run"]) == 0  # it does not wait
+    assert "18 requests, 12 of them still to ask" in capsys.readouterr().out
+    (tmp_path / "out" / lock.pop()).unlink()
+    assert main([*words, "--dry_run"]) == 0
+    assert contents(tmp_path / "out") == before
 
 
 @pytest.mark.parametrize(

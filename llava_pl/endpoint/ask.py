@@ -12,7 +12,8 @@ from itertools import islice, takewhile
 from threading import Event, Lock
 from typing import Protocol
 
-from llava_pl.endpoint.client import Client, Failure, Message, Pace, Reply
+from llava_pl.endpoint.client import Client, Failure, Message, Reply
+from llava_pl.endpoint.pace import Pace
 from llava_pl.endpoint.settings import Endpoint, EndpointError
 
 MAX_FAILED_IN_A_ROW = 10

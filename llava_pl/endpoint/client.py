@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
-from threading import Event, Lock
 from typing import Any, TypedDict
 
+from llava_pl.endpoint.pace import Pace
 from llava_pl.endpoint.settings import Endpoint, hide_key, read_key
 from llava_pl.types import InputError
 
@@ -97,43 +97,6 @@ def count_most_tokens(messages: Sequence[Message]) -> int:
     11
     """
     return sum(len(each["content"].encode("utf-8", "surrogatepass")) + _TOKENS_PER_MESSAGE for each in messages)
-
-
-class Pace:
-    """Lets requests be sent one after the other, each its share of a minute after the one before, until it is stopped.
-
-    Args:
-        max_per_minute: None for no limit.
-    """
-
-    def __init__(self, max_per_minute: float | None) -> None:
-        self._seconds = 60 / max_per_minute if max_per_minute else 0.0
-        self._next = 0.0
-        self._lock = Lock()
-        self._stopped = Event()
-
-    def wait(self, seconds: float = 0.0) -> bool:
-        """Return whether the next request may be sent, when its turn comes.
-
-        Args:
-            seconds: To wait before it gets in line.
-        """
-        if self._stopped.wait(seconds):
-            return False
-        with self._lock:
-            now = time.monotonic()
-            begin = max(now, self._next)
-            self._next = begin + self._seconds
-        return not self._stopped.wait(begin - now)
-
-    def stop(self) -> None:
-        """Let nothing more be sent; who waits is told at once."""
-        self._stopped.set()
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether nothing more is sent."""
-        return self._stopped.is_set()
 
 
 class Client:
@@ -257,7 +220,7 @@ def _may_cost(error: Exception) -> bool:
 
 
 def _seconds_to_wait(error: Exception, num_waits: int) -> float | None:
-    """Return after how many seconds a request is sent again; None where it is not, as it would be paid for twice."""
+    """Return after how many seconds a request is sent again; None where it would fail again, or cost twice."""
     from openai import APIStatusError
 
     if _may_cost(error):

@@ -9,7 +9,8 @@ import scripted_teacher
 from scripted_teacher import completion
 
 from llava_pl.endpoint import Endpoint, Failure, Message, Reply, count_most_tokens
-from llava_pl.endpoint.client import Client, Pace
+from llava_pl.endpoint.client import Client
+from llava_pl.endpoint.pace import Pace
 
 MESSAGES = [Message(role="system", content="x" * 30), Message(role="user", content="12?")]
 
@@ -173,11 +174,3 @@ def test_another_endpoint_is_sent_no_key(teacher_server):
     finally:
         other.close()
     assert not any(other.keys)
-
-
-def test_a_pace_that_is_stopped():
-    pace = Pace(1)
-    assert pace.wait()
-    pace.stop()
-    assert not pace.wait(60)
-    assert pace.is_stopped

@@ -10,11 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from llava_pl.building.entry_pictures import check_names
 from llava_pl.data.json_files import read_json_lines, read_json_object
-from llava_pl.types import InputError
+from llava_pl.types import InputError, RecordError
 
 CAPTIONS_FILE, BOXES_FILE = "captions_{}.json", "instances_{}.json"
 
@@ -62,18 +63,20 @@ class Description:
         return "\n\n".join("\n".join(map(str, part)) for part in (self.captions, self.boxes) if part)
 
 
-def read_descriptions(path: Path) -> tuple[list[Description], int]:
+def read_descriptions(path: Path, split: str | None = None) -> tuple[list[Description], int]:
     """Return the descriptions of a source that say something, and of how many pictures there is neither text nor box.
 
     Args:
-        path: A folder with COCO's ``captions_SPLIT.json`` and ``instances_SPLIT.json``, of one split or of several; or
-            lines of ``{"image", "captions": [TEXT], "boxes": [{"category", "box": [LEFT, TOP, RIGHT, BOTTOM]}]}``, with
-            corners as shares of width and height.
+        path: A folder with COCO's ``captions_SPLIT.json`` and ``instances_SPLIT.json``; or lines of
+            ``{"image", "captions": [TEXT], "boxes": [{"category", "box": [LEFT, TOP, RIGHT, BOTTOM]}]}``, with corners
+            as shares of width and height.
+        split: Which of a folder's splits; None where it has one.
 
     Raises:
-        InputError: The source cannot be read, a description is malformed, or a picture is described twice.
+        InputError: The source cannot be read, there are several splits and none is chosen, a description is malformed,
+            or a picture is described twice.
     """
-    found = list(_read_coco(path) if path.is_dir() else _read_lines(path))
+    found = list(_read_coco(path, split) if path.is_dir() else _read_lines(path, split))
     seen: set[str] = set()
     for each in found:
         if each.image in seen:
@@ -100,20 +103,22 @@ def draw_descriptions(descriptions: list[Description], limit: int | None, seed: 
 
 def _describe(image: object, captions: object, boxes: list[Box], where: str) -> Description:
     """Return a description of either source, checked."""
-    if not isinstance(image, str) or not _is_picture_name(image):
+    if not isinstance(image, str) or not _is_file_name(image):
         raise InputError(f"{where}: expected the name of a picture in a folder, found {image!r}")
+    try:
+        check_names([image])
+    except RecordError as error:
+        raise InputError(f"{where}: {error}") from error
     if not isinstance(captions, list):
         raise InputError(f"{where}: field 'captions': expected a list of texts, found {captions!r}")
     texts = (_read_text(text, "captions", where) for text in captions)
     return Description(image, tuple(text for text in texts if text), tuple(boxes))
 
 
-def _is_picture_name(name: str) -> bool:
-    """Return whether a name may be that of a file in a folder: no folder, none outside, nothing that no file has."""
-    path = PurePosixPath(name)
-    is_file = bool(path.name) and not name.endswith(("/", "/."))
-    is_inside = not path.is_absolute() and ".." not in path.parts
-    return is_file and is_inside and not any(unicodedata.category(each) in ("Cc", "Cs") for each in name)
+def _is_file_name(name: str) -> bool:
+    """Return whether a name is no folder's and has nothing that no file's has."""
+    is_file = name.rpartition("/")[2] not in ("", ".")
+    return is_file and not any(unicodedata.category(each) in ("Cc", "Cs") for each in name)
 
 
 def _read_text(text: object, field: str, where: str) -> str:
@@ -135,7 +140,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9  # NaN is not
 
 
-def _read_lines(path: Path) -> Iterator[Description]:
+def _read_lines(path: Path, split: str | None) -> Iterator[Description]:
+    if split is not None:
+        raise InputError(f"--split: expected a folder of COCO's annotations with it, found {path}; leave it out")
     for where, row in read_json_lines(path):
         boxes = row.get("boxes", [])
         if not isinstance(boxes, list):
@@ -152,29 +159,33 @@ def _parse_box(box: object, where: str) -> Box:
     raise InputError(f"{where}: field 'boxes': expected {expected}, found {box!r}")
 
 
-def _read_coco(folder: Path) -> Iterator[Description]:
+def _read_coco(folder: Path, split: str | None) -> Iterator[Description]:
     splits = sorted(path.stem.removeprefix("captions_") for path in folder.glob(CAPTIONS_FILE.format("*")))
     if not splits:
         raise InputError(f"{folder}: expected COCO's captions_SPLIT.json and instances_SPLIT.json, found none")
-    for split in splits:
-        yield from _read_split(folder / CAPTIONS_FILE.format(split), folder / BOXES_FILE.format(split))
+    if split not in splits and (split is not None or len(splits) > 1):
+        # Together, a model would be trained on what it is validated with, and no folder holds all pictures.
+        raise InputError(f"--split: expected one that {folder} has, {', '.join(splits)}; found {split or 'none'}")
+    chosen = split or splits[0]
+    return _read_split(folder / CAPTIONS_FILE.format(chosen), folder / BOXES_FILE.format(chosen))
 
 
 def _read_split(captions_path: Path, boxes_path: Path) -> Iterator[Description]:
-    """Yield the pictures of a split that have captions, by number."""
+    """Yield all pictures of a split by number, whether or not either file has something of them."""
     told, boxed = read_json_object(captions_path), read_json_object(boxes_path)
-    pictures = _read_numbered(told, "images", captions_path)
     captions = _by_picture(_read_numbered(told, "annotations", captions_path), captions_path)
     boxes = _by_picture(_read_numbered(boxed, "annotations", boxes_path), boxes_path)
     categories = {
         number: _read_category(each.get("name"), f"{boxes_path}: categories: id {number}")
         for number, each in _read_numbered(boxed, "categories", boxes_path).items()
     }
-    for number in sorted(captions):
+    pictures = _read_numbered(told, "images", captions_path)
+    pictures = {**_read_numbered(boxed, "images", boxes_path), **pictures}
+    for number in sorted(pictures.keys() | captions.keys() | boxes.keys()):
         where = f"{captions_path}: images: id {number}"
         if (picture := pictures.get(number)) is None:
-            raise InputError(f"{where}: expected the picture of {len(captions[number])} captions, found none")
-        texts = [each.get("caption") for _, each in captions[number]]
+            raise InputError(f"{where}: expected the picture of captions or boxes, found none")
+        texts = [each.get("caption") for _, each in captions.get(number, ())]
         scaled = [_scale_box(each, categories, picture, at) for at, each in boxes.get(number, ())]
         yield _describe(picture.get("file_name"), texts, scaled, where)
 

@@ -17,7 +17,7 @@ INSTANT = [line for line in ("", *COMMANDS, *BELOW) if line not in OF_SIGNATURES
 EVAL = [*OF_SIGNATURES, "eval diff", "eval judge", *(f"eval {name}" for name in TASKS)]
 
 MAX_LINES, MAX_COLUMNS = 40, 100
-LONGER = {"eval judge": 51, "data instruct": 58}
+LONGER = {"eval judge": 51, "data instruct": 60}
 """Options of a task, a teacher and its prices, which are read off their signatures."""
 
 RUN_ALL = """

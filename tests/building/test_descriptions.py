@@ -35,11 +35,38 @@ def test_coco(tmp_path):
     for name, content in {"captions_val.json": CAPTIONS, "instances_val.json": BOXES}.items():
         (tmp_path / name).write_text(json.dumps(content))
     found, num_empty = read_descriptions(tmp_path)
-    assert num_empty == 0  # a picture without captions is not asked about
+    assert num_empty == 1
     assert found == [
         Description("a.jpg", ("Two dogs.",), (Box("dog", (0.0, 0.0, 0.5, 1.0), is_crowd=True),)),
         Description("b.jpg", ("On a sofa.", "A cat sleeps."), (Box("cat", (0.1, 0.5, 0.6, 1.0)),)),
     ]
+
+
+def test_a_picture_that_one_of_the_files_has_alone(tmp_path):
+    told, boxed = copy.deepcopy(CAPTIONS), copy.deepcopy(BOXES)
+    told["images"], told["annotations"] = told["images"][:1], told["annotations"][::2]
+    boxed["images"] = boxed["images"][1:]
+    for name, content in {"captions_val.json": told, "instances_val.json": boxed}.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    found, num_empty = read_descriptions(tmp_path)
+    assert num_empty == 1  # none.jpg
+    assert [each.image for each in found] == ["a.jpg", "b.jpg"]
+    assert found[0].text == "dog (group): [0.000, 0.000, 0.500, 1.000]"
+
+
+def test_one_split_at_a_time(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / f"captions_{split}.json").write_text(json.dumps(CAPTIONS).replace("a.jpg", f"{split}.jpg"))
+        (tmp_path / f"instances_{split}.json").write_text(json.dumps(BOXES))
+    for split in ("train", "val"):
+        assert [each.image for each in read_descriptions(tmp_path, split)[0]] == [f"{split}.jpg", "b.jpg"]
+    for split in (None, "test"):
+        with pytest.raises(InputError) as caught:
+            read_descriptions(tmp_path, split)
+        assert str(caught.value) == f"--split: expected one that {tmp_path} has, train, val; found {split or 'none'}"
+    (tmp_path / "d.jsonl").write_text('{"image": "a", "captions": ["x"]}')
+    with pytest.raises(InputError, match="--split: expected a folder of COCO's annotations with it, found "):
+        read_descriptions(tmp_path / "d.jsonl", "val")
 
 
 def test_lines(tmp_path):
@@ -64,7 +91,11 @@ def test_lines(tmp_path):
     [
         *(
             ({"image": name, "captions": ["x"]}, "line 1: expected the name of a picture in a folder, found ")
-            for name in (None, 7, "", ".", "/", "a/", "a/.", "../../etc/passwd", "/etc/passwd", "a\0.jpg", "\ud83d.jpg")
+            for name in (None, 7, "", ".", "/", "a/", "a/.", "a\0.jpg", "\ud83d.jpg")
+        ),
+        *(
+            ({"image": name, "captions": ["x"]}, f"line 1: picture {name!r}: expected the name of a file")
+            for name in ("../../etc/passwd", "/etc/passwd", "https://x.y/a.jpg", r"C:\pics\a.jpg", "a/..")
         ),
         ({"image": "a", "captions": "x"}, "line 1: field 'captions': expected a list of texts, found 'x'"),
         ({"image": "a", "captions": [3]}, "line 1: field 'captions': expected a text, found 3"),
@@ -112,7 +143,7 @@ def test_what_is_no_coco(tmp_path):
         ("captions", "images", {"file_name": 7}, "captions_val.json: images: id 9: expected the name of a picture"),
         ("captions", "images", {"id": 4}, "captions_val.json: images: expected objects, each with an id of its own"),
         ("captions", "images", {"id": None}, "captions_val.json: images: expected objects, each with an id of its own"),
-        ("captions", "images", {"id": 6}, "captions_val.json: images: id 9: expected the picture of 2 captions"),
+        ("captions", "images", {"id": 6}, "captions_val.json: images: id 9: expected the picture of captions or boxes"),
         ("captions", "images", {"width": 0}, "instances_val.json: annotations: id 8: field 'bbox': expected"),
         ("captions", "images", {"width": True}, "instances_val.json: annotations: id 8: field 'bbox': expected"),
         ("captions", "annotations", {"caption": None}, "field 'captions': expected a text, found None"),

@@ -46,12 +46,13 @@ for twice. Without --endpoint nothing is asked: the set is made anew of the repl
 options. The key is taken from OPENAI_API_KEY."""
 
 EXAMPLE = """examples
-  llava-pl data instruct annotations/ instructions --model gpt-4.1 --limit 1000 --dry_run
-  llava-pl data instruct annotations/ instructions --model gpt-4.1 --limit 1000 \\
+  llava-pl data instruct annotations taught --split train2017 --model gpt-4.1 --limit 1000 --dry_run
+  llava-pl data instruct annotations taught --split train2017 --model gpt-4.1 --limit 1000 \\
     --endpoint https://api.openai.com/v1 --prices.read 2 --prices.written 8 --max_cost 20
-  llava-pl fit --config configs/experiment/finetune_7b.yaml --config instructions/mixture.yaml"""
+  llava-pl fit --config configs/experiment/finetune_7b.yaml --config taught/mixture.yaml \\
+    --data.image_folder train2017"""
 
-SETTINGS = ("src", "model", "temperature", "kinds", "limit", "seed", "prompts", "wording", "objects", "accept")
+SETTINGS = ("src", "split", "model", "temperature", "kinds", "limit", "seed", "prompts", "wording", "objects", "accept")
 """By these options the same replies make the same set."""
 
 
@@ -67,7 +68,7 @@ def main(words: Sequence[str]) -> int:
     options = make_parser().parse_args(list(words))
     endpoint = _make_endpoint(options)
     check_range("limit", options.limit, 1)
-    described, num_empty = read_descriptions(Path(options.src))
+    described, num_empty = read_descriptions(Path(options.src), options.split)
     if num_empty:
         sys.stdout.write(f"{num_empty:,} pictures are left out: they have neither captions nor boxes\n")
     descriptions = draw_descriptions(described, options.limit, options.seed)
@@ -118,6 +119,7 @@ def make_parser() -> TaskParser:
     add("dst", metavar="DST", help="Folder to write; made if need be.")
     add("--model", required=True, metavar="NAME", help="Who writes.")
     add("--endpoint", metavar="URL", help="Where it answers; without it, replies that are there are taken.")
+    add("--split", metavar="NAME", help="One of COCO's splits, where SRC has several.")
     kinds = f"What is asked for, of {', '.join(KINDS)}."
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help=kinds)
     add("--limit", type=int, metavar="N", help="Draw so many pictures; more are those and others.")

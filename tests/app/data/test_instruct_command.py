@@ -108,8 +108,9 @@ def test_records_do_not_change_with_the_limit(words, teacher_server, tmp_path):
         assert len(some) == limit
         assert some == [record for record in every if record in some]
     assert read_json("out/report.json")["settings"] == {
-        "src": "d.jsonl", "model": "tiny", "temperature": 0.7, "kinds": ["conversation", "detailed", "reasoning"],
-        "limit": 5, "seed": 0, "prompts": None, "wording": None, "objects": None, "accept": [],
+        "src": "d.jsonl", "split": None, "model": "tiny", "temperature": 0.7,
+        "kinds": ["conversation", "detailed", "reasoning"], "limit": 5, "seed": 0, "prompts": None, "wording": None,
+        "objects": None, "accept": [],
     }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from html import escape
+from typing import Literal
 
 from PIL import Image
 
@@ -59,15 +60,16 @@ def show(text: str) -> str:
     return escape(visible(text))
 
 
-def picture_tag(picture: Image.Image, text: str) -> str:
+def picture_tag(picture: Image.Image, text: str, kind: Literal["png", "jpeg"] = "png") -> str:
     """Return a picture as a tag that holds it.
 
     Args:
         picture: What to show.
         text: What it shows, for those who cannot see it.
+        kind: As which file; a jpeg of a photograph takes far less room, and is not exact.
     """
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    picture.save(file, kind)
     data = base64.b64encode(file.getvalue()).decode()
     size = f'width="{picture.width}" height="{picture.height}"'
-    return f'<img src="data:image/png;base64,{data}" {size} alt="{show(text)}">'
+    return f'<img src="data:image/{kind};base64,{data}" {size} alt="{show(text)}">'

@@ -39,3 +39,9 @@ def test_picture_is_inside_its_tag():
     assert tag.endswith('" width="5" height="3" alt="a &quot;dog&quot;">')
     data = tag.removeprefix('<img src="data:image/png;base64,').partition('"')[0]
     assert Image.open(io.BytesIO(base64.b64decode(data))).tobytes() == picture.tobytes()
+
+
+def test_a_picture_may_take_less_room():
+    tag = picture_tag(Image.new("RGB", (5, 3), "red"), "a dog", "jpeg")
+    data = tag.removeprefix('<img src="data:image/jpeg;base64,').partition('"')[0]
+    assert Image.open(io.BytesIO(base64.b64decode(data))).format == "JPEG"

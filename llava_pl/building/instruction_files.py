@@ -18,6 +18,7 @@ from PIL import Image
 from llava_pl.building.instruction_page import instruction_page
 from llava_pl.building.instructions import Written
 from llava_pl.building.prompts import KINDS
+from llava_pl.data.mixture import MOST_REPEATS
 from llava_pl.whole_file import whole_file
 
 REPLIES, MIXTURE = "replies.jsonl", "mixture.yaml"
@@ -80,11 +81,13 @@ def _mix(folder: Path, numbers: dict[str, int]) -> str:
     """Return a configuration that draws the kinds equally often, as the paper does (section 4.2)."""
     there = {kind: number for kind, number in numbers.items() if number}
     most = max(there.values())
+    repeats = {kind: min(round(most / number, 4), MOST_REPEATS) for kind, number in there.items()}
     sources = "".join(
-        f"    - {{path: {json.dumps(f'{folder}/{kind}.json')}, repeats: {round(most / number, 4)}}}\n"
-        for kind, number in there.items()
+        f"    - {{path: {json.dumps(f'{folder}/{kind}.json')}, repeats: {times}}}\n" for kind, times in repeats.items()
     )
     head = f"# Each kind equally often: llava-pl fit --config FILE --config {folder}/{MIXTURE}\n"
+    if rare := [kind for kind, number in there.items() if most / number > MOST_REPEATS]:
+        head += f"# But {' and '.join(rare)}: more than {MOST_REPEATS} repeats of a record are not drawn.\n"
     return f"{head}data:\n  records:\n{sources}"
 
 

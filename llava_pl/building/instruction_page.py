@@ -77,7 +77,7 @@ def _section(title: str, written: Sequence[Written], load_picture: Callable[[str
 
 def _row(written: Written, load_picture: Callable[[str], Image.Image] | None) -> str:
     description = written.request.description
-    told = "".join(f"<p>{show(line)}</p>" for line in description.captions)
+    told = "".join(f"<p>{show(line)}</p>" for line in description.text.splitlines() if line)
     faults = "".join(f'<p class="warning">{show(f"{each.reason}: {each.found}")}</p>' for each in written.faults)
     text = "\n".join(show(line) for line in written.text.strip().splitlines())
     return (
@@ -94,4 +94,4 @@ def _picture(written: Written, load_picture: Callable[[str], Image.Image] | None
         picture = load_picture(description.image)
     except InputError:
         return "<p>the picture cannot be shown</p>"
-    return picture_tag(draw_boxes(picture, description.boxes), description.image)
+    return picture_tag(draw_boxes(picture, description.boxes), description.image, "jpeg")

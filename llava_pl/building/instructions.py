@@ -6,7 +6,7 @@ In: descriptions, prompts, and the replies that are there. Out: a `Written` for 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,7 +72,12 @@ def make_requests(descriptions: Iterable[Description], prompts: Sequence[Prompt]
 
 
 def check_written(
-    requests: Sequence[Request], store: WrittenStore, objects: Objects, wordings: Sequence[str], seed: int
+    requests: Sequence[Request],
+    store: WrittenStore,
+    objects: Objects,
+    wordings: Sequence[str],
+    seed: int,
+    accepted_reasons: Collection[str] = (),
 ) -> Iterator[Written]:
     """Yield what became of each request that was answered, in their order.
 
@@ -82,8 +87,9 @@ def check_written(
         objects: Which words name which category.
         wordings: What a detailed description answers is drawn from these.
         seed: Of all draws.
+        accepted_reasons: Faults with which a text is taken all the same, so that one like it is a duplicate.
     """
-    seen: dict[str, str] = {}
+    taken: dict[str, str] = {}
     for request in requests:
         reply = store.find(request.name)
         if reply is None:
@@ -98,8 +104,11 @@ def check_written(
             yield Written(request, reply.text, None, ending or [pairs])
             continue
         faults = [*ending, *find_faults(request.kind, pairs, request.description, objects)]
-        if (first := seen.setdefault(" ".join(reply.text.split()), name)) != name:
+        text = " ".join(reply.text.split())
+        if first := taken.get(text):
             faults.append(Fault("duplicate", f"the same text as {first}"))
+        elif all(fault.reason in accepted_reasons for fault in faults):
+            taken[text] = name
         yield Written(request, reply.text, _make_record(name, request.description.image, pairs, rng), faults)
 
 

@@ -5,6 +5,7 @@ import json
 import yaml
 
 from llava_pl.building.instruction_files import write_instructions
+from llava_pl.data.mixture import MOST_REPEATS, check_repeats
 
 SETTINGS = {"model": "tiny", "limit": None}
 
@@ -48,6 +49,16 @@ def test_kinds_are_drawn_equally_often(written, tmp_path):
         {"path": f"{tmp_path}/detailed.json", "repeats": 2.0},
         {"path": f"{tmp_path}/reasoning.json", "repeats": 2.0},
     ]
+
+
+def test_a_rare_kind_is_not_drawn_more_often_than_training_takes(written, tmp_path):
+    first, last = written[0], written[-1]
+    write(tmp_path, [*[first] * (MOST_REPEATS + 1), last])
+    text = (tmp_path / "mixture.yaml").read_text()
+    sources = yaml.safe_load(text)["data"]["records"]
+    assert [source["repeats"] for source in sources] == [1, MOST_REPEATS]
+    assert "# But reasoning: more than 1000 repeats of a record are not drawn.\n" in text
+    check_repeats(["a", "b"], [source["repeats"] for source in sources])
 
 
 def test_a_folder_is_one_set(written, tmp_path):

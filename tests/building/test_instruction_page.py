@@ -26,6 +26,8 @@ def test_pictures_with_boxes_and_reasons(written):
 def test_no_pictures(written):
     page = instruction_page({}, written[:1], [], None)
     assert "<img " not in page
+    # Whether a text is right can be told without a picture.
+    assert "<p>A &lt;dog&gt;.</p><p>dog: [0.250, 0.250, 0.750, 0.750]</p>" in page
     assert "<h2>conversation: taken: 1</h2>" in page
 
 

@@ -22,12 +22,13 @@ def requests():
 
 @pytest.fixture
 def check(requests, tmp_path):
-    def check(*texts, finish="stop"):
+    def check(*texts, finish="stop", accepted_reasons=()):
         store = WrittenStore(tmp_path / "r.jsonl")
         for request, text in zip(requests, texts, strict=False):
             if text is not None:
                 store.add(request.name, "x", "x", Reply(text, finish))
-        return list(check_written(requests, store, Objects({"dog", "cat"}, Names()), ["Describe it."], seed=0))
+        objects = Objects({"dog", "cat"}, Names())
+        return list(check_written(requests, store, objects, ["Describe it."], 0, accepted_reasons))
 
     return check
 
@@ -62,6 +63,14 @@ def test_faults(check):
     assert [(each.reason, each.found) for each in again.faults] == [
         ("duplicate", "the same text as sub/0.png_reasoning")
     ]
+
+
+@pytest.mark.parametrize("accepted_reasons", [(), ("object",)])
+def test_a_text_repeats_those_alone_that_were_taken(check, accepted_reasons):
+    text = f"Question: Where does the cat lie?\nAnswer: {LONG}"
+    (first, second) = check(None, text, None, text, accepted_reasons=accepted_reasons)
+    assert [fault.reason for fault in first.faults] == ["object"]
+    assert [fault.reason for fault in second.faults] == ["object", *["duplicate"] * len(accepted_reasons)]
 
 
 def test_pictures_that_differ_in_their_format_alone(tmp_path):

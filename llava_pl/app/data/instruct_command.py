@@ -91,7 +91,7 @@ def main(words: Sequence[str]) -> int:
                 _show(request)
             return 0
         failure = _ask(missing, store, endpoint, options) if missing and endpoint is not None else None
-        written = list(check_written(requests, store, objects, wordings, options.seed))
+        written = list(check_written(requests, store, objects, wordings, options.seed, options.accept))
         if failure is not None and not written:
             raise failure
         counts = _write(folder, written, len(requests), options)

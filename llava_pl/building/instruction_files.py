@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from PIL import Image
@@ -22,6 +23,14 @@ from llava_pl.data.mixture import MOST_REPEATS
 from llava_pl.whole_file import whole_file
 
 REPLIES, MIXTURE = "replies.jsonl", "mixture.yaml"
+
+
+def hash_inputs(inputs: Iterable[object]) -> str:
+    """Return a hash of what was read of a file, whatever its form there; the same on every machine."""
+    digest = sha256()
+    for each in inputs:
+        digest.update(f"{each!r}\n".encode())
+    return digest.hexdigest()
 
 
 def write_instructions(

@@ -79,6 +79,11 @@ class WrittenStore:
             for where, row in read_json_lines(path, _LINE_START):
                 self._read(row, where)
 
+    @property
+    def num_replies(self) -> int:
+        """How many requests have a reply, of this run or not."""
+        return len(self._replies)
+
     def find(self, request: str) -> Reply | None:
         """Return the reply to a request, None where there is none yet."""
         return self._replies.get(request)

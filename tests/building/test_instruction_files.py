@@ -4,7 +4,8 @@ import json
 
 import yaml
 
-from llava_pl.building.instruction_files import write_instructions
+from llava_pl.building.descriptions import Description
+from llava_pl.building.instruction_files import hash_inputs, write_instructions
 from llava_pl.data.mixture import MOST_REPEATS, check_repeats
 
 SETTINGS = {"model": "tiny", "limit": None}
@@ -16,6 +17,12 @@ def read(path):
 
 def write(folder, written, accepted_reasons=()):
     return write_instructions(folder, written, accepted_reasons, None, 9, SETTINGS)
+
+
+def test_inputs_are_known_by_what_they_say():
+    inputs = [Description("a.png", ("A dog.",)), "caf\u00e9"]
+    assert hash_inputs(inputs) == hash_inputs(iter(inputs)) != hash_inputs(inputs[:1])
+    assert hash_inputs(inputs) != hash_inputs([Description("a.png", ("A cat.",)), "caf\u00e9"])
 
 
 def test_records_by_kind_and_reasons(written, tmp_path):

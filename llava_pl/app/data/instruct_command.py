@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from jsonargparse import Namespace
 
+from llava_pl import __version__
 from llava_pl.app.task_parser import TaskParser
 from llava_pl.building.costs import Budget, Prices, estimate
 from llava_pl.building.descriptions import draw_descriptions, read_descriptions
-from llava_pl.building.instruction_files import MIXTURE, REPLIES, write_instructions
+from llava_pl.building.instruction_files import MIXTURE, REPLIES, hash_inputs, write_instructions
 from llava_pl.building.instructions import Request, Written, check_written, make_requests
 from llava_pl.building.objects import NAMES, Objects, read_names
 from llava_pl.building.prompts import FOLDER, KINDS, read_prompt
@@ -74,16 +75,22 @@ def main(words: Sequence[str]) -> int:
     descriptions = draw_descriptions(described, options.limit, options.seed)
     teacher = Teacher(options.model, options.temperature, options.max_tokens)
     prompts = [read_prompt(kind, Path(options.prompts or FOLDER)) for kind in KINDS if kind in options.kinds]
-    objects = Objects(
-        {box.category for each in described for box in each.boxes}, read_names(Path(options.objects or NAMES))
-    )
+    names = read_names(Path(options.objects or NAMES))
+    objects = Objects({box.category for each in described for box in each.boxes}, names)
     wordings = read_wordings(Path(options.wording or DETAILED))
+    inputs: dict[str, Sequence[object]] = {
+        "src": described,
+        "prompts": prompts,
+        "objects": [names],
+        "wording": wordings,
+    }
     requests = make_requests(descriptions, prompts, teacher)
     folder = Path(options.dst)
     if not options.dry_run:
         _make(folder)
     with nullcontext() if options.dry_run else locked(folder, is_kept=True):
         store = WrittenStore(folder / REPLIES)
+        _check_replies(requests, store, folder, options.dry_run)
         missing = _find_missing(requests, store, options.max_tokens)
         _say_what_it_costs(requests, missing, store, options)
         if options.dry_run:
@@ -94,7 +101,7 @@ def main(words: Sequence[str]) -> int:
         written = list(check_written(requests, store, objects, wordings, options.seed, options.accept))
         if failure is not None and not written:
             raise failure
-        counts = _write(folder, written, len(requests), options)
+        counts = _write(folder, written, len(requests), options, inputs)
     for name, number in counts.items():
         sys.stdout.write(f"{number:>12,}  {name}\n")
     sys.stdout.write(f"wrote {folder}; look at {folder / 'report.html'}\n")
@@ -169,6 +176,20 @@ def _make(folder: Path) -> None:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another name") from error
 
 
+def _check_replies(requests: Sequence[Request], store: WrittenStore, folder: Path, is_dry: bool) -> None:
+    """Refuse to pay for all anew, or to make an empty set, where what was written is of another run."""
+    if not store.num_replies or any(store.find(request.name) is not None for request in requests):
+        return
+    words = (
+        f"{folder / REPLIES}: expected replies to requests of this run, found {store.num_replies:,} to others alone: "
+        "of another source, draw, kind, model, temperature or other prompts; take the options that "
+        f"{folder / 'report.json'} has, or another DST"
+    )
+    if not is_dry:
+        raise InputError(words)
+    sys.stdout.write(f"{words}\n")
+
+
 def _find_missing(requests: Sequence[Request], store: WrittenStore, max_tokens: int | None) -> dict[str, Request]:
     """Return what is to be asked by name; what failed before comes last, so that it is in nobody's way."""
     missing = [request for request in requests if store.is_missing(request.name, max_tokens)]
@@ -206,10 +227,17 @@ def _show(request: Request) -> None:
         sys.stdout.write(f"----- {message['role']}\n{message['content']}\n")
 
 
-def _write(folder: Path, written: Sequence[Written], num_requests: int, options: Namespace) -> dict[str, int]:
+def _write(
+    folder: Path,
+    written: Sequence[Written],
+    num_requests: int,
+    options: Namespace,
+    inputs: Mapping[str, Sequence[object]],
+) -> dict[str, int]:
     pictures = options.image_folder and Path(options.image_folder)
     load = (lambda name: load_image(find_picture(pictures, name))) if pictures else None
-    settings = {name: options[name] for name in SETTINGS}
+    hashes = {name: hash_inputs(values) for name, values in inputs.items()}
+    settings = {name: options[name] for name in SETTINGS} | {"llava_pl": __version__, "sha256": hashes}
     return write_instructions(folder, written, options.accept, load, num_requests, settings)
 
 

@@ -14,6 +14,7 @@ import scripted_teacher
 from PIL import Image
 from scripted_teacher import completion
 
+from llava_pl import __version__
 from llava_pl.cli import main
 from llava_pl.data.records import read_records
 from llava_pl.data.store_cache import locked
@@ -107,11 +108,34 @@ def test_records_do_not_change_with_the_limit(words, teacher_server, tmp_path):
         some = read_json("out/conversation.json")
         assert len(some) == limit
         assert some == [record for record in every if record in some]
-    assert read_json("out/report.json")["settings"] == {
+    settings = read_json("out/report.json")["settings"]
+    assert settings.pop("llava_pl") == __version__
+    hashes = settings.pop("sha256")
+    assert set(hashes) == {"src", "prompts", "objects", "wording"}
+    assert settings == {
         "src": "d.jsonl", "split": None, "model": "tiny", "temperature": 0.7,
         "kinds": ["conversation", "detailed", "reasoning"], "limit": 5, "seed": 0, "prompts": None, "wording": None,
         "objects": None, "accept": [],
     }  # fmt: skip
+    (tmp_path / "w.txt").write_text("What is there?\n")
+    assert main([*words, "--wording", "w.txt"]) == 0
+    changed = read_json("out/report.json")["settings"]["sha256"]
+    assert {name for name in hashes if hashes[name] != changed[name]} == {"wording"}
+
+
+def test_replies_of_another_run(words, teacher_server, tmp_path, capsys):
+    endpoint = ["--endpoint", teacher_server.url]
+    assert main([*words, *endpoint]) == 0
+    before = contents(tmp_path / "out")
+    message = "out/replies.jsonl: expected replies to requests of this run, found 18 to others alone: of another source"
+    capsys.readouterr()
+    for more in ([], endpoint):
+        assert main([*words, *more, "--temperature", "0.6"]) == 2
+        assert capsys.readouterr().err.startswith(f"llava-pl: error: {message}")
+    assert main([*words, "--temperature", "0.6", "--dry_run"]) == 0
+    assert capsys.readouterr().out.startswith(message)
+    assert contents(tmp_path / "out") == before
+    assert len(teacher_server.requests) == 18
 
 
 def test_without_replies_there_is_no_mixture(words, tmp_path, capsys):

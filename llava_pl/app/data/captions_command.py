@@ -22,8 +22,8 @@ With --balance a caption is kept for the noun phrases in it, of which rare ones 
 drawn from, as LLaVA chose 595K of CC3M's three million. A build that was stopped goes on by the same command.
 
   llava-pl data captions cc3m/ pairs --balance
-  llava-pl data captions mine.csv pairs --image_folder pictures
-  llava-pl fit --config FILE --data.records pairs/records.json --data.image_folder pictures"""
+  llava-pl data captions mine.csv mine --image_folder pictures
+  llava-pl fit --config FILE --data.records mine/records.json --data.image_folder pictures"""
 
 
 def main(words: Sequence[str]) -> int:
@@ -72,7 +72,10 @@ def main(words: Sequence[str]) -> int:
     for name, number in counts.items():
         sys.stdout.write(f"{number:>12,}  {name}\n")
     if not counts["records"]:
-        raise InputError(f"{options.src}: expected captions to learn from, found none; see {options.dst / LEFT_OUT}")
+        found = ", ".join(f"{number:,} {name}" for name, number in counts.items() if name.startswith("left out"))
+        raise InputError(
+            f"{options.src}: expected captions to learn from, found none ({found}); see {options.dst / LEFT_OUT}"
+        )
     sys.stdout.write(f"wrote {options.dst / 'records.json'}; look at {options.dst / 'report.html'}\n")
     return 0
 

@@ -154,7 +154,8 @@ def test_a_source_that_has_changed(words, tmp_path):
 def test_nothing_to_learn_from(words, tmp_path, capsys):
     assert main([*words, "--min_pixels", "41"]) == 2
     assert capsys.readouterr().err == (
-        "llava-pl: error: c.tsv: expected captions to learn from, found none; see out/left_out.jsonl\n"
+        "llava-pl: error: c.tsv: expected captions to learn from, found none (1 left out: picture_missing, 6 left out: "
+        "picture_tiny); see out/left_out.jsonl\n"
     )
     assert len((tmp_path / "out/left_out.jsonl").read_text().splitlines()) == 7
 

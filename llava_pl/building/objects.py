@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from llava_pl.building.numbers import LEAST_BEFORE, as_number
+from llava_pl.building.own_files import read_yaml
 from llava_pl.types import InputError
 
 NAMES = Path(__file__).parent / "objects.yaml"
@@ -131,12 +130,7 @@ def read_names(path: Path = NAMES) -> Names:
     Raises:
         InputError: The file cannot be read, or is of another form.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--objects: {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"--objects: {path}: invalid YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path, "--objects")
     parts = content if isinstance(content, dict) else {"": content}
     for part, value in parts.items():
         if part in ("names", "told_by"):

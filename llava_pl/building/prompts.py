@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
 from llava_pl.building.descriptions import Description
+from llava_pl.building.own_files import read_yaml
 from llava_pl.endpoint import Message
 from llava_pl.types import InputError
 
@@ -52,12 +51,7 @@ def read_prompt(kind: Kind, folder: Path = FOLDER) -> Prompt:
         InputError: The file cannot be read, or is of another form.
     """
     path = folder / f"{kind}.yaml"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--prompts: {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"--prompts: {path}: invalid YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path, "--prompts")
     if not isinstance(content, dict) or not isinstance(content.get("system"), str):
         raise InputError(f"--prompts: {path}: expected 'system', a text, and 'examples', a list")
     examples = content.get("examples") or []

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_pl.building.wordings import read_lines
+from llava_pl.building.own_files import read_lines
 from llava_pl.types import IMAGE_SLOT, Record
 
 QUANTILES = {"least": 0.0, "5 %": 0.05, "half": 0.5, "95 %": 0.95, "most": 1.0}
 NUM_BINS = 40
 
-FUNCTION_WORDS = frozenset(read_lines(Path(__file__).parent / "function_words.txt"))
+FUNCTION_WORDS = frozenset(read_lines(Path(__file__).parent / "function_words.txt", "llava_pl"))
 """Words that name nothing."""
 
 _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")

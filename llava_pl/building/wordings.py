@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava_pl.building.own_files import read_lines
 from llava_pl.types import IMAGE_SLOT, InputError
 
 FOLDER = Path(__file__).parent / "wording"
@@ -19,10 +20,7 @@ def read_wordings(path: Path) -> list[str]:
     Raises:
         InputError: The file cannot be read, holds none, or one of them holds an image slot.
     """
-    try:
-        wordings = read_lines(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--wording: {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    wordings = read_lines(path, "--wording")
     if not wordings:
         raise InputError(f"--wording: {path}: expected one wording a line, found none")
     if with_slot := [line for line in wordings if IMAGE_SLOT in line]:
@@ -30,17 +28,6 @@ def read_wordings(path: Path) -> list[str]:
             f"--wording: {path}: expected words alone, found {with_slot[0]!r}; {IMAGE_SLOT} is put beside them"
         )
     return wordings
-
-
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a file, without blank ones and comments (#).
-
-    Raises:
-        OSError: It cannot be read.
-        UnicodeDecodeError: It is not UTF-8.
-    """
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def ask_about_picture(wordings: Sequence[str], seed: int, name: str) -> str:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llava_pl.building.descriptions import Description
+from llava_pl.building.faults import find_faults
 from llava_pl.building.objects import Objects
 from llava_pl.building.prompts import Kind, Prompt
+from llava_pl.building.reply_store import ReplyStore, Teacher, hash_request
 from llava_pl.building.turns import Fault, Pairs, parse_written
 from llava_pl.building.wordings import put_picture
-from llava_pl.building.written import find_faults
-from llava_pl.building.written_store import Teacher, WrittenStore, hash_request
 from llava_pl.endpoint import Message, Reply
 
 
@@ -73,7 +73,7 @@ def make_requests(descriptions: Iterable[Description], prompts: Sequence[Prompt]
 
 def check_written(
     requests: Sequence[Request],
-    store: WrittenStore,
+    store: ReplyStore,
     objects: Objects,
     wordings: Sequence[str],
     seed: int,

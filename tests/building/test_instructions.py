@@ -6,7 +6,7 @@ from llava_pl.building.descriptions import Box, Description
 from llava_pl.building.instructions import check_written, make_requests
 from llava_pl.building.objects import Names, Objects
 from llava_pl.building.prompts import Prompt
-from llava_pl.building.written_store import Teacher, WrittenStore
+from llava_pl.building.reply_store import ReplyStore, Teacher
 from llava_pl.data.records import parse_record
 from llava_pl.endpoint import Reply
 
@@ -23,7 +23,7 @@ def requests():
 @pytest.fixture
 def check(requests, tmp_path):
     def check(*texts, finish="stop", accepted_reasons=()):
-        store = WrittenStore(tmp_path / "r.jsonl")
+        store = ReplyStore(tmp_path / "r.jsonl")
         for request, text in zip(requests, texts, strict=False):
             if text is not None:
                 store.add(request.name, "x", "x", Reply(text, finish))
@@ -76,7 +76,7 @@ def test_a_text_repeats_those_alone_that_were_taken(check, accepted_reasons):
 def test_pictures_that_differ_in_their_format_alone(tmp_path):
     descriptions = [Description(name, ("A dog.",)) for name in ("a.jpg", "a.png")]
     requests = make_requests(descriptions, PROMPTS[1:], Teacher("tiny"))
-    store = WrittenStore(tmp_path / "r.jsonl")
+    store = ReplyStore(tmp_path / "r.jsonl")
     store.add(requests[0].name, "x", "x", Reply(f"Question: e?\nAnswer: {LONG}"))
     first, second = check_written(requests, store, Objects((), Names()), ["Describe it."], seed=0)
     assert [each.record["id"] for each in (first, second)] == ["a.jpg_reasoning", "a.png_reasoning"]

@@ -4,10 +4,10 @@ import pytest
 import yaml
 
 from llava_pl.building.descriptions import Box, Description
+from llava_pl.building.faults import find_faults
 from llava_pl.building.objects import Objects, read_names
 from llava_pl.building.prompts import FOLDER, KINDS, read_prompt
 from llava_pl.building.turns import parse_written
-from llava_pl.building.written import find_faults
 from llava_pl.types import InputError
 
 

@@ -13,13 +13,13 @@ from llava_pl import __version__
 from llava_pl.app.task_parser import TaskParser
 from llava_pl.building.costs import Budget, Prices, estimate
 from llava_pl.building.descriptions import draw_descriptions, read_descriptions
+from llava_pl.building.faults import REASONS
 from llava_pl.building.instruction_files import MIXTURE, REPLIES, hash_inputs, write_instructions
 from llava_pl.building.instructions import Request, Written, check_written, make_requests
 from llava_pl.building.objects import NAMES, Objects, read_names
 from llava_pl.building.prompts import FOLDER, KINDS, read_prompt
+from llava_pl.building.reply_store import ReplyStore, Teacher
 from llava_pl.building.wordings import DETAILED, read_wordings
-from llava_pl.building.written import REASONS
-from llava_pl.building.written_store import Teacher, WrittenStore
 from llava_pl.data.picture_files import find_picture, load_image
 from llava_pl.data.store_cache import locked
 from llava_pl.endpoint import (
@@ -89,7 +89,7 @@ def main(words: Sequence[str]) -> int:
     if not options.dry_run:
         _make(folder)
     with nullcontext() if options.dry_run else locked(folder, is_kept=True):
-        store = WrittenStore(folder / REPLIES)
+        store = ReplyStore(folder / REPLIES)
         _check_replies(requests, store, folder, options.dry_run)
         missing = _find_missing(requests, store, options.max_tokens)
         _say_what_it_costs(requests, missing, store, options)
@@ -176,7 +176,7 @@ def _make(folder: Path) -> None:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another name") from error
 
 
-def _check_replies(requests: Sequence[Request], store: WrittenStore, folder: Path, is_dry: bool) -> None:
+def _check_replies(requests: Sequence[Request], store: ReplyStore, folder: Path, is_dry: bool) -> None:
     """Refuse to pay for all anew, or to make an empty set, where what was written is of another run."""
     if not store.num_replies or any(store.find(request.name) is not None for request in requests):
         return
@@ -190,14 +190,14 @@ def _check_replies(requests: Sequence[Request], store: WrittenStore, folder: Pat
     sys.stdout.write(f"{words}\n")
 
 
-def _find_missing(requests: Sequence[Request], store: WrittenStore, max_tokens: int | None) -> dict[str, Request]:
+def _find_missing(requests: Sequence[Request], store: ReplyStore, max_tokens: int | None) -> dict[str, Request]:
     """Return what is to be asked by name; what failed before comes last, so that it is in nobody's way."""
     missing = [request for request in requests if store.is_missing(request.name, max_tokens)]
     return {request.name: request for request in sorted(missing, key=lambda request: request.name in store.failed)}
 
 
 def _say_what_it_costs(
-    requests: Sequence[Request], missing: dict[str, Request], store: WrittenStore, options: Namespace
+    requests: Sequence[Request], missing: dict[str, Request], store: ReplyStore, options: Namespace
 ) -> None:
     replies = [reply for each in requests if (reply := store.find(each.name)) is not None]
     num_read, num_written = estimate((each.messages for each in missing.values()), replies, options.max_tokens)
@@ -209,7 +209,7 @@ def _say_what_it_costs(
     )
 
 
-def _say_what_is_left(requests: Sequence[Request], store: WrittenStore, endpoint: Endpoint | None) -> int:
+def _say_what_is_left(requests: Sequence[Request], store: ReplyStore, endpoint: Endpoint | None) -> int:
     left = [request for request in requests if store.find(request.name) is None]
     failed = [store.failed[request.name] for request in left if request.name in store.failed]
     if left:
@@ -242,7 +242,7 @@ def _write(
 
 
 def _ask(
-    missing: dict[str, Request], store: WrittenStore, endpoint: Endpoint, options: Namespace
+    missing: dict[str, Request], store: ReplyStore, endpoint: Endpoint, options: Namespace
 ) -> InputError | KeyboardInterrupt | None:
     """Ask for what is missing, and return what went wrong, as a set can be made of what came before."""
     prices = Prices(**options.prices)

@@ -160,7 +160,7 @@ def test_a_full_disk_stops_all(words, teacher_server, tmp_path, monkeypatch, cap
     def fail(path, line):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("llava_pl.building.written_store.append_line", fail)
+    monkeypatch.setattr("llava_pl.building.reply_store.append_line", fail)
     assert main([*words, "--endpoint", teacher_server.url, "--num_at_once", "1"]) == 2
     assert len(teacher_server.requests) == 1
     assert capsys.readouterr().err == (

@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import pytest
 
-from llava_pl.building.written_store import Teacher, WrittenStore, hash_request
+from llava_pl.building.reply_store import ReplyStore, Teacher, hash_request
 from llava_pl.endpoint import Failure, Message, Reply
 from llava_pl.types import InputError
 
@@ -41,13 +41,13 @@ def test_wrong_options(options, message):
 
 def test_replies_are_kept(tmp_path):
     path = tmp_path / "r.jsonl"
-    store = WrittenStore(path)
+    store = ReplyStore(path)
     assert store.find("a") is None
     assert store.is_missing("a", 9)
     assert not path.exists()
     store.add("a", "x.png", "detailed", REPLY, 9)
     store.add("b", "y.png", "detailed", Reply("", num_read=5), 9)
-    again = WrittenStore(path)
+    again = ReplyStore(path)
     assert store.find("a") == again.find("a") == REPLY
     assert again.find("b") == Reply("", num_read=5)
     assert not again.is_missing("a", 99)
@@ -56,15 +56,15 @@ def test_replies_are_kept(tmp_path):
 
 def test_a_reply_that_was_cut_off_is_asked_for_again_when_it_may_be_longer(tmp_path):
     path = tmp_path / "r.jsonl"
-    store = WrittenStore(path)
+    store = ReplyStore(path)
     store.add("a", "x.png", "detailed", Reply("Ye", "length", 7, 1), 9)
     store.add("b", "x.png", "detailed", Reply("Ye", "length", 7, 1), None)
-    for each in (store, WrittenStore(path)):
+    for each in (store, ReplyStore(path)):
         assert [each.is_missing("a", most) for most in (8, 9, 10, None)] == [False, False, True, True]
         assert not each.is_missing("b", 10_000)
         assert each.find("a").text == "Ye"
     store.add("a", "x.png", "detailed", REPLY, 10)
-    again = WrittenStore(path)
+    again = ReplyStore(path)
     assert again.find("a") == REPLY
     assert not again.is_missing("a", None)
     assert (again.num_read, again.num_written) == (21, 5)  # both were paid for
@@ -72,45 +72,45 @@ def test_a_reply_that_was_cut_off_is_asked_for_again_when_it_may_be_longer(tmp_p
 
 def test_what_failed_is_known(tmp_path):
     path = tmp_path / "r.jsonl"
-    store = WrittenStore(path)
+    store = ReplyStore(path)
     for words in ("refused", "refused", "failed"):
         store.add("a", "x.png", "detailed", Failure(words), 9)
     assert len(path.read_text().splitlines()) == 2
-    again = WrittenStore(path)
+    again = ReplyStore(path)
     assert store.failed == again.failed == {"a": "failed"}
     assert again.find("a") is None
     assert again.is_missing("a", 9)
     again.add("a", "x.png", "detailed", REPLY, 9)
-    assert again.failed == WrittenStore(path).failed == {}
+    assert again.failed == ReplyStore(path).failed == {}
 
 
 def test_what_may_be_paid_for_without_a_reply_is_counted_each_time(tmp_path):
     path = tmp_path / "r.jsonl"
-    store = WrittenStore(path)
+    store = ReplyStore(path)
     for _ in range(2):
         store.add("a", "x.png", "detailed", Failure("late", num_read=10, num_written=9), 9)
     store.add("a", "x.png", "detailed", REPLY, 9)
-    again = WrittenStore(path)
+    again = ReplyStore(path)
     assert (store.num_read, store.num_written) == (again.num_read, again.num_written) == (27, 21)
 
 
 @pytest.mark.parametrize("num_bytes", [1, 30, 110, 113])
 def test_a_line_that_a_kill_has_torn_is_dropped(num_bytes, tmp_path):
     path = tmp_path / "r.jsonl"
-    WrittenStore(path).add("a", "x.png", "detailed", REPLY, 9)
+    ReplyStore(path).add("a", "x.png", "detailed", REPLY, 9)
     whole = path.read_bytes()
     path.write_bytes(whole + whole[:num_bytes])
-    store = WrittenStore(path)
+    store = ReplyStore(path)
     assert store.find("a") == REPLY
     assert path.read_bytes() == whole + whole[:num_bytes]  # reading changes nothing
     for name in "bc":
         store.add(name, "x.png", "detailed", REPLY, 9)
     assert path.read_bytes().startswith(whole + b'{"request": "b"')
-    assert WrittenStore(path).find("c") == REPLY
+    assert ReplyStore(path).find("c") == REPLY
 
 
 def test_a_reply_that_cannot_be_kept(tmp_path):
-    store = WrittenStore(tmp_path / "r.jsonl")
+    store = ReplyStore(tmp_path / "r.jsonl")
     (tmp_path / "r.jsonl").mkdir()
     with pytest.raises(InputError, match=r"r\.jsonl: a reply cannot be kept \(Is a directory\); make room"):
         store.add("a", "x.png", "detailed", REPLY, 9)
@@ -135,5 +135,5 @@ def test_what_is_no_file_of_replies(line, tmp_path):
     path = tmp_path / "r.jsonl"
     path.write_text(f"{line}\n")
     with pytest.raises(InputError, match=r"r\.jsonl: line 1"):
-        WrittenStore(path)
+        ReplyStore(path)
     assert path.read_text() == f"{line}\n"

@@ -50,7 +50,7 @@ def hash_request(teacher: Teacher, messages: Sequence[Message]) -> str:
     return sha256(json.dumps(asked, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
-class WrittenStore:
+class ReplyStore:
     """A file of replies, one a line, that is only ever added to; what failed is in it too, with the endpoint's words.
 
     Reading changes nothing. What a kill has left of the last line is passed over, and dropped when something is added.

@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from llava_pl.building.descriptions import Box, Description
+from llava_pl.building.faults import MAX_WORDS, MIN_WORDS, Fault, find_faults
 from llava_pl.building.objects import Names, Objects, read_names
 from llava_pl.building.prompts import FOLDER, KINDS
 from llava_pl.building.turns import parse_written
-from llava_pl.building.written import MAX_WORDS, MIN_WORDS, Fault, find_faults
 
 TEXTS = yaml.safe_load((Path(__file__).parent / "teacher_texts.yaml").read_text())
 OBJECTS = Objects({category for each in TEXTS for category in each["boxes"]}, read_names())

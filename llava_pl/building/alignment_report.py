@@ -5,16 +5,15 @@ In: a `Choice`. Out: a page of HTML.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from llava_pl.building.alignment import Choice
 from llava_pl.building.captions import Caption
 from llava_pl.curves.figure import as_svg
+from llava_pl.data.picture_files import decode_image
 from llava_pl.html_page import page, picture_tag, show
 
 if TYPE_CHECKING:
@@ -90,7 +89,6 @@ def _list_phrases(choice: Choice) -> str:
 
 
 def _figure(caption: Caption) -> str:
-    with Image.open(io.BytesIO(caption.read_picture())) as picture:
-        small = picture.convert("RGB")
-    small.thumbnail(THUMBNAIL)
-    return f"<figure>{picture_tag(small, caption.image)}<figcaption>{show(caption.text)}</figcaption></figure>\n"
+    picture = decode_image(caption.read_picture(), caption.image)
+    picture.thumbnail(THUMBNAIL)
+    return f"<figure>{picture_tag(picture, caption.image)}<figcaption>{show(caption.text)}</figcaption></figure>\n"

@@ -8,7 +8,7 @@ decides of few, and of those their lines tell.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from math import inf
@@ -36,8 +36,8 @@ class Teacher:
     """
 
     model: str
-    temperature: float | None = 0.7
-    max_tokens: int | None = 1024
+    temperature: float | None
+    max_tokens: int | None
 
     def __post_init__(self) -> None:
         check_writer(self.model, self.temperature)
@@ -71,6 +71,7 @@ class ReplyStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._replies: dict[str, Reply] = {}
+        self._kinds: dict[str, str] = {}
         self._most: dict[str, int | None] = {}
         self.num_read = self.num_written = 0
         self.failed: dict[str, str] = {}
@@ -79,10 +80,9 @@ class ReplyStore:
             for where, row in read_json_lines(path, _LINE_START):
                 self._read(row, where)
 
-    @property
-    def num_replies(self) -> int:
-        """How many requests have a reply, of this run or not."""
-        return len(self._replies)
+    def count(self, kinds: Collection[str]) -> int:
+        """Return how many requests of these kinds have a reply, of this run or not."""
+        return sum(self._kinds[request] in kinds for request in self._replies)
 
     def find(self, request: str) -> Reply | None:
         """Return the reply to a request, None where there is none yet."""
@@ -129,30 +129,32 @@ class ReplyStore:
             raise InputError(
                 f"{self._path}: a reply cannot be kept ({error.strerror}); make room, then the same command goes on"
             ) from error
-        self._take(request, outcome, max_tokens)
+        self._take(request, kind, outcome, max_tokens)
 
     def _read(self, row: Mapping[str, Any], where: str) -> None:
         match {"num_read": 0, "num_written": 0, **row} if "failed" in row else row:
             case {
                 "request": str(request),
+                "kind": str(kind),
                 "failed": str(words),
                 "num_read": int(num_read),
                 "num_written": int(num_written),
             } if num_read >= 0 and num_written >= 0:
-                self._take(request, Failure(words, num_read=num_read, num_written=num_written), None)
+                self._take(request, kind, Failure(words, num_read=num_read, num_written=num_written), None)
             case {
                 "request": str(request),
+                "kind": str(kind),
                 "text": str(text),
                 "finish": str(finish),
                 "num_read": int(num_read),
                 "num_written": int(num_written),
                 "max_tokens": int() | None as max_tokens,
             } if num_read >= 0 and num_written >= 0:
-                self._take(request, Reply(text, finish, num_read, num_written), max_tokens)
+                self._take(request, kind, Reply(text, finish, num_read, num_written), max_tokens)
             case _:
                 raise InputError(f"{where}: expected what data instruct keeps of a reply, found {str(row)[:200]}")
 
-    def _take(self, request: str, outcome: Reply | Failure, max_tokens: int | None) -> None:
+    def _take(self, request: str, kind: str, outcome: Reply | Failure, max_tokens: int | None) -> None:
         self.num_read += outcome.num_read
         self.num_written += outcome.num_written
         if isinstance(outcome, Failure):
@@ -160,7 +162,7 @@ class ReplyStore:
                 self.failed[request] = outcome.words
             return
         self.failed.pop(request, None)
-        self._replies[request], self._most[request] = outcome, max_tokens
+        self._replies[request], self._kinds[request], self._most[request] = outcome, kind, max_tokens
 
 
 def _or_inf(max_tokens: int | None) -> float:

@@ -62,6 +62,21 @@ def load_image(path: str | Path, *, respect_exif: bool = True) -> Image.Image:
         return to_rgb(_turn_upright(picture) if respect_exif else picture)
 
 
+def decode_image(content: bytes, name: str) -> Image.Image:
+    """Return the picture that `load_image` returns, of the bytes of its file.
+
+    Args:
+        content: The bytes.
+        name: For messages.
+
+    Raises:
+        RecordError: As `load_image` for what it cannot read.
+    """
+    with _read_picture(io.BytesIO(content), name) as picture:
+        picture.load()
+        return to_rgb(_turn_upright(picture))
+
+
 def check_picture(content: bytes, name: str) -> tuple[int, int]:
     """Return width and height of a picture that decodes as a whole.
 

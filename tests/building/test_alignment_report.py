@@ -36,3 +36,11 @@ def test_page(choice, tmp_path):
     assert page.count("<img ") == 1
     rows = [page.find(f"<td>{name}</td>") for name in ("man", "dog", "&lt;b&gt;", "cat")]
     assert rows == sorted(rows) if choice.phrases else set(rows) == {-1}
+
+
+def test_pictures_of_phones_stand_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
+    page = alignment_page({}, {}, CHOICE, [Caption("line 1", "a.jpg", "a dog", tmp_path / "a.jpg")])
+    assert 'width="20" height="40"' in page

@@ -17,7 +17,7 @@ LONG = "It runs over the grass and does not mind the rain, which began an hour a
 
 @pytest.fixture
 def requests():
-    return make_requests(DESCRIPTIONS, PROMPTS, Teacher("tiny"))
+    return make_requests(DESCRIPTIONS, PROMPTS, Teacher("tiny", 0.7, 1024))
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_text_repeats_those_alone_that_were_taken(check, accepted_reasons):
 
 def test_pictures_that_differ_in_their_format_alone(tmp_path):
     descriptions = [Description(name, ("A dog.",)) for name in ("a.jpg", "a.png")]
-    requests = make_requests(descriptions, PROMPTS[1:], Teacher("tiny"))
+    requests = make_requests(descriptions, PROMPTS[1:], Teacher("tiny", 0.7, 1024))
     store = ReplyStore(tmp_path / "r.jsonl")
     store.add(requests[0].name, "x", "x", Reply(f"Question: e?\nAnswer: {LONG}"))
     first, second = check_written(requests, store, Objects((), Names()), ["Describe it."], seed=0)

@@ -10,10 +10,18 @@ from llava_pl.building.reply_store import ReplyStore, Teacher, hash_request
 from llava_pl.endpoint import Failure, Message, Reply
 from llava_pl.types import InputError
 
-TEACHER = Teacher("tiny")
+TEACHER = Teacher("tiny", 0.7, 1024)
 MESSAGES = [Message(role="user", content="h\u00e9?")]
 REPLY = Reply("Yes.\nH\u00e9!", "stop", 7, 3)
-LINE = {"request": "a", "text": "b", "finish": "stop", "num_read": 1, "num_written": 2, "max_tokens": None}
+LINE = {
+    "request": "a",
+    "kind": "detailed",
+    "text": "b",
+    "finish": "stop",
+    "num_read": 1,
+    "num_written": 2,
+    "max_tokens": None,
+}
 
 
 def test_the_name_of_a_request_is_all_that_decides_its_reply():
@@ -52,6 +60,15 @@ def test_replies_are_kept(tmp_path):
     assert again.find("b") == Reply("", num_read=5)
     assert not again.is_missing("a", 99)
     assert (again.num_read, again.num_written) == (store.num_read, store.num_written) == (12, 3)
+
+
+def test_replies_are_counted_by_kind(tmp_path):
+    store = ReplyStore(tmp_path / "r.jsonl")
+    for name, kind in {"a": "detailed", "b": "reasoning", "c": "detailed"}.items():
+        store.add(name, "x.png", kind, REPLY, 9)
+    store.add("d", "x.png", "conversation", Failure("refused"), 9)
+    for each in (store, ReplyStore(tmp_path / "r.jsonl")):
+        assert [each.count(kinds) for kinds in (["detailed"], ["reasoning", "detailed"], ["conversation"])] == [2, 3, 0]
 
 
 def test_a_reply_that_was_cut_off_is_asked_for_again_when_it_may_be_longer(tmp_path):
@@ -120,13 +137,13 @@ def test_a_reply_that_cannot_be_kept(tmp_path):
 @pytest.mark.parametrize(
     "line",
     [
-        "{}", "[1]", "no JSON", '{"request": "a", "failed": "x", "num_read": -1}',
-        '{"request": 1, "failed": "x"}', '{"request": "a", "text": "b"}',
+        "{}", "[1]", "no JSON", '{"request": "a", "kind": "detailed", "failed": "x", "num_read": -1}',
+        '{"request": 1, "kind": "detailed", "failed": "x"}', '{"request": "a", "failed": "x"}',
         *(
             json.dumps(LINE | change)
             for change in (
                 {"text": ["b"]}, {"text": None}, {"finish": 5}, {"num_read": -1}, {"num_written": "2"},
-                {"max_tokens": "9"},
+                {"max_tokens": "9"}, {"kind": 5},
             )
         ),
     ],

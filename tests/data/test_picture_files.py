@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from llava_pl.data.picture_files import load_image, read_picture_size
+from llava_pl.data.picture_files import decode_image, load_image, read_picture_size
 from llava_pl.types import InputError, RecordError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -101,6 +101,7 @@ def test_exif_orientation(tmp_path, code):
     upright, stored = load_image(path), load_image(path, respect_exif=False)
     assert (upright.size, pixels(upright)) == TURNED[code]
     assert (stored.size, pixels(stored)) == TURNED[1]
+    assert decode_image(path.read_bytes(), "picture") == upright
 
 
 @pytest.mark.parametrize("code", range(1, 10))

@@ -177,12 +177,13 @@ def _make(folder: Path) -> None:
 
 
 def _check_replies(requests: Sequence[Request], store: ReplyStore, folder: Path, is_dry: bool) -> None:
-    """Refuse to pay for all anew, or to make an empty set, where what was written is of another run."""
-    if not store.num_replies or any(store.find(request.name) is not None for request in requests):
+    """Refuse to pay for all anew, or to make an empty set, where what was written of a kind is of another run."""
+    num_replies = store.count({request.kind for request in requests})
+    if not num_replies or any(store.find(request.name) is not None for request in requests):
         return
     words = (
-        f"{folder / REPLIES}: expected replies to requests of this run, found {store.num_replies:,} to others alone: "
-        "of another source, draw, kind, model, temperature or other prompts; take the options that "
+        f"{folder / REPLIES}: expected replies to requests of this run, found {num_replies:,} to others alone: "
+        "of another source, draw, model, temperature or other prompts; take the options that "
         f"{folder / 'report.json'} has, or another DST"
     )
     if not is_dry:

@@ -138,6 +138,16 @@ def test_replies_of_another_run(words, teacher_server, tmp_path, capsys):
     assert len(teacher_server.requests) == 18
 
 
+def test_another_kind_lies_beside_what_is_there(words, teacher_server, tmp_path):
+    words += ["--endpoint", teacher_server.url]
+    for kind, others in (("detailed", []), ("reasoning", ["--temperature", "0.6"])):
+        assert main([*words, "--kinds", kind, *others]) == 0
+        assert sorted(path.name for path in tmp_path.glob("out/*.json")) == [f"{kind}.json", "report.json"]
+    assert len(kept(tmp_path)) == len(teacher_server.requests) == 2 * NUM_PICTURES
+    assert main(words) == 0
+    assert len(teacher_server.requests) == 4 * NUM_PICTURES  # reasoning was asked for at another temperature
+
+
 def test_without_replies_there_is_no_mixture(words, tmp_path, capsys):
     assert main(words) == 1
     shown = capsys.readouterr().out

@@ -137,9 +137,8 @@ def _read_shard(shard: Path) -> Iterator[Caption]:
 
 
 def _read_folder(folder: Path) -> Iterator[Caption]:
-    pictures = sorted(
-        path for path in folder.rglob("*") if path.suffix[1:].lower() in PICTURE_ENDINGS and not path.is_dir()
-    )
+    paths = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    pictures = [path for path in paths if path.suffix[1:].lower() in PICTURE_ENDINGS]
     texts = [_find_beside(picture) for picture in pictures]
     if not any(texts):
         raise InputError(f"{folder}: expected pictures, each beside a file NAME.txt, or shards NAME.tar; found neither")
@@ -150,6 +149,12 @@ def _read_folder(folder: Path) -> Iterator[Caption]:
             yield Caption(where, name, _read_text(text) if text else "", picture)
         except RecordError as error:
             yield Caption(where, name, "", picture, reason=error.reason, message=locate(error, where))
+    names = {picture.with_suffix("") for picture in pictures}
+    for path in paths:
+        if path.suffix.lower() == ".txt" and path.with_suffix("") not in names:
+            message = f"{path}: expected a picture beside it, found none"
+            image = path.relative_to(folder).as_posix()
+            yield Caption(str(path), image, "", path, reason="picture_missing", message=message)
 
 
 def _find_beside(picture: Path) -> Path | None:

@@ -65,8 +65,11 @@ def test_a_folder_of_pictures_beside_texts(tmp_path):
         ("b.PNG", "a cat"),
         ("c.png", ""),
         ("sub/a.jpg", "a d\u00f6g"),
+        ("sub/lone.txt", ""),
     ]
-    assert [each.read_picture() for each in captions] == [b"2", b"3", b"1"]
+    assert captions[-1].reason == "picture_missing"
+    assert captions[-1].message == f"{tmp_path / 'sub/lone.txt'}: expected a picture beside it, found none"
+    assert [each.read_picture() for each in captions[:3]] == [b"2", b"3", b"1"]
 
 
 @pytest.mark.parametrize(
